@@ -1,0 +1,24 @@
+"""The one exception for a user's mistake: a single line that names the place, what was found and what to do.
+
+Command lines print it without a traceback and exit with code 2; anything else that escapes is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what the user gave us (a file, a key, a value, a machine that lacks something)."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean X?`, or the list of what is allowed when nothing is near.
+
+    >>> nearest("learning_rte", ["learning_rate", "dropout"])
+    'did you mean learning_rate?'
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"allowed: {', '.join(names)}"

@@ -1,0 +1,1 @@
+"""The search: spec, samplers, schedulers, journal, leaderboard, and the nanosweep command."""

@@ -1,0 +1,1 @@
+"""The training engine: one config, one model, one loop. No Ray, no Optuna, no MLflow."""
