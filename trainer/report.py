@@ -1,0 +1,46 @@
+"""What the training loop hands out: reports on the way and one result at the end. Plain data, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+# completed: reached max_tokens; early_stopped: its own `early_stop` ended it; diverged: a loss was not finite
+Status = Literal["completed", "early_stopped", "diverged"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One measurement, at a step boundary.
+
+    tokens: true tokens trained on so far (targets), a multiple of the config's tokens_per_step.
+    rung: the nominal token count of the rung that this report answers (the first step boundary at or after
+        it), or None. A step that crosses several rungs answers the largest; the others follow from it.
+    final: the last report of a run that ended by itself; its val_* are of the full validation split, those
+        of earlier reports are of the fixed subset.
+    metrics: val_loss (nats per token through the read-out), val_perplexity, val_bits_per_byte, val_accuracy,
+        val_loss_<readout> for the loss's other read-outs, val_objective_loss (the training loss's own value on
+        val), train_loss (evaluation mode, fixed subset of train), learning_rate, gradient_norm, seconds,
+        tokens_per_second, peak_memory_mb; on the final report also val_loss_subset, comparable with the curve.
+    checkpoint: the checkpoint written with this report, if one was.
+    """
+
+    step: int
+    tokens: int
+    rung: int | None
+    final: bool
+    metrics: dict[str, float]
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. metrics: the last report's; best: those of the report with the least val_loss."""
+
+    status: Status
+    step: int
+    tokens: int
+    metrics: dict[str, float]
+    best: dict[str, float] = field(default_factory=dict)
+    message: str = ""

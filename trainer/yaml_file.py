@@ -1,0 +1,199 @@
+"""YAML for configs and specs: safe, strict, and able to say on which line a key stands.
+
+Differences from plain PyYAML, each because a user was bitten: `1e-3` is a number (PyYAML reads a string),
+`on`/`yes`/`no` are strings, dates and octals are not guessed, a key given twice is an error, and there are
+no tags, anchors or aliases (a file of numbers needs none, and an alias bomb fills the memory).
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from data.errors import UserError, nearest
+
+Place = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if getattr(event, "anchor", None) is not None:
+            raise yaml.MarkedYAMLError(problem="anchors and aliases are not read", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in [
+    ("bool", r"^(?:true|false)$", "tf"),
+    ("null", r"^(?:null|~|)$", ["n", "~", ""]),
+    ("int", r"^[-+]?[0-9][0-9_]*$", "-+0123456789"),
+    ("float", r"^[-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
+    ("float", r"^(?:[-+]?\.inf|\.nan)$", "-+."),
+]:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+
+
+@dataclass(frozen=True)
+class YamlFile:
+    """A parsed file: its plain value, and the line (from 1) of every key and item by its path."""
+
+    name: str
+    value: Any
+    lines: Mapping[Place, int]
+
+    def where(self, place: Place) -> str:
+        """`spec.yaml:12: space.dropout`, for the nearest enclosing place that has a line."""
+        known = place
+        while known and known not in self.lines:
+            known = known[:-1]
+        line = self.lines.get(known)
+        head = f"{self.name}:{line}" if line else self.name
+        return f"{head}: {dotted(place)}" if place else head
+
+
+def dotted(place: Place) -> str:
+    """`("space", "lr", "log", 0)` -> `space.lr.log[0]`."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
+    return text
+
+
+def read(path: Path) -> YamlFile:
+    """Read a YAML mapping from a file.
+
+    Raises UserError with the line for a missing, unreadable or malformed file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file (looked from {Path.cwd()})") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a directory; give the YAML file in it") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str) -> YamlFile:
+    """Parse YAML text; `name` stands in for the file in errors. Raises UserError with the line."""
+    lines: dict[Place, int] = {}
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            value = None if node is None else _construct(loader, node, (), lines, name)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{name}{at}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{name}: nested too deeply") from None
+    if not isinstance(value, dict):
+        found = "an empty file" if value is None else f"a {type(value).__name__}"
+        raise UserError(f"{name}: expected `key: value` lines, got {found}")
+    return YamlFile(name, value, lines)
+
+
+def scalar(text: str) -> Any:
+    """The value that `text` would have in a YAML file: for `--set key=value`. Raises UserError."""
+    return parse(f"value: {text}", "--set").value["value"]
+
+
+def _construct(loader: _Loader, node: yaml.Node, place: Place, lines: dict[Place, int], name: str) -> Any:
+    lines.setdefault(place, node.start_mark.line + 1)
+    at = f"{name}:{node.start_mark.line + 1}"
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[Hashable, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise UserError(f"{name}:{key_node.start_mark.line + 1}: a key must be a word")
+            key = key_node.value
+            line = key_node.start_mark.line + 1
+            if key in mapping:
+                raise UserError(f"{name}:{line}: {dotted((*place, key))} is given twice; keep one")
+            lines[(*place, key)] = line
+            mapping[key] = _construct(loader, value_node, (*place, key), lines, name)
+        return mapping
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(loader, item, (*place, i), lines, name) for i, item in enumerate(node.value)]
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    if kind == "int":
+        return int(node.value.replace("_", ""))  # 010 is ten, not octal eight
+    if kind not in ("bool", "null", "float", "str"):
+        raise UserError(f"{at}: tag {node.tag} is not read; plain values only")
+    return loader.construct_object(node)
+
+
+def validate(model: type[Model], file: YamlFile) -> Model:
+    """The file's value as `model`. Raises UserError: one line with file, line, key, what it got, what to do."""
+    try:
+        return model.model_validate(file.value)
+    except ValidationError as error:
+        raise UserError(explain(error, model, file)) from None
+
+
+def explain(error: ValidationError, model: type[BaseModel], file: YamlFile) -> str:
+    """The first of pydantic's complaints as one line in our words, and how many more there are."""
+    # an unknown key first: it is most often the cause of the others
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    place = _place(first["loc"], file.value)
+    if first["type"] == "extra_forbidden":
+        return f"{file.where(place)}: unknown key; {nearest(str(place[-1]), _fields_at(model, place[:-1]))}"
+    if first["type"] == "missing":
+        return f"{file.where(place)}: {first['loc'][-1]} is missing{more}"
+    if first["type"] == "value_error":  # raised by our own validators: already a sentence
+        message = str(first["ctx"]["error"])
+        key = message.split()[0].rstrip(":")  # a rule between keys opens with the key to change
+        head = file.where(place) if place or (key,) not in file.lines else f"{file.name}:{file.lines[key,]}"
+        return f"{head}: {message}{more}"
+    return f"{file.where(place)}: {first['msg'][0].lower() + first['msg'][1:]}, got {_short(first['input'])}{more}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _place(loc: tuple[str | int, ...], value: Any) -> Place:
+    """Pydantic's path without the names of union members that it mixes in: only what stands in the file."""
+    place: list[str | int] = []
+    for part in loc:
+        if isinstance(value, dict) and part in value:
+            place.append(part)
+            value = value[part]
+        elif isinstance(value, list) and isinstance(part, int):
+            place.append(part)
+            value = value[part]
+    return tuple(place)
+
+
+def _fields_at(model: type[BaseModel], place: Place) -> list[str]:
+    """Names allowed at a place, following nested models."""
+    current: Any = model
+    for part in place:
+        if not (isinstance(current, type) and issubclass(current, BaseModel)) or part not in current.model_fields:
+            break
+        annotation = current.model_fields[str(part)].annotation
+        options = [annotation, *typing.get_args(annotation)]
+        current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return list(current.model_fields)
+    return list(model.model_fields)
