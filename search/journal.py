@@ -1,0 +1,119 @@
+"""The journal, `<storage>/<study>/trials.jsonl`: the append-only record from which everything can be rebuilt.
+
+One JSON object a line, flushed to disk before anyone acts on it. Every record has `record` (its kind), `time`
+(seconds since the epoch) and, but for `study`, `trial` (its number from 0). Schema version 1:
+
+study     version, spec, base (whole TrainConfig), data (corpus, tokenizer, hash, floor ...), rungs, commit,
+          dirty, packages. Written at each start of a driver; the last one holds.
+point     trial, point (what the sampler proposed), config (whole TrainConfig), name (readable), sampler
+status    trial, status (below), and with it: cause (text), rung, seconds (so far), n_parameters, node;
+          with `running`: tokens, from where it trains (0, or those of the checkpoint that it goes on from)
+report    trial, step, tokens, rung (nominal or null), final, metrics, checkpoint (path or null)
+decision  trial, rung, action (`continue` or `stop`), value (what was compared), cutoff, of (values in the rung)
+
+A trial's status: running -> completed | early_stopped | pruned | diverged | failed | out_of_memory, or
+interrupted (the driver went away or was stopped; the next driver continues it).
+JSON has no NaN: numbers that are not finite are written as the strings "nan", "inf", "-inf" and read back.
+A last line cut short by a crash is dropped when read; it was never acted on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from data.errors import UserError
+
+VERSION = 1
+NAME = "trials.jsonl"
+# ended by themselves with an objective at full length
+FULL = ("completed", "early_stopped")
+ENDED = (*FULL, "pruned", "diverged", "failed", "out_of_memory")
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+Record = dict[str, Any]
+
+
+def encode(record: Record) -> str:
+    """One line of JSON, without the line end."""
+    return json.dumps(_finite(record), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def decode_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+    """Metrics with their non-finite values back."""
+    return {key: _NOT_FINITE[value] if isinstance(value, str) else float(value) for key, value in metrics.items()}
+
+
+class Journal:
+    """The writing end: one driver appends. Opening it drops a last line that a crash cut short."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        _drop_torn_line(path)
+        self._file: IO[str] = path.open("a", encoding="utf-8")
+
+    def write(self, record: str, **fields: Any) -> Record:
+        """Append one record; on disk when this returns. Raises UserError when there is no space left."""
+        entry = {"record": record, "time": round(time.time(), 3), **fields}
+        try:
+            self._file.write(encode(entry) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot write the journal: {error.strerror}; make room and run again"
+            ) from None
+        return entry
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        data = file.read()
+        if data and not data.endswith(b"\n"):
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """All whole records of a journal, in order. Raises UserError with the line of one that cannot be read."""
+    with path.open(encoding="utf-8") as file:
+        yield from parse_records(file, str(path))
+
+
+def parse_records(lines: Iterable[str], name: str) -> Iterator[Record]:
+    for number, line in enumerate(lines, 1):
+        if not line.endswith("\n"):
+            return
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record.get("record"), str):
+                raise ValueError("not a record")
+        except ValueError as error:
+            raise UserError(f"{name}:{number}: not a journal record ({error}); restore the file from a copy") from None
+        if record["record"] == "study" and record.get("version") != VERSION:
+            raise UserError(
+                f"{name}:{number}: journal version {record.get('version')}, this is {VERSION}; use that release"
+            )
+        yield record

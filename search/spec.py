@@ -1,0 +1,205 @@
+"""The search spec: what a researcher writes. Pure data, checked whole before anything starts; no torch, no Ray.
+
+Example: search/specs/quickstart.yaml. `nanosweep schema` prints the JSON Schema made from these classes.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from data.errors import UserError, nearest
+from trainer import yaml_file
+from trainer.config import Tokens, TrainConfig, Whole
+from trainer.config import load as load_config
+
+Objective = Literal["val_perplexity", "val_bits_per_byte"]
+Sampler = Literal["grid", "random", "tpe", "gp"]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Parameter(_Strict):
+    """One searched parameter: exactly one of log, uniform, choice; with `when`, only where that holds."""
+
+    log: list[int | float] | None = Field(default=None, min_length=2, max_length=2)
+    """[low, high], both ends included, uniform in the logarithm; whole numbers for an integer parameter"""
+    uniform: list[int | float] | None = Field(default=None, min_length=2, max_length=2)
+    """[low, high], both ends included"""
+    choice: list[Any] | None = Field(default=None, min_length=1)
+    """values; or mappings of several parameters that go together: {n_embd: 384, n_head: 6}"""
+    when: dict[str, Any] | None = Field(default=None, min_length=1)
+    """{parameter: value or [values]}: the parameter exists only where all of these hold"""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Parameter:
+        kinds = [kind for kind in ("log", "uniform", "choice") if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"give exactly one of log, uniform, choice; got {' and '.join(kinds) or 'none'}")
+        if self.choice is not None:
+            if len({repr(value) for value in self.choice}) < len(self.choice):
+                raise ValueError(f"choice names a value twice: {self.choice}")
+            if len({isinstance(value, dict) for value in self.choice}) > 1:
+                raise ValueError("choice mixes mappings and plain values; use one kind")
+            return self
+        low, high = self.log or self.uniform or []
+        if not low < high:
+            raise ValueError(f"{kinds[0]}: [{low}, {high}] is an empty range; the first end must be the smaller")
+        if self.log is not None and low <= 0:
+            raise ValueError(f"log: [{low}, {high}] touches zero; use a positive lower end, or uniform")
+        return self
+
+    @property
+    def linked(self) -> bool:
+        """Whether each value sets several parameters at once."""
+        return self.choice is not None and isinstance(self.choice[0], dict)
+
+
+class Asha(_Strict):
+    """Asynchronous successive halving: at each rung only the best 1/factor go on (Li et al. 2020, arXiv 1810.05934)."""
+
+    first_rung: Tokens
+    """tokens at which trials are first compared; the next rungs are at factor times the one before"""
+    factor: Annotated[int, Field(ge=2)] = 4
+
+
+class Scheduler(_Strict):
+    asha: Asha
+
+
+class Budget(_Strict):
+    """Whichever comes first; counted over resumes, and may be raised later. At least one."""
+
+    trials: Whole | None = None
+    tokens: Tokens | None = None
+    """trained on by all trials together"""
+    hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """of wall time"""
+
+    @model_validator(mode="after")
+    def _some(self) -> Budget:
+        if self.trials is None and self.tokens is None and self.hours is None:
+            raise ValueError("give at least one of trials, tokens, hours")
+        return self
+
+
+class Resources(_Strict):
+    """Of one trial."""
+
+    cpus: Annotated[float, Field(gt=0)] = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Resources:
+        if self.gpus > 1:
+            raise ValueError(
+                f"gpus: {self.gpus:g} per trial: a trial trains in one process on one GPU; use at most 1 "
+                "(several GPUs serve several trials at once; a full run uses them all: torchrun -m trainer)"
+            )
+        return self
+
+
+def _study_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name) or name.endswith("."):
+        raise ValueError(
+            f"{name!r} must be a safe folder name: letters, digits, `.`, `_`, `-`, at most 63, "
+            "beginning with a letter or digit"
+        )
+    return name
+
+
+def _scheduler(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+def _resources(value: Any) -> Any:
+    return None if value == "auto" else value
+
+
+class StudySpec(_Strict):
+    """One search."""
+
+    study: Annotated[str, AfterValidator(_study_name)]
+    """its name: the folder in the storage and the parent run in MLflow"""
+    base: str
+    """a complete config (YAML), looked for from the working directory, then beside the spec"""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """values that replace the base's, the same for every trial"""
+    space: dict[str, Parameter] = Field(min_length=1)
+    """what is searched"""
+    sampler: Sampler = "tpe"
+    scheduler: Annotated[Scheduler | None, BeforeValidator(_scheduler)] = None
+    """{asha: {first_rung: 1M, factor: 4}}, or none"""
+    budget: Budget
+    objective: Objective = "val_perplexity"
+    """at the end of a trial, on the full validation split"""
+    resources: Annotated[Resources | None, BeforeValidator(_resources)] = None
+    """{cpus: 2, gpus: 0.25} for each trial, or auto: what the machine has"""
+    storage: str = "./runs"
+    """where studies live; a shared path on a cluster"""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1337
+    """of the sampler and the scheduler; each trial trains with the base's seed"""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.storage).expanduser().resolve() / self.study
+
+    def rungs(self, max_tokens: int) -> list[int]:
+        """Nominal token counts at which a trial of max_tokens is compared, the end itself not among them."""
+        if self.scheduler is None:
+            return []
+        rungs, asha = [], self.scheduler.asha
+        rung = asha.first_rung
+        while rung < max_tokens:
+            rungs.append(rung)
+            rung *= asha.factor
+        return rungs
+
+
+# keys that may change when a study goes on
+MAY_CHANGE = ("budget", "resources", "storage")
+
+
+def load_spec(path: Path, overrides: list[str] | None = None) -> tuple[StudySpec, TrainConfig, yaml_file.YamlFile]:
+    """A spec file and its base config, checked each for itself (`search.space.check` checks them together).
+
+    overrides: `key=value` of the base config, as of `--set`; they join the spec's own `set:`.
+    Raises UserError with file, line and key.
+    """
+    file = yaml_file.read(path)
+    spec = yaml_file.validate(StudySpec, file)
+    changes = dict(spec.set)
+    for text in overrides or []:
+        key, sign, given = text.partition("=")
+        if not sign:
+            raise UserError(f"--set {text}: expected key=value")
+        changes[key] = yaml_file.scalar(given)
+    for key in changes:
+        if key not in TrainConfig.model_fields:
+            raise UserError(f"{file.where(('set', key))}: unknown key; {nearest(key, TrainConfig.model_fields)}")
+    if changes != spec.set:
+        spec = spec.model_copy(update={"set": changes})
+    base = load_config(_find_base(spec.base, path, file))
+    if changes:
+        merged = {**base.model_dump(), **changes}
+        lines: dict[yaml_file.Place, int] = {
+            p[1:]: line for p, line in file.lines.items() if p[:1] == ("set",) and p[1:]
+        }
+        base = yaml_file.validate(TrainConfig, yaml_file.YamlFile(file.name, merged, lines))
+    return spec, base, file
+
+
+def _find_base(base: str, spec_path: Path, file: yaml_file.YamlFile) -> Path:
+    places = [Path(base).expanduser(), spec_path.parent / base, ROOT / base]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UserError(
+        f"{file.where(('base',))}: no such file: {base} (looked in {Path.cwd()}, {spec_path.parent}, {ROOT})"
+    )
