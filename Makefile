@@ -1,0 +1,56 @@
+# nanosweep: `make demo` and `make test` do everything, the set-up included.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# telemetry of every dependency is off, in whatever is started from here
+export RAY_USAGE_STATS_ENABLED := 0
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: help setup demo test lint format bench lock clean
+
+help:
+	@echo "make demo    a real search on this machine: trials, leaderboard, export, full run, a story (about 5 minutes)"
+	@echo "make test    the test suite, without a network where the system allows it"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   speed against peers, as ratios (NANOGPT=DIR for nanoGPT's step)"
+	@echo "make setup   .venv with the pinned set; the others call it when it is missing"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "nanosweep needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1 || echo missing). Try: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "nanosweep needs Python's venv module; install it (Debian, Ubuntu: apt install python3-venv) and run again" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned set into $(VENV) (a few minutes the first time)"
+	@PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/python -m search demo
+
+test: $(STAMP)
+	@.ci/offline $(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP)
+	@$(BIN)/python -m tests.benchmarks $(if $(NANOGPT),--nanogpt $(NANOGPT))
+
+# write constraints.txt anew from what is installed, after a deliberate upgrade
+lock: $(STAMP)
+	@$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.tmp && mv constraints.tmp constraints.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info
