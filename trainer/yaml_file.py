@@ -117,7 +117,9 @@ def scalar(text: str) -> Any:
 
 def _construct(loader: _Loader, node: yaml.Node, place: Place, lines: dict[Place, int], name: str) -> Any:
     lines.setdefault(place, node.start_mark.line + 1)
-    at = f"{name}:{node.start_mark.line + 1}"
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    if kind not in ("map", "seq", "bool", "null", "int", "float", "str"):
+        raise UserError(f"{name}:{node.start_mark.line + 1}: tag {node.tag} is not read; plain values only")
     if isinstance(node, yaml.MappingNode):
         mapping: dict[Hashable, Any] = {}
         for key_node, value_node in node.value:
@@ -132,11 +134,8 @@ def _construct(loader: _Loader, node: yaml.Node, place: Place, lines: dict[Place
         return mapping
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, (*place, i), lines, name) for i, item in enumerate(node.value)]
-    kind = node.tag.removeprefix("tag:yaml.org,2002:")
     if kind == "int":
         return int(node.value.replace("_", ""))  # 010 is ten, not octal eight
-    if kind not in ("bool", "null", "float", "str"):
-        raise UserError(f"{at}: tag {node.tag} is not read; plain values only")
     return loader.construct_object(node)
 
 
