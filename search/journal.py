@@ -25,7 +25,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from data.errors import UserError
 
@@ -65,19 +65,27 @@ class Journal:
     """The writing end: one driver appends. Opening it drops a last line that a crash cut short."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Raises UserError when the file cannot be opened for writing."""
         self.path = path
-        _drop_torn_line(path)
-        self._file: IO[str] = path.open("a", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_torn_line(path)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be opened for writing: {error.strerror}") from None
 
     def write(self, record: str, **fields: Any) -> Record:
         """Append one record; on disk when this returns. Raises UserError when there is no space left."""
         entry = {"record": record, "time": round(time.time(), 3), **fields}
+        line = memoryview((encode(entry) + "\n").encode())
+        end = os.fstat(self._file.fileno()).st_size
         try:
-            self._file.write(encode(entry) + "\n")
-            self._file.flush()
+            while line:
+                line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
         except OSError as error:
+            # half a line would be glued to the next record, should that find space
+            os.ftruncate(self._file.fileno(), end)
             raise UserError(
                 f"{self.path}: cannot write the journal: {error.strerror}; make room and run again"
             ) from None

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from search.journal import FULL, NAME, Journal, Record, decode_metrics, encode, read_records
+from search.journal import ENDED, FULL, NAME, Journal, Record, decode_metrics, encode, read_records
+from search.spec import Budget
+from search.units import count
 
 
 @dataclass
@@ -36,7 +38,12 @@ class Trial:
 
     @property
     def checkpoint(self) -> str | None:
+        """The newest checkpoint."""
         return next((r["checkpoint"] for r in reversed(self.reports) if r.get("checkpoint")), None)
+
+    def tokens_at(self, checkpoint: str | None) -> int:
+        """Tokens trained on when a checkpoint was written; 0 without one."""
+        return next((r["tokens"] for r in self.reports if checkpoint and r.get("checkpoint") == checkpoint), 0)
 
     @property
     def final(self) -> Record | None:
@@ -50,13 +57,31 @@ class Study:
 
     header: Record = field(default_factory=dict)
     trials: dict[int, Trial] = field(default_factory=dict)
+    sessions: list[tuple[float, float]] = field(default_factory=list)  # of each driver: its first and last record
+
+    @property
+    def tokens(self) -> int:
+        """Trained on by all trials together, what was trained twice included."""
+        return sum(trial.tokens + trial.repeated for trial in self.trials.values())
+
+    def seconds(self, now: float | None = None) -> float:
+        """Wall seconds of all drivers together. now: seconds since the epoch, while a driver runs."""
+        spent = sum(last - first for first, last in self.sessions)
+        return spent if now is None or not self.sessions else spent + max(0.0, now - self.sessions[-1][1])
+
+    def unfinished(self) -> list[int]:
+        """Trials with a point that have not ended, in order: the next driver hands them out first."""
+        return [trial.number for trial in self.trials.values() if trial.status not in ENDED]
 
     def apply(self, record: Record) -> None:
         """Take in one record. Raises ValueError for one that speaks of a trial without a point."""
-        kind = record["record"]
+        kind, at = record["record"], record["time"]
         if kind == "study":
             self.header = record
+            self.sessions.append((at, at))
             return
+        if self.sessions:
+            self.sessions[-1] = (self.sessions[-1][0], max(at, self.sessions[-1][1]))
         number = record["trial"]
         if kind == "point":
             name = record.get("name", str(number))
@@ -86,16 +111,39 @@ def _apply_status(trial: Trial, record: Record) -> None:
         trial.reports = [report for report in trial.reports if report["tokens"] <= start]
 
 
+def spent(study: Study, budget: Budget, now: float | None = None) -> str:
+    """Which part of the budget is used up (`64 of 64 trials`), or the empty string.
+
+    No trial begins after that; those that run go on to their end.
+    """
+    if budget.trials is not None and len(study.trials) >= budget.trials:
+        return f"{len(study.trials)} of {budget.trials} trials"
+    if budget.tokens is not None and study.tokens >= budget.tokens:
+        return f"{count(study.tokens)} of {count(budget.tokens)} tokens"
+    if budget.hours is not None and study.seconds(now) >= budget.hours * 3600:
+        return f"{study.seconds(now) / 3600:.1f} of {budget.hours:g} hours"
+    return ""
+
+
 def fold(records: Iterable[Record], name: str = NAME) -> Study:
     """Read a journal's records into a Study. Raises UserError when it holds no study record."""
+    study = _fold(records, name)
+    if not study.header:
+        raise UserError(f"{name}: holds no study record; was the study ever started?")
+    return study
+
+
+def _fold(records: Iterable[Record], name: str) -> Study:
     study = Study()
     for record in records:
         try:
             study.apply(record)
-        except (ValueError, KeyError) as error:
+        except KeyError as error:
+            raise UserError(
+                f"{name}: a {record['record']} record without {error}; restore the file from a copy"
+            ) from None
+        except ValueError as error:
             raise UserError(f"{name}: {error}; restore the file from a copy") from None
-    if not study.header:
-        raise UserError(f"{name}: holds no study record; was the study ever started?")
     return study
 
 
@@ -108,9 +156,7 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         path = folder / NAME
         self.journal = Journal(path)
-        self.study = Study()
-        for record in read_records(path):
-            self.study.apply(record)
+        self.study = _fold(read_records(path), str(path))
         self.listeners: list[Callable[[Record], None]] = []
         self._lock = threading.RLock()
 

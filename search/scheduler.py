@@ -1,0 +1,181 @@
+"""The Ray Tune scheduler: whatever Ray tells about a trial is written to the ledger first, then acted upon.
+
+Ray calls the scheduler before searcher and callbacks, so the journal knows a report before anyone else does.
+When a worker dies and Ray starts its trial again, the trial goes on from the checkpoint that the journal knows.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import cloudpickle
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+
+from search.asha import Asha, rebuild
+from search.journal import ENDED, FULL
+from search.spec import StudySpec
+from search.study import Ledger
+
+
+class LedgerScheduler(TrialScheduler):
+    """First come, first served; stops what diverges and what ASHA gives up. Keeps no results of its own."""
+
+    # Ray would otherwise hand over several results at once, and a decision would come late
+    _supports_buffered_results = False
+
+    def __init__(self, ledger: Ledger, spec: StudySpec) -> None:
+        super().__init__()
+        self._ledger = ledger
+        self._objective = spec.objective
+        self._asha = rebuild(spec.scheduler.asha.factor, ledger.study) if spec.scheduler else None
+        self._running: dict[int, float] = {}  # trial -> monotonic second at which it would have begun without a pause
+
+    # what Ray calls
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        trials = tune_controller.get_trials()
+        for trial in trials:
+            if trial.status == Trial.RUNNING:
+                self._begin(trial)
+            elif trial.status == Trial.ERROR:
+                self._fail(trial)  # Ray does not tell when a reused worker could not be reset
+        waiting = (trial for trial in trials if trial.status == Trial.PENDING)
+        return next(waiting, None)
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        pass
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        number = trial.config["trial"]
+        if self._ended(number):  # its worker died after the last report, and Ray began it again
+            return TrialScheduler.STOP
+        self._begin(trial)
+        metrics = {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
+        if metrics:
+            self._report(number, result, metrics)
+        about = {key: result[key] for key in ("n_parameters", "node") if result.get(key) is not None}
+        status, value = result.get("status"), metrics.get(self._objective, math.nan)
+        if not math.isfinite(value) and status in (None, *FULL):
+            cause = f"{self._objective} is {value:g} after {result['tokens']:,} tokens"
+            self._end(number, "diverged", cause, **about)
+            return TrialScheduler.STOP
+        if status is not None:
+            self._end(number, status, result.get("cause") or "", **about)
+            return TrialScheduler.CONTINUE  # the trainable is about to return
+        if self._asha is None or result.get("rung") is None or result.get("final"):
+            return TrialScheduler.CONTINUE
+        stop = decide(self._ledger, self._asha, number, result["rung"], value) == "stop"
+        if stop:
+            self._end(number, "pruned", rung=result["rung"], **about)
+        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        # Ray calls this twice over: for a trial that it starts again (already marked as ERROR), and for a lost one
+        if trial.status != Trial.ERROR:
+            self._fail(trial)
+            return
+        number = trial.config["trial"]
+        self._running.pop(number, None)
+        trial.set_config({**trial.config, "resume": self._ledger.study.trials[number].checkpoint})
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        if not self._ended(trial.config["trial"]):
+            self._end(trial.config["trial"], "failed", "it returned without saying how it ended")
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        if not self._ended(trial.config["trial"]):
+            self._end(trial.config["trial"], "interrupted", "taken from the queue")
+
+    def debug_string(self) -> str:
+        return "first come, first served" + ("" if self._asha is None else f", ASHA with factor {self._asha.factor}")
+
+    # what the driver calls
+
+    def interrupt(self, cause: str) -> None:
+        """The driver goes away: whatever runs will be continued by the next one."""
+        for number in list(self._running):
+            self._end(number, "interrupted", cause)
+
+    # how it is written down
+
+    def _begin(self, trial: Trial) -> None:
+        number, known = trial.config["trial"], self._ledger.study.trials[trial.config["trial"]]
+        if number in self._running or self._ended(number):
+            return
+        self._running[number] = time.monotonic() - known.seconds
+        start = known.tokens_at(trial.config.get("resume"))
+        self._ledger.write("status", trial=number, status="running", tokens=start, seconds=round(known.seconds, 3))
+
+    def _report(self, number: int, result: dict[str, Any], metrics: dict[str, float]) -> None:
+        trial = self._ledger.study.trials[number]
+        if result["tokens"] <= trial.tokens:  # its checkpoint was gone: it began anew
+            self._ledger.write("status", trial=number, status="running", tokens=0, seconds=self._seconds(number))
+        fields = {key: result.get(key) for key in ("step", "tokens", "rung", "final", "checkpoint")}
+        self._ledger.write("report", trial=number, **fields, metrics=metrics)
+
+    def _end(self, number: int, status: str, cause: str = "", **fields: Any) -> None:
+        seconds = self._seconds(number)
+        self._running.pop(number, None)
+        self._ledger.write("status", trial=number, status=status, cause=cause, seconds=seconds, **fields)
+
+    def _fail(self, trial: Trial) -> None:
+        if not self._ended(trial.config["trial"]):
+            status, cause = _why(trial)
+            self._end(trial.config["trial"], status, cause)
+
+    def _ended(self, number: int) -> bool:
+        return self._ledger.study.trials[number].status in ENDED
+
+    def _seconds(self, number: int) -> float:
+        begun = self._running.get(number)
+        return round(self._ledger.study.trials[number].seconds if begun is None else time.monotonic() - begun, 3)
+
+
+def decide(ledger: Ledger, asha: Asha, number: int, rung: int, value: float) -> str:
+    """ASHA's word on a trial at a rung, written down the first time: `continue` or `stop`."""
+    decision = asha.report(number, rung, value)
+    if all(made["rung"] != rung for made in ledger.study.trials[number].decisions):
+        made = {"action": decision.action, "value": value, "cutoff": decision.cutoff, "of": decision.of}
+        ledger.write("decision", trial=number, rung=rung, **made)
+    return decision.action
+
+
+def settle(ledger: Ledger, spec: StudySpec) -> None:
+    """Write what a driver that was killed had no time to write: a decision on a report, a status after either.
+
+    Called before a study goes on: otherwise a trial that was to be stopped would run to its end.
+    """
+    asha = rebuild(spec.scheduler.asha.factor, ledger.study) if spec.scheduler else None
+    for number in ledger.study.unfinished():
+        trial = ledger.study.trials[number]
+        last = trial.reports[-1] if trial.reports else None
+        if last is None:
+            continue
+        value = last["metrics"].get(spec.objective, math.nan)
+        if not math.isfinite(value):
+            ledger.write("status", trial=number, status="diverged", cause=f"{spec.objective} is {value:g}")
+        elif last["final"]:
+            whole = trial.config["max_tokens"]
+            early = isinstance(whole, int) and last["tokens"] < whole
+            ledger.write("status", trial=number, status="early_stopped" if early else "completed")
+        elif asha is not None and last["rung"] is not None:
+            if decide(ledger, asha, number, last["rung"], value) == "stop":
+                ledger.write("status", trial=number, status="pruned", rung=last["rung"])
+
+
+def _why(trial: Trial) -> tuple[str, str]:
+    """Status and one line for a trial that Ray gave up."""
+    error = None
+    # Ray's own get_pickled_error looks where the file arrives only at the end of the experiment
+    if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
+        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    cause = getattr(error, "cause", None) or error
+    if cause is None:
+        return "failed", "Ray could not run it; its log says why"
+    first = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+    kind = type(cause).__name__
+    return "out_of_memory" if "OutOfMemory" in kind else "failed", f"{kind}: {first}"
