@@ -1,0 +1,119 @@
+"""From a study to a config that can be trained: the whole config, and as comments where it comes from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from data.errors import UserError
+from search import units
+from search.leaderboard import best, objective, objective_name
+from search.study import Study, Trial
+from trainer.config import TrainConfig, dump
+
+NAME = "best.yaml"
+
+
+def best_config(study: Study, trial: int | None = None) -> TrainConfig:
+    """The config of a trial; by default of the one that leads. Raises UserError as `choose` does."""
+    return _config(choose(study, trial))
+
+
+def choose(study: Study, trial: int | None = None) -> Trial:
+    """The trial of that number, or the leader.
+
+    Raises UserError when there is no such trial, or no trial has ended at full length.
+    """
+    name = _study_name(study)
+    if trial is not None:
+        if trial not in study.trials:
+            numbers = sorted(study.trials)
+            known = f"its trials are {numbers[0]} to {numbers[-1]}" if numbers else "it has no trials yet"
+            raise UserError(f"study {name} has no trial {trial}; {known}")
+        return study.trials[trial]
+    leader = best(study)
+    if leader is None:
+        going = f"{len(study.trials)} trials, none of which has ended at full length"
+        raise UserError(
+            f"study {name} has no best trial yet ({going if study.trials else 'no trials'}); "
+            "let it go on (nanosweep run), or choose one with --trial"
+        )
+    return leader
+
+
+def text(study: Study, trial: int | None = None) -> str:
+    """YAML that `trainer.config.load` reads back to the trial's config, headed by its provenance."""
+    chosen = choose(study, trial)
+    config = dump(_config(chosen))
+    return "\n".join(f"# {line}".rstrip() for line in provenance(study, chosen)) + "\n\n" + config
+
+
+def provenance(study: Study, trial: Trial) -> list[str]:
+    """Where a config comes from and how to use it, one fact a line."""
+    header, value, name = study.header, objective(study, trial), objective_name(study)
+    data = header.get("data") or {}
+    leader = "best of" if best(study) is trial else "from"
+    if value is not None:
+        score = f"{name} {value:.6g} on the full validation split, after {trial.tokens:,} tokens"
+    else:
+        last = trial.reports[-1]["metrics"].get(name) if trial.reports else None
+        seen = "" if last is None else f" ({name} {last:.6g} on the subset)"
+        score = f"none: {trial.status} after {trial.tokens:,} tokens{seen}"
+    size = "" if trial.n_parameters is None else f"; {units.count(trial.n_parameters)} parameters"
+    commit = header.get("commit") or "unknown"
+    dirty = " with uncommitted changes" if header.get("dirty") else ""
+    return [
+        f"nanosweep: {leader} study {_study_name(study)}, trial {trial.number} ({_line(trial.name)}){size}",
+        f"objective: {score}",
+        f"commit: {commit}{dirty}",
+        f"data: {data.get('corpus', 'unknown')}, hash {data.get('hash', 'unknown')}",
+        "",
+        "train it longer:  nanosweep train THIS_FILE --set max_tokens=100M",
+        "on several GPUs:  torchrun --nproc_per_node=8 -m trainer THIS_FILE --set max_tokens=100M",
+    ]
+
+
+def write(study: Study, path: Path, trial: int | None = None) -> None:
+    """Write `text` to a file at once and whole. Raises UserError when the place cannot be written."""
+    replace_text(path, text(study, trial))
+
+
+def write_best(study: Study, folder: Path) -> Path | None:
+    """`best.yaml` in a study's folder; None, and nothing written, as long as no trial leads."""
+    if best(study) is None:
+        return None
+    write(study, folder / NAME)
+    return folder / NAME
+
+
+def replace_text(path: Path, content: str) -> None:
+    """A file's new content appears at once and whole. Raises UserError when it cannot be written."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _config(trial: Trial) -> TrainConfig:
+    try:
+        return TrainConfig.model_validate(trial.config)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"]) or "config"
+        raise UserError(
+            f"trial {trial.number}: its config is not one of this release: {place}: {problem['msg']}; use that release"
+        ) from None
+
+
+def _study_name(study: Study) -> str:
+    return str(study.header.get("spec", {}).get("study", "?"))
+
+
+def _line(value: Any) -> str:
+    return " ".join(str(value).split())

@@ -1,0 +1,50 @@
+"""Find a study: by its folder, by its name in the storage, or through the tracking server alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from data.errors import UserError, nearest
+from search.journal import NAME
+from search.study import Study, read_study
+
+STORAGE = Path("runs")
+
+
+def open_study(study: Study | Path | str, storage: Path | None = None) -> Study:
+    """The study meant by a folder (or its trials.jsonl), a name in the storage, or a name or parent-run id on the
+    server of MLFLOW_TRACKING_URI. A Study is given back as it is.
+
+    storage: default ./runs. Raises UserError with the nearest known name.
+    """
+    if isinstance(study, Study):
+        return study
+    if (folder := find_folder(study, storage)) is not None:
+        return read_study(folder)
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri and isinstance(study, str):
+        from search.mlflow_read import fetch_study
+
+        return fetch_study(study, uri)
+    place = storage or STORAGE
+    known = names(place)
+    hint = nearest(str(study), known) if known else "it holds no study"
+    raise UserError(
+        f"{study}: no such study in {place.resolve()}; {hint} "
+        "(--storage names another place, MLFLOW_TRACKING_URI a tracking server)"
+    )
+
+
+def find_folder(study: Path | str, storage: Path | None = None) -> Path | None:
+    """The folder of a study given by path or by name, or None."""
+    path = Path(study).expanduser()
+    places = [(storage or STORAGE).expanduser() / path, path]
+    if path.name == NAME:
+        places.append(path.parent)
+    return next((place for place in places if (place / NAME).is_file()), None)
+
+
+def names(storage: Path) -> list[str]:
+    """The studies in a storage."""
+    return sorted(path.parent.name for path in storage.expanduser().glob(f"*/{NAME}"))

@@ -1,0 +1,38 @@
+"""Numbers as people read them in tables: 1_300_000 tokens as 1.3M, 83 seconds as 1m23s."""
+
+from __future__ import annotations
+
+
+def count(number: float) -> str:
+    """Three digits and k, M, B or T: tokens, parameters.
+
+    >>> count(1_300_000), count(999_999), count(512)
+    ('1.3M', '1M', '512')
+    """
+    for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size * 0.9995:  # what would round to 1000 of a unit is 1 of the next
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(8.2), duration(83), duration(7500), duration(200_000)
+    ('8s', '1m23s', '2h05m', '2d07h')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def memory(megabytes: float) -> str:
+    """
+    >>> memory(812.3), memory(4096)
+    ('812 MB', '4.1 GB')
+    """
+    return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
