@@ -1,0 +1,45 @@
+"""Fetch one known file once, into the cache, and believe it only with the right sha256."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from data.errors import UserError
+
+TIMEOUT = 15  # seconds without a byte; a machine behind a firewall should learn it soon
+
+
+def download(url: str, sha256: str, target: Path, instead: str) -> Path:
+    """The file `target` with the content of `url`, downloaded when it is not there yet.
+
+    instead: what the user can do without a network, for the UserError that says it cannot be fetched.
+    """
+    if target.exists() and hashlib.sha256(target.read_bytes()).hexdigest() == sha256:
+        return target
+    import http.client
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+            content = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(f"cannot download {url} ({reason}): {instead}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise UserError(f"{url} is not the file we know (sha256 {found[:12]}..., expected {sha256[:12]}...): {instead}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+    return target

@@ -1,0 +1,228 @@
+"""Corpus and tokenizer to token arrays in the cache: made once, memory-mapped ever after.
+
+    dataset = prepare("text:input.txt", "bpe:1024")      # the first time some seconds, then milliseconds
+    dataset = open_dataset(dataset.path)                  # the same, in another process
+    test = load_test(dataset.path)                        # the only way to see the test split
+
+A prepared corpus is a folder: meta.json, the tokenizer's files, token_bytes.npy and, for each split, a folder with
+tokens.npy, doc_starts.npy and perhaps floor_nll.npy. It appears at once and whole, by renaming.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data import corpora, splits
+from data.dataset import Dataset, Split
+from data.documents import Documents, pieces
+from data.encode import write_split
+from data.errors import UserError
+from data.progress import bar
+from data.tokenizers import (
+    JSON_FILE,
+    RANKS_FILE,
+    CharTokenizer,
+    Tokenizer,
+    characters_of,
+    check_name,
+)
+
+FORMAT = 1  # of the folder; a change of layout or meaning makes a new one
+_META = "meta.json"
+
+
+def default_cache() -> Path:
+    """$NANOSWEEP_CACHE, or ~/.cache/nanosweep."""
+    return Path(os.environ.get("NANOSWEEP_CACHE") or "~/.cache/nanosweep").expanduser()
+
+
+def prepare(
+    corpus: str, tokenizer: str, split: str = "documents", cache: Path | None = None, progress: bool = False
+) -> Dataset:
+    """The token arrays of a corpus, from the cache or made now. Processes that ask for the same one make it once.
+
+    corpus, tokenizer: names as in data/corpora.py and data/tokenizers.py.
+    split: `documents` (90/5/5, or the corpus's own splits) or `nanogpt` (first 90 % of the characters, last 10 %).
+    Raises UserError for whatever is wrong with them, for a missing network and for a full disk.
+    """
+    cache = cache or default_cache()
+    splits.check_rule(split)
+    kept_name = check_name(tokenizer)
+    found = corpora.find(corpus, cache)
+    key = hashlib.sha256(json.dumps([FORMAT, found.key, kept_name, split]).encode()).hexdigest()[:16]
+    slug = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{found.slug}-{kept_name}")
+    folder = cache / f"{slug}-{key}"
+    if not (folder / _META).exists():
+        with _disk_errors(cache):
+            _prepare_once(found, tokenizer, split, cache, folder, progress)
+    return replace(open_dataset(folder), corpus=corpus)
+
+
+def _prepare_once(
+    corpus: corpora.Corpus, tokenizer: str, split: str, cache: Path, folder: Path, progress: bool
+) -> None:
+    from filelock import FileLock
+
+    (cache / "locks").mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / "locks" / f"{folder.name}.lock"):
+        if (folder / _META).exists():
+            return  # another process made it while we waited
+        work = cache / f"{folder.name}.tmp"
+        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed: the lock is ours
+        try:
+            (work / "scratch").mkdir(parents=True)
+            (work / "dataset").mkdir()
+            documents = corpus.read(work / "scratch", progress)
+            _build(corpus, documents, tokenizer, split, cache, work / "dataset", progress)
+            (work / "dataset").replace(folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _build(
+    corpus: corpora.Corpus,
+    documents: Documents,
+    tokenizer_name: str,
+    rule: str,
+    cache: Path,
+    folder: Path,
+    progress: bool,
+) -> None:
+    """Write everything a prepared corpus consists of; meta.json last."""
+    several = len(documents) > 1
+    parts = splits.divide(documents, rule, corpus.name)
+    tokenizer = make_tokenizer(tokenizer_name, documents, parts["train"], corpus.name, cache, progress)
+    tokenizer.save(folder)
+    np.save(folder / "token_bytes.npy", tokenizer.token_bytes)
+    dtype = token_dtype(tokenizer.n_classes)
+    eot = tokenizer.eot if several else None
+    summary: dict[str, dict[str, float]] = {}
+    for name, part in parts.items():
+        n_tokens = write_split(part, tokenizer, eot, dtype, folder / name, f"tokenising {name}", progress)
+        if n_tokens < 2:
+            raise UserError(f"{corpus.name}: too short a corpus: {name} has {n_tokens} tokens; give more text")
+        summary[name] = {"documents": len(part), "bytes": part.n_bytes, "tokens": n_tokens}
+        if part.floor_nll is not None:
+            summary[name]["floor_nats"] = float(part.floor_nll.sum())
+    meta: dict[str, Any] = {
+        "format": FORMAT,
+        "corpus": corpus.name,
+        "corpus_key": corpus.key,
+        "tokenizer": tokenizer.name,
+        "split": rule,
+        "n_classes": tokenizer.n_classes,
+        "eot": tokenizer.eot,
+        "splits": summary,
+        "hash": content_hash(folder, list(parts)),
+        **documents.facts,
+    }
+    (folder / _META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+
+
+def make_tokenizer(
+    name: str, documents: Documents, train: Documents, corpus: str, cache: Path, progress: bool
+) -> Tokenizer:
+    """char: the characters of the whole corpus, as nanoGPT; bpe:N: trained on the training split; gpt2: GPT-2's."""
+    if name == "char":
+        return CharTokenizer(characters_of(_texts(documents, "looking at characters", progress)), len(documents) > 1)
+    from data.bpe import load_gpt2, train_bpe
+
+    if name.startswith("gpt2"):
+        return load_gpt2(name, cache)
+    return train_bpe(_texts(train, f"training {name}", progress), int(name.partition(":")[2]), corpus)
+
+
+def _texts(documents: Documents, label: str, progress: bool) -> Iterator[str]:
+    with bar(label, documents.n_bytes, progress) as advance:
+        for first, last in zip(documents.starts.tolist(), documents.stops.tolist(), strict=True):
+            for start, stop in pieces(documents.blob, first, last):
+                yield documents.blob[start:stop].tobytes().decode("utf-8")
+            advance(last - first)
+
+
+def token_dtype(n_classes: int) -> np.dtype[Any]:
+    """uint16 where the ids fit, else uint32; little-endian on every machine. UserError beyond uint32."""
+    for dtype in ("<u2", "<u4"):
+        if n_classes <= np.iinfo(dtype).max + 1:
+            return np.dtype(dtype)
+    raise UserError(f"a vocabulary of {n_classes:,} classes does not fit a 32-bit token; use a smaller one")
+
+
+def content_hash(folder: Path, names: list[str]) -> str:
+    """sha256 over tokenizer and splits: the same text in the same order gives the same hash wherever it lay."""
+    digest = hashlib.sha256()
+    files = [JSON_FILE, RANKS_FILE, *(f"{name}/{array}.npy" for name in names for array in ("tokens", "doc_starts"))]
+    for name in files:
+        if (folder / name).exists():
+            digest.update(f"{name} {(folder / name).stat().st_size}\n".encode())
+            with (folder / name).open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def open_dataset(path: Path) -> Dataset:
+    """A prepared corpus, its train and val memory-mapped; the test split is not opened."""
+    meta = _read_meta(path)
+    return Dataset(
+        corpus=meta["corpus"],
+        tokenizer=meta["tokenizer"],
+        n_classes=meta["n_classes"],
+        eot=meta["eot"],
+        token_bytes=np.load(path / "token_bytes.npy"),
+        train=_open_split(path / "train"),
+        val=_open_split(path / "val"),
+        hash=meta["hash"],
+        path=path,
+        meta=meta,
+    )
+
+
+def load_test(path: Path) -> Split:
+    """The test split of a prepared corpus. UserError where there is none (`split: nanogpt`)."""
+    meta = _read_meta(path)
+    if "test" not in meta["splits"]:
+        raise UserError(f"{meta['corpus']} with split: {meta['split']} has no test split; use split: documents")
+    return _open_split(path / "test")
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta: dict[str, Any] = json.loads((path / _META).read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"{path} is not a prepared corpus (it has no {_META}); prepare it first") from None
+    if meta["format"] != FORMAT:
+        raise UserError(f"{path} was prepared in format {meta['format']}, this version reads {FORMAT}; prepare it anew")
+    return meta
+
+
+def _open_split(folder: Path) -> Split:
+    # plain arrays over the map: np.memmap is slower to index and would drag its file along when it is pickled
+    arrays = {file.stem: np.asarray(np.load(file, mmap_mode="r")) for file in folder.glob("*.npy")}
+    return Split(arrays["tokens"], arrays["doc_starts"], arrays.get("floor_nll"))
+
+
+@contextmanager
+def _disk_errors(cache: Path) -> Iterator[None]:
+    """A full or forbidden cache is the user's to mend."""
+    advice = "set NANOSWEEP_CACHE to a folder on another disk"
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no space left in {cache} for the prepared corpus: make room, or {advice}") from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise UserError(f"cannot write to the cache {cache} ({error.strerror}): {advice}") from None
+        raise
