@@ -5,6 +5,7 @@ Example: search/specs/quickstart.yaml. `nanosweep schema` prints the JSON Schema
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from data.errors import UserError, nearest
 from trainer import yaml_file
-from trainer.config import Tokens, TrainConfig, Whole
+from trainer.config import Tokens, TrainConfig, Whole, parse_tokens
 from trainer.config import load as load_config
 
 Objective = Literal["val_perplexity", "val_bits_per_byte"]
@@ -25,17 +26,39 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
+def _end(value: Any) -> Any:
+    """`2M` -> 2_000_000; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_tokens(value)
+    except ValueError:
+        raise ValueError(f"expected a number, got {value!r}") from None
+
+
+End = Annotated[int | float, BeforeValidator(_end, json_schema_input_type=int | float | str)]
+
+
 class Parameter(_Strict):
     """One searched parameter: exactly one of log, uniform, choice; with `when`, only where that holds."""
 
-    log: list[int | float] | None = Field(default=None, min_length=2, max_length=2)
+    log: list[End] | None = Field(default=None, min_length=2, max_length=2)
     """[low, high], both ends included, uniform in the logarithm; whole numbers for an integer parameter"""
-    uniform: list[int | float] | None = Field(default=None, min_length=2, max_length=2)
+    uniform: list[End] | None = Field(default=None, min_length=2, max_length=2)
     """[low, high], both ends included"""
     choice: list[Any] | None = Field(default=None, min_length=1)
     """values; or mappings of several parameters that go together: {n_embd: 384, n_head: 6}"""
     when: dict[str, Any] | None = Field(default=None, min_length=1)
     """{parameter: value or [values]}: the parameter exists only where all of these hold"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mapping(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"expected {{log: [low, high]}}, {{uniform: [low, high]}} or {{choice: [...]}}, got {value!r}"
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_kind(self) -> Parameter:
@@ -49,6 +72,8 @@ class Parameter(_Strict):
                 raise ValueError("choice mixes mappings and plain values; use one kind")
             return self
         low, high = self.log or self.uniform or []
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"{kinds[0]}: [{low}, {high}] has no end; use finite numbers")
         if not low < high:
             raise ValueError(f"{kinds[0]}: [{low}, {high}] is an empty range; the first end must be the smaller")
         if self.log is not None and low <= 0:
@@ -74,7 +99,10 @@ class Scheduler(_Strict):
 
 
 class Budget(_Strict):
-    """Whichever comes first; counted over resumes, and may be raised later. At least one."""
+    """Whichever comes first; counted over resumes, and may be raised later. At least one.
+
+    No trial begins once it is spent; those that run go on to their end.
+    """
 
     trials: Whole | None = None
     tokens: Tokens | None = None
@@ -115,11 +143,23 @@ def _study_name(name: str) -> str:
 
 
 def _scheduler(value: Any) -> Any:
+    if value is not None and value != "none" and not isinstance(value, dict):
+        raise ValueError(f"expected none or {{asha: {{first_rung: 1M, factor: 4}}}}, got {value!r}")
     return None if value == "none" else value
 
 
 def _resources(value: Any) -> Any:
+    if value is not None and value != "auto" and not isinstance(value, dict):
+        raise ValueError(f"expected auto or {{cpus: 2, gpus: 0.25}}, got {value!r}")
     return None if value == "auto" else value
+
+
+def _storage(value: str) -> str:
+    if "://" in value:
+        raise ValueError(f"{value!r}: the journal is appended to, so it needs a folder; mount the bucket on every node")
+    if not value.strip():
+        raise ValueError("an empty path; give a folder, like ./runs")
+    return value
 
 
 class StudySpec(_Strict):
@@ -134,14 +174,18 @@ class StudySpec(_Strict):
     space: dict[str, Parameter] = Field(min_length=1)
     """what is searched"""
     sampler: Sampler = "tpe"
-    scheduler: Annotated[Scheduler | None, BeforeValidator(_scheduler)] = None
+    scheduler: Annotated[
+        Scheduler | None, BeforeValidator(_scheduler, json_schema_input_type=Scheduler | Literal["none"])
+    ] = None
     """{asha: {first_rung: 1M, factor: 4}}, or none"""
     budget: Budget
     objective: Objective = "val_perplexity"
     """at the end of a trial, on the full validation split"""
-    resources: Annotated[Resources | None, BeforeValidator(_resources)] = None
+    resources: Annotated[
+        Resources | None, BeforeValidator(_resources, json_schema_input_type=Resources | Literal["auto"])
+    ] = None
     """{cpus: 2, gpus: 0.25} for each trial, or auto: what the machine has"""
-    storage: str = "./runs"
+    storage: Annotated[str, AfterValidator(_storage)] = "./runs"
     """where studies live; a shared path on a cluster"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1337
     """of the sampler and the scheduler; each trial trains with the base's seed"""
