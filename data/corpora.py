@@ -86,7 +86,9 @@ def find(name: str, cache: Path) -> Corpus:
         # the first copy that was prepared stays: the same numbers tomorrow, and no network needed for them
         return Corpus(name, name, f"{dataset}#{field}", read)
     if kind not in WITH_PATH:
-        hint = f"did you mean text:{name}?" if Path(name).expanduser().is_file() else nearest(name, NAMES)
+        hint = nearest(kind, WITH_PATH) if colon else nearest(name, NAMES)
+        if Path(name).expanduser().is_file():
+            hint = f"did you mean text:{name}?"
         raise UserError(f"corpus {name} is not known; {hint}")
     if not rest:
         raise UserError(f"corpus {name} names no {'dataset' if kind == 'hf' else 'file'}: write {kind}:PATH")

@@ -1,0 +1,17 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    """The folder with the sample texts (shakespeare/, tinystories/, gpt2/), named by NANOSWEEP_TEST_DATA."""
+    folder = os.environ.get("NANOSWEEP_TEST_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("needs the sample texts: set NANOSWEEP_TEST_DATA to their folder")
+    return Path(folder)
