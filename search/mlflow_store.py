@@ -1,0 +1,137 @@
+"""Where MLflow's records lie, and a client for them: SQLite in the storage, or whatever MLFLOW_TRACKING_URI names.
+
+MLflow's fluent API keeps its state in globals; only its client is used here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from data.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",  # migrations and its own retries; what matters arrives as an exception
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # its own retries block for minutes; the tracker has better ones
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+
+
+def choose_uri(storage: Path) -> str:
+    """MLFLOW_TRACKING_URI, or SQLite in the storage. Raises UserError for a file store, which MLflow refuses."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not given:
+        return f"sqlite:///{storage.expanduser().resolve() / DATABASE}"
+    if urlsplit(given).scheme in ("", "file"):
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: {given} is a folder of files, which MLflow no longer writes; "
+            "give a server (http://HOST:5000) or sqlite:///PATH/mlflow.db, or unset it"
+        )
+    return given
+
+
+def shown(uri: str) -> str:
+    """A URI for people: without its password.
+
+    >>> shown("postgresql://me:secret@db/mlflow")
+    'postgresql://me:***@db/mlflow'
+    """
+    password = urlsplit(uri).password
+    return uri.replace(f":{password}@", ":***@", 1) if password else uri
+
+
+def served(uri: str) -> bool:
+    """Whether a server answers for the store, so that artifacts go through it."""
+    return not uri.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
+
+
+def connect(uri: str, seconds: float | None = None) -> MlflowClient:
+    """A client of a store that has answered. seconds: patience; default 10 for a server, 60 for a database.
+
+    A fresh SQLite file gets MLflow's tables first (a few seconds). Raises UserError when the store is away.
+    """
+    patience = seconds or (10 if served(uri) else 60)
+    answer: list[MlflowClient | Exception] = []
+
+    def ask() -> None:
+        try:
+            answer.append(_connect(uri))
+        except Exception as error:
+            answer.append(error)
+
+    # in a thread, as MLflow tries a database that is away for minutes, whatever one asks
+    thread = threading.Thread(target=ask, name="mlflow-connect", daemon=True)
+    thread.start()
+    thread.join(patience)
+    found = answer[0] if answer else TimeoutError(f"no answer within {patience:g} s")
+    if isinstance(found, UserError):
+        raise found
+    if isinstance(found, Exception):
+        raise UserError(
+            f"MLflow at {shown(uri)} cannot be used: {reason(found)}; start it, "
+            "or unset MLFLOW_TRACKING_URI to keep records in the storage"
+        ) from None
+    return found
+
+
+def _connect(uri: str) -> MlflowClient:
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    local = uri.startswith("sqlite:")
+    with _prepared_file(Path(uri.removeprefix("sqlite:///"))) if local else nullcontext():
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextmanager
+def _prepared_file(path: Path) -> Iterator[None]:
+    """Its folder made, the file writable; held, as two processes that make the tables at once break each other."""
+    from filelock import FileLock
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        database = sqlite3.connect(path, timeout=30)
+        database.execute("BEGIN IMMEDIATE")
+        database.close()
+    except (OSError, sqlite3.Error) as error:
+        lock.release()
+        raise UserError(f"{path}: MLflow's database cannot be written: {error}; give another storage") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, short: the innermost of the chain that MLflow and urllib3 wrap around it."""
+    text = " ".join(str(error).split())
+    for mark in (
+        "Connection refused",
+        "Name or service not known",
+        "Temporary failure in name resolution",
+        "timed out",
+    ):
+        if mark in text:
+            return mark.lower()
+    return text[:160] or type(error).__name__
