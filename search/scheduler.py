@@ -162,9 +162,8 @@ def settle(ledger: Ledger, spec: StudySpec) -> None:
             whole = trial.config["max_tokens"]
             early = isinstance(whole, int) and last["tokens"] < whole
             ledger.write("status", trial=number, status="early_stopped" if early else "completed")
-        elif asha is not None and last["rung"] is not None:
-            if decide(ledger, asha, number, last["rung"], value) == "stop":
-                ledger.write("status", trial=number, status="pruned", rung=last["rung"])
+        elif asha and last["rung"] is not None and decide(ledger, asha, number, last["rung"], value) == "stop":
+            ledger.write("status", trial=number, status="pruned", rung=last["rung"])
 
 
 def _why(trial: Trial) -> tuple[str, str]:

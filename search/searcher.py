@@ -36,7 +36,7 @@ class LedgerSearcher(Searcher):
         super().__init__()
         self._ledger, self._spec, self._base = ledger, spec, base
         self._length, self._out_dir = length, out_dir
-        self._sampler = Sampler(spec, base)
+        self._sampler = Sampler(spec)
         self._unfinished = ledger.study.unfinished()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
