@@ -21,8 +21,9 @@ class Report:
         of earlier reports are of the fixed subset.
     metrics: val_loss (nats per token through the read-out), val_perplexity, val_bits_per_byte, val_accuracy,
         val_loss_<readout> for the loss's other read-outs, val_objective_loss (the training loss's own value on
-        val), train_loss (evaluation mode, fixed subset of train), learning_rate, gradient_norm, seconds,
-        tokens_per_second, peak_memory_mb; on the final report also val_loss_subset, comparable with the curve.
+        val), train_loss (evaluation mode, fixed subset of train), learning_rate, gradient_norm, seconds (of the
+        run so far) and eval_seconds (those of them spent scoring), tokens_per_second (of training, scoring left
+        out), peak_memory_mb; on the final report also val_loss_subset, comparable with the curve.
     checkpoint: the checkpoint written with this report, if one was.
     """
 
@@ -36,7 +37,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. metrics: the last report's; best: those of the report with the least val_loss."""
+    """How a run ended.
+
+    metrics: the last report's. best: step, tokens, val_loss and val_perplexity of the report with the least val_loss
+    on the fixed subset: the minimum on the way. message: why, where it diverged.
+    """
 
     status: Status
     step: int

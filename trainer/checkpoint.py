@@ -1,0 +1,185 @@
+"""The run folder, and the state in it from which a run continues to the last bit.
+
+    config.yaml      the whole config, and what it was trained on as comments
+    tokenizer.json   (and ranks.tiktoken) the tokenizer, so that the folder can be sampled from anywhere
+    checkpoint.pt    the latest state: model, optimizer, position, randomness
+    best.pt          the weights with the least val_loss on the way, not the latest
+    metrics.jsonl    a line per report
+
+Every file is whole at any moment: written under another name, then renamed. Checkpoints hold tensors and plain
+values only, so `torch.load(weights_only=True)` reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from data import tokenizers
+from data.dataset import Dataset
+from data.errors import UserError
+from trainer import config as configs
+from trainer import yaml_file
+from trainer.config import TrainConfig
+from trainer.report import Report, Status
+
+CHECKPOINT, BEST, CONFIG, METRICS = "checkpoint.pt", "best.pt", "config.yaml", "metrics.jsonl"
+FORMAT = 1
+# what a resumed run must share with its checkpoint, beside the data and the model's shape: another value would make
+# the stored position or moments mean something else. Everything else (max_tokens, learning_rate, ...) may change.
+FIXED = ("batch_size", "gradient_accumulation_steps", "data_order", "seed", "loss", "optimizer")
+
+
+@dataclass
+class State:
+    """Where a run stands beside its tensors. Grows step by step; stored in every checkpoint.
+
+    step: steps done. seconds: of wall clock, over all resumptions; eval_seconds: those spent scoring.
+    best: step, tokens, val_loss and val_perplexity of the best report, on the fixed subset; stale: reports since then.
+    report: the last one, as plain values. total_steps: how long the run was to be.
+    ended: `completed` or `early_stopped` once it has ended by itself.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    eval_seconds: float = 0.0
+    best: dict[str, float] = field(default_factory=dict)
+    stale: int = 0
+    report: dict[str, Any] | None = None
+    total_steps: int = 0
+    ended: Status | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint file in memory. optimizer and randomness are None in best.pt, whose use is sampling.
+
+    best_model: the best weights so far, kept only where `early_stop` will want them.
+    """
+
+    config: TrainConfig
+    data_hash: str
+    n_classes: int
+    eot: int | None
+    model: dict[str, Tensor]
+    state: State
+    optimizer: list[dict[str, Any]] | None = None
+    randomness: list[Tensor] | None = None
+    best_model: dict[str, Tensor] | None = None
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically. Raises UserError when the disk is full."""
+    content = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint)}
+    content["format"] = FORMAT
+    content["config"] = configs.dump(checkpoint.config)
+    content["state"] = dataclasses.asdict(checkpoint.state)
+    _write(path, lambda file: torch.save(content, file))
+
+
+def load(path: Path, map_location: str | torch.device = "cpu") -> Checkpoint:
+    """A checkpoint from its file, or from the run folder that holds it. Raises UserError for anything else."""
+    file = path / CHECKPOINT if path.is_dir() else path
+    try:
+        content = torch.load(file, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{file}: no checkpoint there") from None
+    except Exception as error:  # torch raises half a dozen types for a file that is none of its own
+        raise UserError(f"{file}: not a readable checkpoint ({type(error).__name__})") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{file}: not a checkpoint of this program (format {FORMAT})")
+    del content["format"]
+    content["config"] = yaml_file.validate(TrainConfig, yaml_file.parse(content["config"], f"{file} config"))
+    content["state"] = State(**content["state"])
+    return Checkpoint(**content)
+
+
+def check_resumable(checkpoint: Checkpoint, config: TrainConfig, data: Dataset, name: str) -> None:
+    """Raises UserError where `config` on `data` would not continue the checkpoint's run but another one."""
+    if checkpoint.optimizer is None:
+        raise UserError(f"{name} holds weights only; resume from {CHECKPOINT}")
+    if checkpoint.data_hash != data.hash:
+        raise UserError(
+            f"{name} was trained on other data ({checkpoint.config.corpus}, {checkpoint.config.tokenizer}, hash "
+            f"{checkpoint.data_hash[:12]}); this is {data.corpus}, {data.tokenizer}, hash {data.hash[:12]}"
+        )
+    before, now = checkpoint.config, config
+    for key, was, wanted in [
+        *((key, getattr(before, key), getattr(now, key)) for key in FIXED),
+        *zip(
+            (f.name for f in dataclasses.fields(before.model(data.n_classes))),
+            dataclasses.astuple(before.model(data.n_classes)),
+            dataclasses.astuple(now.model(data.n_classes)),
+            strict=True,
+        ),
+    ]:
+        if was != wanted and key != "dropout":
+            raise UserError(f"{name} has {key}: {was}, the config has {key}: {wanted}; a resumed run keeps it")
+
+
+def differing(one: TrainConfig, other: TrainConfig) -> list[str]:
+    """Names of the keys in which two configs differ."""
+    return [key for key in TrainConfig.model_fields if getattr(one, key) != getattr(other, key)]
+
+
+def open_folder(folder: Path, config: TrainConfig, data: Dataset, notes: dict[str, str]) -> None:
+    """Make the run folder: config with `notes` as comments, tokenizer. Raises UserError if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made a run folder: {error.strerror}") from None
+    comments = "".join(f"# {key}: {value}\n" for key, value in notes.items())
+    write_text(folder / CONFIG, comments + configs.dump(config))
+    if data.path.is_dir():  # not on a cluster's worker, which has the tokens but no cache
+        tokenizers.load(data.path).save(folder)
+
+
+def append_report(folder: Path, report: Report) -> None:
+    """One line on metrics.jsonl, after dropping lines of this step or later: a resumed run repeats them."""
+    path = folder / METRICS
+    kept = []
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines() if _step(line) < report.step]
+    line = json.dumps({k: v for k, v in dataclasses.asdict(report).items() if k != "checkpoint"})
+    write_text(path, "\n".join([*kept, line]) + "\n")
+
+
+def _step(line: str) -> float:
+    return json.loads(line)["step"]
+
+
+def copy_best(source: Path, folder: Path) -> None:
+    """Take along the best weights of the run that is being resumed, if its folder has them."""
+    best = (source if source.is_dir() else source.parent) / BEST
+    if best.exists() and not (folder / BEST).exists():
+        _write(folder / BEST, lambda file: file.write(best.read_bytes()))
+
+
+def write_text(path: Path, text: str) -> None:
+    _write(path, lambda file: file.write(text.encode()))
+
+
+def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Fill a temporary neighbour, then rename. On a full disk: the old file stays, UserError."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            fill(file)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save turns a failed write into a RuntimeError
+        full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(path.parent).free < 2**20
+        if not full:
+            raise
+        raise UserError(f"no space left for {path}; the checkpoint before it is whole. Free some and resume") from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,78 @@
+"""Several processes, one run: `torchrun --nproc_per_node=2 -m trainer CONFIG`.
+
+The config describes the whole step (batch_size x gradient_accumulation_steps rows); the ranks share its rows. So
+the same config gives the same loss curve on one process and on eight, up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from data.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among those of the run. Alone: rank 0 of 1."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    def share(self, rows: int) -> tuple[int, int]:
+        """(first, count) of this rank's part of a step's rows. Raises UserError where they do not divide."""
+        if rows % self.size:
+            raise UserError(
+                f"a step of {rows} rows (batch_size x gradient_accumulation_steps) cannot be shared equally by "
+                f"{self.size} processes; make it a multiple of {self.size}"
+            )
+        count = rows // self.size
+        return self.rank * count, count
+
+    def sum(self, array: np.ndarray, device: torch.device) -> np.ndarray:
+        """The sum of every rank's array, on every rank, in the array's own precision."""
+        if self.size == 1:
+            return array
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(device if device.type == "cuda" else "cpu")
+        dist.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+    def add(self, tensor: Tensor) -> None:
+        """Replace `tensor` by its sum over the ranks, without waiting for a GPU."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+
+
+@contextlib.contextmanager
+def joined(kind: str) -> Iterator[Ranks]:
+    """This process's ranks, in a process group for the time of the block if torchrun started several.
+
+    kind: `cuda` talks through nccl, all else through gloo. A group that exists already is used and kept.
+    """
+    if dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+        return
+    ranks = from_environment()
+    if ranks.size == 1:
+        yield ranks
+        return
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+def from_environment() -> Ranks:
+    """What torchrun wrote into the environment; alone where it wrote nothing."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # RANK alone may be left over from another launcher
+        return Ranks()
+    return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))

@@ -1,0 +1,283 @@
+"""Train one GPT from one config: the only training loop, used alone, under torchrun and inside Ray's workers.
+
+    result = train(config, prepare(config.corpus, config.tokenizer), print)
+
+Reports leave at step boundaries: at every multiple of eval_every, at every rung, at the end. They see the training
+and never touch it: evaluating more often changes no weight. The last report scores the full validation split, those
+before it a fixed subset of its documents.
+
+Resuming. Stopped and resumed is the same, to the last bit on a CPU, as straight through. A checkpoint that was
+written with a report hands that report out again first, because its receiver may have died before keeping it.
+max_tokens may grow: under `constant`, and under `wsd` from a checkpoint before its decay, the longer run is the one
+that it would have been from the start (warm-up apart, whose length is a share of the whole). Under `cosine` and
+`linear` the rate jumps up to the longer curve: it trains, but it is no longer one schedule.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data import tokens
+from data.dataset import Dataset, Split
+from data.errors import UserError
+from trainer import checkpoint, device, distributed, evaluate, schedule
+from trainer.checkpoint import Checkpoint, State
+from trainer.config import TrainConfig
+from trainer.device import Machine
+from trainer.distributed import Ranks
+from trainer.report import Report, Result
+from trainer.step import Stepper, Watch
+
+
+def train(
+    config: TrainConfig,
+    data: Dataset,
+    report: Callable[[Report], None],
+    resume: Path | None = None,
+    *,
+    out_dir: Path | None = None,
+    rungs: Sequence[int] = (),
+    on_step: Callable[[int], None] | None = None,
+) -> Result:
+    """Train to the end, to early_stop, or to the first number that is not finite.
+
+    report: is given every Report, on rank 0; whatever it raises passes through, with every file whole.
+    resume: a checkpoint, or the run folder that holds one.
+    out_dir: the run folder to write (see trainer.checkpoint); nothing is written without.
+    rungs: token counts to be reported at, as the first step boundary at or after each.
+    on_step: is told the tokens so far after every step, on rank 0, for a progress bar.
+    The caller's random state is left as it was found. Raises UserError for what does not fit together.
+    """
+    machine_kind = device.kind(config)
+    with distributed.joined(machine_kind) as ranks:
+        machine = device.choose(config, ranks.local_rank)
+        with machine.borrowed_randomness(config.seed + ranks.rank):  # dropout differs from rank to rank
+            run = _Run(config, data, machine, ranks, out_dir if ranks.rank == 0 else None, rungs)
+            if resume is not None:
+                run.restore(resume)
+            told = report if ranks.rank == 0 else _ignore
+            return run.go(told, on_step if ranks.rank == 0 else None)
+
+
+def _ignore(_: Report) -> None:
+    """What the other ranks do with a report."""
+
+
+class _Run:
+    """One run: what is fixed, the stepper that holds the weights, and the state that grows."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: Dataset,
+        machine: Machine,
+        ranks: Ranks,
+        out_dir: Path | None,
+        rungs: Sequence[int],
+    ) -> None:
+        self.config, self.data, self.machine, self.ranks = config, data, machine, ranks
+        self.out_dir, self.rungs = out_dir, rungs
+        length = config.length(data.train.n_targets)
+        self.total_steps = schedule.n_steps(length, config.tokens_per_step)
+        self.eval_every = config.eval_every or max(1, length // 20)
+        n_val = config.eval_tokens or default_eval_tokens(length)
+        # the same text at every report and in every trial: otherwise two trials are compared on different text
+        self.val_subset = tokens.subset(data.val, n_val)
+        self.train_subset = tokens.subset(data.train, -(-n_val // 4))  # shows the gap, decides nothing
+        machine.reset_peak_memory()
+        self.stepper = Stepper(config, data, machine, ranks)
+        self.state = State(total_steps=self.total_steps)
+        self.best_model: dict[str, Tensor] | None = None
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint. Raises UserError where it belongs to another run."""
+        saved = checkpoint.load(path, self.machine.device)
+        checkpoint.check_resumable(saved, self.config, self.data, str(path))
+        state = saved.state
+        if state.step > self.total_steps:
+            raise UserError(
+                f"{path} is at {state.step * self.config.tokens_per_step:,} tokens, beyond max_tokens "
+                f"({self.config.max_tokens}); raise max_tokens"
+            )
+        self.stepper.model.load_state_dict(saved.model)
+        self.stepper.optimizers.load_state_dict(saved.optimizer or [])
+        if self.ranks.rank == 0:  # only its masks are stored; the others' begin anew
+            self.machine.set_randomness(saved.randomness or [])
+        self.best_model = saved.best_model
+        if state.ended and self.total_steps > state.total_steps:
+            state.ended, state.stale, state.report = None, 0, None  # its end is no end of the longer run
+        state.total_steps = self.total_steps
+        self.state = state
+        if self.out_dir is not None:
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            checkpoint.copy_best(path, self.out_dir)
+
+    def go(self, report: Callable[[Report], None], on_step: Callable[[int], None] | None) -> Result:
+        """Steps until the end. See `train`."""
+        if self.out_dir is not None:
+            checkpoint.open_folder(self.out_dir, self.config, self.data, self._notes())
+        state, per_step = self.state, self.config.tokens_per_step
+        if state.report is not None and state.report["step"] == state.step:
+            self._tell(report)
+        watch, clock = Watch(self.machine), _Clock()
+        trained, since = 0.0, state.step  # seconds and first step of the training since the last report
+        while not state.ended:
+            multiplier = schedule.multiplier(self.config, state.step, self.total_steps)
+            broken = watch.see(state.step, self.stepper.step(state.step, multiplier))
+            before, after = state.step * per_step, (state.step + 1) * per_step
+            state.step += 1
+            if on_step is not None:
+                on_step(after)
+            last = state.step == self.total_steps
+            rung = schedule.rung_reached(self.rungs, before, after)
+            due = last or rung is not None or schedule.crossed(self.eval_every, before, after)
+            every = self.config.checkpoint_every
+            save = due if every is None else last or schedule.crossed(every, before, after)
+            if broken is None and (due or save):
+                broken = watch.settle()
+            if broken is not None:
+                return self._diverged(f"loss or gradient norm not finite at step {broken + 1}", multiplier)
+            if not (due or save):
+                continue
+            trained += clock.lap(state)
+            if due:
+                speed = (state.step - since) * per_step / trained
+                made = self._measure(last, rung, self.config.learning_rate * multiplier, watch.gradient_norm, speed)
+                if not math.isfinite(made.metrics["val_loss"]):
+                    return self._diverged(f"val_loss not finite at step {state.step}", multiplier)
+                state.eval_seconds += clock.lap(state)
+                made.metrics.update(seconds=state.seconds, eval_seconds=state.eval_seconds)
+                written = self.out_dir / checkpoint.CHECKPOINT if save and self.out_dir else None
+                state.report = dataclasses.asdict(made) | {"checkpoint": written and str(written)}
+                trained, since = 0.0, state.step
+            if save:
+                self._save(checkpoint.CHECKPOINT)
+            if due:
+                self._tell(report)
+            clock.lap(state)
+        metrics = dict(state.report["metrics"]) if state.report else {}
+        return Result(state.ended, state.step, state.step * per_step, metrics, state.best)
+
+    def _measure(self, last: bool, rung: int | None, rate: float, norm: float, speed: float) -> Report:
+        """Score the model as it stands; note a new best; see whether this is the end."""
+        metrics = {"learning_rate": rate, "gradient_norm": norm, "tokens_per_second": speed}
+        state = self.state
+        done = state.step * self.config.tokens_per_step
+        val = self._evaluate(self.val_subset)
+        metrics["train_loss"] = self._evaluate(self.train_subset).loss
+        if not state.best or val.loss < state.best["val_loss"]:
+            state.best = {"step": state.step, "tokens": done, "val_loss": val.loss, "val_perplexity": val.perplexity}
+            state.stale = 0
+            self._keep_best()
+        else:
+            state.stale += 1
+        if last:
+            state.ended = "completed"
+        elif self.config.early_stop is not None and state.stale >= self.config.early_stop:
+            state.ended = "early_stopped"
+        if state.ended:
+            with self._weights(self.best_model if state.ended == "early_stopped" else None):
+                metrics["val_loss_subset"] = state.best["val_loss"] if state.ended == "early_stopped" else val.loss
+                if self.val_subset is not self.data.val or state.ended == "early_stopped":
+                    val = self._evaluate(self.data.val)
+        metrics.update(evaluate.metrics(val, self.config), peak_memory_mb=self.machine.peak_memory_mb())
+        return Report(state.step, done, rung, state.ended is not None, metrics)
+
+    def _evaluate(self, split: Split) -> evaluate.Evaluation:
+        return evaluate.evaluate(
+            self.stepper.model, split, self.config, self.data.token_bytes, self.machine, self.ranks
+        )
+
+    @contextlib.contextmanager
+    def _weights(self, weights: dict[str, Tensor] | None) -> Iterator[None]:
+        """Other weights for the time of the block; the training state goes into the checkpoint as it is."""
+        if weights is None:
+            yield
+            return
+        latest = _copied(self.stepper.model)
+        self.stepper.model.load_state_dict(weights)
+        try:
+            yield
+        finally:
+            self.stepper.model.load_state_dict(latest)
+
+    def _keep_best(self) -> None:
+        if self.config.early_stop is not None:
+            self.best_model = _copied(self.stepper.model)
+        self._save(checkpoint.BEST)
+
+    def _save(self, name: str) -> None:
+        """Write checkpoint.pt or best.pt, on the rank that writes, where there is a folder to write to."""
+        if self.out_dir is None:
+            return
+        whole = name == checkpoint.CHECKPOINT
+        eot = self.data.eot
+        if eot is not None and self.data.train.tokens[0] != eot:
+            eot = None  # the tokenizer has one, but a corpus of one document never showed it to the model
+        saved = Checkpoint(
+            config=self.config,
+            data_hash=self.data.hash,
+            n_classes=self.data.n_classes,
+            eot=eot,
+            model=self.stepper.model.state_dict(),
+            state=self.state,
+            optimizer=self.stepper.optimizers.state_dict() if whole else None,
+            randomness=self.machine.randomness() if whole else None,
+            best_model=self.best_model if whole else None,
+        )
+        checkpoint.save(self.out_dir / name, saved)
+
+    def _tell(self, report: Callable[[Report], None]) -> None:
+        """Hand out the state's report, now that all about it is on disk. What its receiver draws changes no mask."""
+        fields = dict(self.state.report or {})
+        fields["checkpoint"] = self.out_dir / checkpoint.CHECKPOINT if fields["checkpoint"] and self.out_dir else None
+        made = Report(**fields)
+        if self.out_dir is not None:
+            checkpoint.append_report(self.out_dir, made)
+        with self.machine.borrowed_randomness():
+            report(made)
+
+    def _diverged(self, what: str, multiplier: float) -> Result:
+        tokens_now = self.state.step * self.config.tokens_per_step
+        message = f"{what} ({tokens_now:,} tokens, learning rate {self.config.learning_rate * multiplier:.3g})"
+        metrics = dict(self.state.report["metrics"]) if self.state.report else {}
+        return Result("diverged", self.state.step, tokens_now, metrics, self.state.best, message)
+
+    def _notes(self) -> dict[str, str]:
+        return {
+            "data": f"{self.data.corpus}, {self.data.tokenizer}, hash {self.data.hash}",
+            "reports score": f"{self.val_subset.n_targets:,} of {self.data.val.n_targets:,} tokens of the validation "
+            f"split, hash {tokens.subset_hash(self.val_subset)[:16]}",
+            "parameters": f"{self.stepper.model.n_parameters():,}",
+            "torch": torch.__version__,
+        }
+
+
+class _Clock:
+    """Wall clock in laps: time with the caller's report is the caller's, and counted as the run's all the same."""
+
+    def __init__(self) -> None:
+        self._at = time.perf_counter()
+
+    def lap(self, state: State) -> float:
+        """Seconds since the last lap, added to the state's."""
+        before, self._at = self._at, time.perf_counter()
+        state.seconds += self._at - before
+        return self._at - before
+
+
+def _copied(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def default_eval_tokens(length: int) -> int:
+    """Tokens of the fixed subset for a run of `length`: with 20 reports, scoring stays under 3 % of the run."""
+    return min(max(length // 400, 2048), 2**20)

@@ -1,0 +1,217 @@
+"""Text from a trained model.
+
+    python -m trainer.sample out/stories --prompt "Once upon a time" --temperature 0.8 --top-k 50 --seed 1
+
+Probabilities come from the loss's own read-out: the softmax of a model trained on a square loss means nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data import tokenizers
+from data.errors import UserError
+from data.tokenizers import Tokenizer
+from models.config import GPTConfig
+from models.gpt import GPT
+from models.losses import log_probs
+from trainer import checkpoint
+
+Readout = Callable[[Tensor], Tensor]  # logits (N, C) -> log-probabilities (N, C)
+AT_ONCE = 32  # stories written side by side
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """The read-out of cross-entropy: (N, C) -> (N, C)."""
+    return torch.log_softmax(logits, -1)
+
+
+def sample(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str = "",
+    max_new_tokens: int = 500,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    seed: int = 1337,
+    *,
+    eot: int | None = None,
+    readout: Readout = softmax,
+) -> str:
+    """One continuation of `prompt`, with the prompt. See `samples`."""
+    many = samples(model, tokenizer, prompt, max_new_tokens, temperature, top_k, seed, n=1, eot=eot, readout=readout)
+    return many[0]
+
+
+def samples(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str = "",
+    max_new_tokens: int = 500,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    seed: int = 1337,
+    *,
+    n: int,
+    eot: int | None = None,
+    readout: Readout = softmax,
+) -> list[str]:
+    """n continuations of `prompt`, each with the prompt before it.
+
+    temperature: 0 takes the likeliest token each time. top_k: only the k likeliest are drawn from.
+    seed: sample i depends on (seed, i) alone, not on n. eot: the class that begins and ends documents, where the
+    training text had one: written before the prompt, and the end of a sample. Raises UserError for a prompt that the
+    tokenizer cannot encode.
+    """
+    if temperature < 0 or (top_k is not None and top_k < 1):
+        raise UserError(f"temperature {temperature}, top_k {top_k}: expected at least 0 and at least 1")
+    if not prompt and eot is None:
+        prompt = "\n"  # a model must be given something; nanoGPT's choice
+    start = ([] if eot is None else [eot]) + [int(i) for i in tokenizer.encode(prompt)]
+    generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(n)]
+    draw = partial(_draw, temperature=temperature, top_k=top_k)
+    texts = []
+    for first in range(0, n, AT_ONCE):
+        ids = _continue(model, start, max_new_tokens, eot, readout, draw, generators[first : first + AT_ONCE])
+        texts += [tokenizer.decode(row[eot is not None :]) for row in ids]
+    return texts
+
+
+def _continue(
+    model: GPT,
+    start: list[int],
+    max_new_tokens: int,
+    eot: int | None,
+    readout: Readout,
+    draw: Callable[[Tensor, torch.Generator], int],
+    generators: list[torch.Generator],
+) -> list[list[int]]:
+    """Rows of ids that begin with `start`, one per generator; the final EOT is left out."""
+    rows = [list(start) for _ in generators]
+    writing = list(range(len(rows)))
+    was_training = model.training
+    model.eval()
+    device = model.head_weight.device
+    for _ in range(max_new_tokens):
+        # all that still write are equally long: those that ended have left
+        window = torch.tensor([rows[i][-model.config.block_size :] for i in writing], device=device)  # (n, T)
+        with torch.no_grad():
+            logp = readout(model.logits(model(window)[:, -1]).float()).cpu()  # (n, C)
+        drawn = [(i, draw(logp[at], generators[i])) for at, i in enumerate(writing)]
+        for i, token in drawn:
+            if token != eot:
+                rows[i].append(token)
+        writing = [i for i, token in drawn if token != eot]
+        if not writing:
+            break
+    model.train(was_training)
+    return rows
+
+
+def _draw(logp: Tensor, generator: torch.Generator, temperature: float, top_k: int | None) -> int:
+    """One token from log-probabilities (C,)."""
+    if temperature == 0:
+        return int(logp.argmax())
+    scaled = logp / temperature
+    if top_k is not None and top_k < len(scaled):
+        kept, index = scaled.topk(top_k)
+        return int(index[torch.multinomial(kept.softmax(0), 1, generator=generator)])
+    return int(torch.multinomial(scaled.softmax(0), 1, generator=generator))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run folder holds: a model, its tokenizer, and how its logits are read."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    eot: int | None
+    readout: Readout
+
+    def write(self, prompt: str = "", n: int = 1, **options: Any) -> list[str]:
+        """n samples; options as in `samples`."""
+        return samples(self.model, self.tokenizer, prompt, n=n, eot=self.eot, readout=self.readout, **options)
+
+
+def load(run: Path) -> Trained:
+    """A run folder (its best weights where it has them, else the latest), or one checkpoint file of such a folder.
+
+    A nanoGPT `ckpt.pt` is read too; its folder must hold our tokenizer files, unless its vocabulary is GPT-2's.
+    Raises UserError for anything else.
+    """
+    if not run.exists():
+        raise UserError(f"{run}: no such run folder or checkpoint")
+    file = run
+    if run.is_dir():
+        names = (checkpoint.BEST, checkpoint.CHECKPOINT, "ckpt.pt")
+        file = next((run / name for name in names if (run / name).exists()), run / checkpoint.CHECKPOINT)
+    if file.name == "ckpt.pt":
+        return _load_nanogpt(file)
+    saved = checkpoint.load(file)
+    model = GPT(saved.config.model(saved.n_classes), torch.Generator())
+    model.load_state_dict(saved.model)
+    chosen, parameters = saved.config.chosen_readout, saved.config.loss_parameters
+
+    def readout(logits: Tensor) -> Tensor:
+        return log_probs(saved.config.loss, parameters, logits[:, : saved.n_classes], chosen)
+
+    return Trained(model, _tokenizer(file.parent), saved.eot, readout)
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    try:
+        return tokenizers.load(folder)
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} has no tokenizer ({Path(error.filename).name} is missing)") from None
+
+
+def _load_nanogpt(file: Path) -> Trained:
+    """A checkpoint that karpathy/nanoGPT's train.py wrote."""
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        model = GPT(GPTConfig(**saved["model_args"]), torch.Generator())
+        model.load_state_dict({name.removeprefix("_orig_mod."): value for name, value in saved["model"].items()})
+    except Exception as error:  # whatever is wrong with a file from elsewhere
+        raise UserError(f"{file}: not a nanoGPT checkpoint ({type(error).__name__}: {error})") from None
+    tokenizer = _tokenizer(file.parent)
+    return Trained(model, tokenizer, None, lambda logits: softmax(logits[:, : tokenizer.n_classes]))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m trainer.sample", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, help="a run folder, or a checkpoint file in one")
+    parser.add_argument("--prompt", default="", help="what the text begins with; default: a new document")
+    parser.add_argument("--num-samples", type=int, default=1, metavar="N")
+    parser.add_argument("--max-new-tokens", type=int, default=500, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0 takes the likeliest token")
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens only")
+    parser.add_argument("--seed", type=int, default=1337)
+    given = parser.parse_args(argv)
+    try:
+        trained = load(given.run)
+        texts = trained.write(
+            given.prompt,
+            given.num_samples,
+            max_new_tokens=given.max_new_tokens,
+            temperature=given.temperature,
+            top_k=given.top_k,
+            seed=given.seed,
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n---\n".join(texts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

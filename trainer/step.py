@@ -1,0 +1,127 @@
+"""One training step: rows, forward, backward, clip, update. The loop decides when; this file knows how.
+
+The parts beside the matrix products are kept cheap: rows are gathered in one go, AdamW is fused, and on a GPU the
+host never waits for the step it has just launched (`Watch`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from data import tokens
+from data.dataset import Dataset
+from models.gpt import GPT
+from models.losses import training_loss
+from trainer import optim
+from trainer.config import TrainConfig
+from trainer.device import Machine
+from trainer.distributed import Ranks
+
+
+class Objective(nn.Module):
+    """The model and its training loss as one module: what is compiled, and what DDP wraps."""
+
+    def __init__(self, model: GPT, config: TrainConfig, n_classes: int) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = config.loss
+        self.parameters_of_loss = config.loss_parameters
+        self.n_classes = n_classes
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x, y (B, T) int64 -> the mean loss over B·T targets, a scalar."""
+        hidden = self.model(x).flatten(0, 1)  # (B·T, D)
+        return training_loss(
+            self.loss, self.parameters_of_loss, hidden, self.model.head_weight, y.flatten(), self.n_classes
+        )
+
+
+class Stepper:
+    """The model, its optimizer and its rows.
+
+    The rows of a step are a pure function of (seed, step); initial weights come from a generator of their own.
+    """
+
+    def __init__(self, config: TrainConfig, data: Dataset, machine: Machine, ranks: Ranks) -> None:
+        self.machine, self.ranks = machine, ranks
+        self.rows_per_step = config.batch_size * config.gradient_accumulation_steps
+        self.first_row, self.n_rows = ranks.share(self.rows_per_step)
+        self.batch_size = min(config.batch_size, self.n_rows)
+        self.grad_clip = config.grad_clip or math.inf
+        self.batches = tokens.Batches(data.train, config.block_size, config.data_order, config.seed)
+        generator = torch.Generator().manual_seed(config.seed)
+        self.model = GPT(config.model(data.n_classes), generator).to(machine.device)
+        self.parameters = list(self.model.parameters())
+        self.optimizers = optim.build(self.model, config)
+        self._objective: Any = Objective(self.model, config, data.n_classes)
+        if config.compile:
+            self._objective = torch.compile(self._objective)
+        if ranks.size > 1:
+            self._objective = DistributedDataParallel(self._objective)
+
+    def step(self, step: int, multiplier: float) -> Tensor:
+        """Train on the rows of `step` at `multiplier` times the peak rate. Returns (2,): loss, gradient norm."""
+        self.model.train()
+        at, end = self.first_row, self.first_row + self.n_rows
+        total = torch.zeros((), device=self.machine.device)
+        while at < end:
+            count = min(self.batch_size, end - at)
+            x, y = self.batches.rows(step * self.rows_per_step + at, count)
+            at += count
+            with self._synchronised(at == end):
+                with self.machine.autocast():
+                    loss = self._objective(self.machine.put(x), self.machine.put(y))
+                loss = loss * (count / self.rows_per_step)  # a mean of means, whatever the sizes
+                (loss * self.ranks.size).backward()  # DDP divides the sum of gradients by the number of ranks
+            total += loss.detach()
+        self.ranks.add(total)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)
+        self.optimizers.scale(multiplier)
+        self.optimizers.step()
+        self.optimizers.zero_grad()
+        return torch.stack([total, norm])
+
+    def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[object]:
+        """Ranks exchange gradients once a step, with its last forward pass."""
+        return contextlib.nullcontext() if last or self.ranks.size == 1 else self._objective.no_sync()
+
+
+class Watch:
+    """Sees that loss and gradient norm stay finite: at once on a CPU, one step late on a GPU.
+
+    Reading a number from a GPU waits for everything launched before it. The copy of step k is launched behind
+    step k and read after k + 1 has been launched, so that the GPU always has work.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._gpu = machine.device.type == "cuda"
+        self._pending: tuple[int, Tensor, Any] | None = None
+        self.gradient_norm = math.nan
+
+    def see(self, step: int, values: Tensor) -> int | None:
+        """values (2,) from `Stepper.step`. The first step found not finite, or None."""
+        found = self.settle() if self._gpu else None
+        copied = None
+        if self._gpu:
+            values = torch.empty(2, pin_memory=True).copy_(values, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+        self._pending = (step, values, copied)
+        return found if self._gpu else self.settle()
+
+    def settle(self) -> int | None:
+        """Read what is still on its way."""
+        if self._pending is None:
+            return None
+        step, values, copied = self._pending
+        self._pending = None
+        if copied is not None:
+            copied.synchronize()
+        loss, self.gradient_norm = values.tolist()
+        return None if math.isfinite(loss) and math.isfinite(self.gradient_norm) else step
