@@ -31,7 +31,7 @@ from trainer.config import TrainConfig, replace
 from trainer.yaml_file import Place, YamlFile
 
 # what no search may vary, and why
-_FIXED = {
+FIXED = {
     "corpus": "trials on different text cannot be compared; make one study for each corpus",
     "split": "trials on different text cannot be compared; make one study for each split",
     "eval_tokens": "at a rung all trials are compared on the same validation text; set it in the base",
@@ -168,8 +168,8 @@ def _check_field(name: str, parameter: Parameter, field: str, spec: StudySpec, f
             index = next(i for i, value in enumerate(parameter.choice or []) if field in value)
             where = _at(file, name, "choice", index, field)
         raise UserError(f"{where}: unknown parameter; {nearest(field, TrainConfig.model_fields)}")
-    if field in _FIXED:
-        raise UserError(f"{where}: {field} cannot be searched: {_FIXED[field]}")
+    if field in FIXED:
+        raise UserError(f"{where}: {field} cannot be searched: {FIXED[field]}")
     if field in spec.set:
         given = file.where(("set", field)) if ("set", field) in file.lines else f"--set {field}"
         raise UserError(f"{given}: {field} is searched too ({where}); remove one of them")
