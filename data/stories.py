@@ -39,7 +39,7 @@ def generate_with_nll(seed: int, index: int) -> tuple[str, float]:
 
 
 def generate(seed: int, index: int) -> str:
-    """Document `index` of stream `seed`: 4 paragraphs, about 105 words and 530 bytes of, ASCII, no newline at the end."""
+    """Document `index` of stream `seed`: 4 paragraphs, about 105 words, 530 bytes of ASCII, no newline at the end."""
     return generate_with_nll(seed, index)[0]
 
 

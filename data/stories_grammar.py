@@ -197,7 +197,7 @@ class Language:
             for variable in option.new:
                 word = self._rows[variable][known[self._variables[variable].given]].by_text.get(match[groups[variable]])
                 if word is None:
-                    raise _leaves(text, match.start(groups[variable]), f"a {variable} that cannot be here")
+                    raise _leaves(text, match.start(groups[variable]), f"this {variable} cannot be here")
                 nats += word.nats
                 known.update(word.known)
             for slot, group in slots:

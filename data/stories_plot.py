@@ -65,7 +65,7 @@ NEED = {
 GOING = _lines(
     (5, "One {weather} {time}, {name} went to the {place}."),
     (3, "One {weather} {time}, {he} went to the {place} to find {one}."),
-    (2, "On a {weather} {time}, {he} looked for {one} at the {place}."),
+    (2, "On a {weather} {time}, {he} looked for {one} {at} the {place}."),
     (1, "Then, on a {weather} {time}, {name} came to the {place}."),
 )
 
@@ -83,7 +83,7 @@ WEATHER = _each(
 MEETING = _lines(
     (5, "There {he} met {look} {friend} named {pal}."),
     (3, "{He} saw {look} {friend} named {pal} {doing}."),
-    (2, "Soon {he} met {look} {friend} called {pal}."),
+    (2, "{He} met {look} {friend} called {pal} there."),
 )
 
 _POLITE = _lines(
@@ -91,13 +91,12 @@ _POLITE = _lines(
     (2, '"I am looking for {my} {color} {thing}," said {name}.', "asked"),
     (2, '"Please help me find {my} {color} {thing}," {he} said.', "asked"),
 )
-_QUIET = _lines((12, ""))
 _SHY = _lines((5, '"Have you seen {my} {color} {thing}?" whispered {name}.', "asked"))
 _RUDE = _lines((5, '"I need {my} {color} {thing} now," said {name}.', "asked"))
 _CURIOUS = _lines((5, '"Do you know where {my} {color} {thing} could be?" asked {name}.', "asked"))
 
 ASKING = _each(
-    _QUIET,
+    _lines((12, "")),
     {
         "shy": _POLITE[:1] + _SHY, "proud": _POLITE + _RUDE, "lazy": _POLITE, "greedy": _POLITE[1:] + _RUDE,
         "grumpy": _POLITE[1:2] + _RUDE, "brave": _POLITE, "curious": _POLITE + _CURIOUS,
@@ -268,7 +267,7 @@ MORAL = {
     "brave": _lines(
         (3, "From then on, {name} and {pal} were never apart."),
         (2, "{name} learned that even the brave need a friend."),
-        (2, "After that, the brave {kind} helped everyone at the {place}."),
+        (2, "After that, the brave {kind} helped everyone {at} the {place}."),
     ),
     "curious": _lines(
         (3, "From then on, {name} and {pal} explored the {place}."),

@@ -226,6 +226,11 @@ FORMS = {
         "sunny": {"sun": "sun"}, "rainy": {"sun": "rain"}, "windy": {"sun": "wind"},
         "snowy": {"sun": "snow"}, "foggy": {"sun": "fog"},
     },
+    "place": {
+        **{place: {"at": "in"} for place in ("forest", "garden", "meadow", "park")},
+        **{place: {"at": "at"} for place in ("beach", "farm", "lake", "river")},
+        "hill": {"at": "on"},
+    },
     "need": {"want": {"one": "one", "my": "a", "a": "a"}, "lost": {"one": "it", "my": "my", "a": "the"}},
     "where": {
         "high in a tree": {"spot": "tree"}, "on an old roof": {"spot": "roof"},

@@ -271,7 +271,7 @@ def test_a_story_ends_where_it_ends() -> None:
 
 def test_the_same_seed_gives_the_same_bytes_everywhere() -> None:
     text = "\n\n".join(stories.documents(1000, seed=0)).encode()
-    assert hashlib.sha256(text).hexdigest() == "38a80383fd803130d0088894d2c772f65eb8ada3284a44d13421b5c69e60abf7"
+    assert hashlib.sha256(text).hexdigest() == "6abda1c1a6cc060fc7ed2e38664dc3a91a06f85e58a2f33f90141a15355e335e"
 
 
 def test_documents_are_the_stream_of_their_seed_and_streams_differ() -> None:
@@ -321,7 +321,7 @@ def test_hero_thing_and_weather_stay_the_same_from_beginning_to_end(told: list[t
 # ---------------------------------------------------------------- judging what a model wrote
 
 TALE = """Once there was a proud little lion named Mia. One night she lost her blue book.
-On a sunny morning, she looked for it at the beach. Soon she met a wise turtle called Bruno.
+On a sunny morning, she looked for it at the beach. She met a wise turtle called Bruno there.
 They looked and saw the blue book on an island. Mia tried three times, but could not get it. She felt sad. Bruno \
 swam across and brought the book back.
 "Thank you, Bruno!" said Mia. The two friends read the book until noon. Mia learned that nobody can do everything \
@@ -338,12 +338,12 @@ def test_this_tale_is_a_story() -> None:
     [
         ("One night she lost her", "One night he lost her", "the story so far says 'she'"),
         ("lost her blue", "lost his blue", "the story so far says 'her'"),
-        ("on an island", "high in a tree", "a where that cannot be here"),  # turtles do not fly
+        ("on an island", "high in a tree", "this where cannot be here"),  # turtles do not fly
         ("the blue book on", "the green book on", "the story so far says 'blue'"),
         ("the blue book on", "a blue book on", "the story so far says 'the'"),  # she had lost it
         ("brought the book back", "brought the ball back", "the story so far says 'book'"),
         ("Bruno swam", "So the frog swam over and carried the book back. Bruno swam", "says 'turtle'"),
-        ("until noon", "until bedtime", "a end that cannot be here"),  # it was morning
+        ("until noon", "until bedtime", "this end cannot be here"),  # it was morning
         ("nobody can do everything alone", "a smile can change a bad day", "step 'moral'"),  # Mia was proud
         ("She felt sad. ", "", "step 'feeling line'"),
         ("\nThey looked", " They looked", "step 'finding'"),
