@@ -209,9 +209,17 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _open_split(folder: Path) -> Split:
-    # plain arrays over the map: np.memmap is slower to index and would drag its file along when it is pickled
-    arrays = {file.stem: np.asarray(np.load(file, mmap_mode="r")) for file in folder.glob("*.npy")}
-    return Split(arrays["tokens"], arrays["doc_starts"], arrays.get("floor_nll"))
+    floor = folder / "floor_nll.npy"
+    return Split(
+        tokens=_open_array(folder / "tokens.npy"),
+        doc_starts=_open_array(folder / "doc_starts.npy"),
+        floor_nll=_open_array(floor) if floor.exists() else None,
+    )
+
+
+def _open_array(file: Path) -> np.ndarray:
+    # a plain array over the map: np.memmap is slower to index, and drags its file name along when it is pickled
+    return np.asarray(np.load(file, mmap_mode="r"))
 
 
 @contextmanager

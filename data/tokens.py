@@ -31,7 +31,8 @@ class Batches:
     epoch: in each epoch every token is a target at most once: the stream, taken as a ring, is turned by a random
         amount, cut into windows, and the windows come in random order. What is left over (less than one block) is a
         different piece in each epoch.
-    The ring is seamless for several documents: the stream begins and ends with EOT.
+    The ring is seamless for several documents, as the stream begins and ends with EOT; that of a one-document
+    corpus has its seam in one window of an epoch.
     """
 
     def __init__(self, split: Split, block_size: int, order: Order, seed: int) -> None:

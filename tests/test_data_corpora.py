@@ -96,6 +96,7 @@ BAD_FILES: list[tuple[str, bytes | None, str]] = [
     ("text:{}/a", b"<|endoftext|>\n<|endoftext|>\n", "separators and no text"),
     ("text:{}/a", b"ok\nok\nab\xffc", r"not UTF-8 text: byte 8 \(line 3\) is 0xFF"),
     ("text:{}/a", b"x\n" * 600_000 + b"\xe2\x82", r"byte 1200000 \(line 600001\) is 0xE2"),
+    ("text:{}/a", b"x\n" * 524_287 + b"x\xe2\xff", r"byte 1048575 \(line 524288\) is 0xE2"),  # cut by a chunk
     ("text:{}/a", "Hello".encode("utf-16"), "not UTF-8 text: byte 0|full of NUL"),
     ("text:{}/a", "Hello".encode("utf-16-le"), "full of NUL bytes"),
     ("text:{}/a", bytes(100), "full of NUL bytes"),

@@ -1,0 +1,319 @@
+"""Prepared corpora: nothing of the text is lost, the work is done once, and nothing half-written stays."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import encode, stories
+from data.corpora import STORIES_SEED
+from data.dataset import Dataset, Split
+from data.errors import UserError
+from data.prepare import default_cache, load_test, open_dataset, prepare, token_dtype
+from data.tokenizers import Tokenizer, load
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [f"Story {i} said “hello”.\r\nThe <|endoftext|> end{'!' * i}\x00" for i in range(40)]
+
+
+def write(folder: Path, documents: list[str], name: str = "a.txt") -> str:
+    (folder / name).write_bytes("\n<|endoftext|>\n".join(documents).encode())
+    return f"text:{folder}/{name}"
+
+
+def decoded(split: Split, tokenizer: Tokenizer) -> list[str]:
+    """The documents of a split; checks that its layout is what data.dataset.Split says."""
+    assert split.doc_starts[0] == 1
+    assert split.doc_starts[-1] == len(split.tokens)
+    if tokenizer.eot is None:
+        return [tokenizer.decode(split.tokens)]
+    assert split.tokens[0] == tokenizer.eot
+    assert (split.tokens[split.doc_starts[1:] - 1] == tokenizer.eot).all()
+    pairs = zip(split.doc_starts[:-1], split.doc_starts[1:], strict=True)
+    return [tokenizer.decode(split.tokens[start : stop - 1]) for start, stop in pairs]
+
+
+def all_splits(dataset: Dataset) -> dict[str, Split]:
+    return {"train": dataset.train, "val": dataset.val, "test": load_test(dataset.path)}
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "bpe:280"])
+def test_the_documents_come_back_from_the_splits(
+    tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "CHUNK", 300)  # several tasks
+    dataset = prepare(write(tmp_path, DOCUMENTS), tokenizer, cache=tmp_path / "cache")
+    found = {split: decoded(part, load(dataset.path)) for split, part in all_splits(dataset).items()}
+    assert sorted(text for texts in found.values() for text in texts) == sorted(DOCUMENTS)
+    assert {split: len(part) for split, part in found.items()} == {"train": 36, "val": 2, "test": 2}
+    for split, texts in found.items():
+        assert texts == [document for document in DOCUMENTS if document in texts]  # in the order of the corpus
+        n_tokens = len(all_splits(dataset)[split].tokens)
+        n_bytes = sum(len(text.encode()) for text in texts)
+        assert dataset.meta["splits"][split] == {"documents": len(texts), "bytes": n_bytes, "tokens": n_tokens}
+        assert dataset.token_bytes[all_splits(dataset)[split].tokens].sum() == n_bytes
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "bpe:280"])
+@pytest.mark.parametrize("rule", ["documents", "nanogpt"])
+def test_one_document_comes_back_in_contiguous_splits(
+    tokenizer: str, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "CHUNK", 300)
+    text = "\n".join(DOCUMENTS) + "\r\n\n"
+    dataset = prepare(write(tmp_path, [text]), tokenizer, rule, cache=tmp_path / "cache")
+    kept = load(dataset.path)
+    parts = [kept.decode(split.tokens) for split in (dataset.train, dataset.val)]
+    parts += [kept.decode(load_test(dataset.path).tokens)] if rule == "documents" else []
+    assert "".join(parts) == text
+    assert len(parts[0]) == int(0.9 * len(text))
+    assert dataset.train.doc_starts.tolist() == [1, len(dataset.train.tokens)]
+    assert dataset.train.n_docs == 1
+
+
+def test_nanogpts_split_of_shakespeare_is_exact(sample_data: Path, tmp_path: Path) -> None:
+    corpus = f"text:{sample_data}/shakespeare/input.txt"
+    dataset = prepare(corpus, "char", "nanogpt", cache=tmp_path)
+    text = (sample_data / "shakespeare" / "input.txt").read_text()
+    ids = {character: i for i, character in enumerate(sorted(set(text)))}  # nanoGPT's data/shakespeare_char/prepare.py
+    assert (len(dataset.train.tokens), len(dataset.val.tokens), dataset.n_classes) == (1_003_854, 111_540, 65)
+    assert dataset.eot is None
+    assert dataset.val.tokens.tolist() == [ids[character] for character in text[int(len(text) * 0.9) :]]
+    with pytest.raises(UserError, match="has no test split; use split: documents"):
+        load_test(dataset.path)
+    gpt2 = prepare(corpus, f"gpt2:{sample_data}/gpt2/gpt2.tiktoken", "nanogpt", cache=tmp_path)
+    assert (len(gpt2.train.tokens), len(gpt2.val.tokens)) == (301_966, 36_059)  # nanoGPT's data/shakespeare/readme.md
+
+
+def test_stories_carry_their_exact_floor(tmp_path: Path) -> None:
+    dataset = prepare("stories:300", "bpe:300", cache=tmp_path)
+    kept = load(dataset.path)
+    for name, split in all_splits(dataset).items():
+        assert split.floor_nll is not None
+        texts = decoded(split, kept)
+        assert split.floor_nll == pytest.approx([stories.nll(text) for text in texts])
+        assert dataset.meta["splits"][name]["floor_nats"] == pytest.approx(split.floor_nll.sum())
+    assert decoded(dataset.train, kept)[0] in {stories.generate(STORIES_SEED, i) for i in range(300)}
+
+
+@pytest.mark.parametrize(
+    ("n_classes", "dtype"), [(2, "<u2"), (65536, "<u2"), (65537, "<u4"), (1 << 32, "<u4"), ((1 << 32) + 1, None)]
+)
+def test_tokens_are_as_narrow_as_the_vocabulary_allows(n_classes: int, dtype: str | None) -> None:
+    if dtype:
+        assert token_dtype(n_classes) == np.dtype(dtype)
+        assert np.iinfo(token_dtype(n_classes)).max >= n_classes - 1
+    else:
+        with pytest.raises(UserError, match="4,294,967,297 classes does not fit a 32-bit token"):
+            token_dtype(n_classes)
+
+
+def test_a_vocabulary_beyond_16_bits_is_kept(tmp_path: Path) -> None:
+    text = "".join(map(chr, range(0x20000, 0x20000 + 65_537)))
+    dataset = prepare(write(tmp_path, [text]), "char", cache=tmp_path / "cache")
+    assert dataset.train.tokens.dtype == np.uint32
+    assert load_test(dataset.path).tokens[-1] == 65_536
+
+
+def test_arrays_are_mapped_and_cannot_be_written(tmp_path: Path) -> None:
+    dataset = prepare(write(tmp_path, DOCUMENTS), "char", cache=tmp_path / "cache")
+    assert isinstance(dataset.train.tokens.base, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        dataset.train.tokens[0] = 0
+
+
+def test_the_hash_depends_on_content_and_tokenizer_only(tmp_path: Path) -> None:
+    def content_hash(documents: list[str], tokenizer: str, place: str) -> str:
+        (tmp_path / place).mkdir(exist_ok=True)
+        return prepare(write(tmp_path / place, documents), tokenizer, cache=tmp_path / f"cache-{place}").hash
+
+    first = content_hash(DOCUMENTS, "bpe:280", "here")
+    assert content_hash(DOCUMENTS, "bpe:280", "there") == first
+    jsonl = tmp_path / "c.jsonl"
+    jsonl.write_text("\n".join(json.dumps({"text": document}) for document in DOCUMENTS))
+    assert prepare(f"jsonl:{jsonl}", "bpe:280", cache=tmp_path / "cache").hash == first
+    others = [content_hash(DOCUMENTS, "bpe:281", "here"), content_hash(DOCUMENTS, "char", "here")]
+    changed = [DOCUMENTS[0].replace("S", "T"), *DOCUMENTS[1:]]
+    assert len({first, *others, content_hash(changed, "bpe:280", "here")}) == 4
+
+
+def made_at(dataset: Dataset) -> int:
+    return (dataset.path / "meta.json").stat().st_mtime_ns
+
+
+def test_the_same_text_is_prepared_once_and_a_changed_file_anew(tmp_path: Path) -> None:
+    corpus = write(tmp_path, DOCUMENTS)
+    first = prepare(corpus, "char", cache=tmp_path / "cache")
+    again = prepare(corpus, "char", cache=tmp_path / "cache")
+    assert (again.path, made_at(again), again.hash) == (first.path, made_at(first), first.hash)
+    times = (tmp_path / "a.txt").stat().st_atime_ns, (tmp_path / "a.txt").stat().st_mtime_ns
+    write(tmp_path, [DOCUMENTS[0].replace("S", "T"), *DOCUMENTS[1:]])
+    os.utime(tmp_path / "a.txt", ns=times)  # same name, size and time
+    changed = prepare(corpus, "char", cache=tmp_path / "cache")
+    assert changed.path != first.path
+    assert changed.hash != first.hash
+
+
+def test_the_test_split_is_not_opened_by_a_search(tmp_path: Path) -> None:
+    dataset = prepare(write(tmp_path, DOCUMENTS), "char", cache=tmp_path / "cache")
+    shutil.rmtree(dataset.path / "test")
+    assert open_dataset(dataset.path).hash == dataset.hash
+    with pytest.raises(FileNotFoundError):
+        load_test(dataset.path)
+
+
+def test_what_is_not_a_prepared_corpus_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a prepared corpus \(it has no meta.json\)"):
+        open_dataset(tmp_path)
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from data.prepare import prepare
+dataset = prepare(sys.argv[1], "bpe:300", cache=Path(sys.argv[2]))
+print(dataset.hash, (dataset.path / "meta.json").stat().st_ino)
+"""
+
+
+def start_preparing(corpus: str, cache: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PREPARE, corpus, str(cache)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_prepare_a_corpus_once(tmp_path: Path) -> None:
+    children = [start_preparing("stories:3000", tmp_path) for _ in range(2)]
+    results = [child.communicate(timeout=120) for child in children]
+    assert [child.returncode for child in children] == [0, 0], results
+    assert results[0][0] == results[1][0]
+    assert sorted(entry.name.partition("-")[0] for entry in tmp_path.iterdir()) == ["locks", "stories"]
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    corpus = write(tmp_path, DOCUMENTS)
+    folder = prepare(corpus, "char", cache=cache).path
+    (cache / f"{folder.name}.tmp").mkdir()
+    folder.rename(cache / f"{folder.name}.tmp" / "dataset")
+    dataset = prepare(corpus, "char", cache=cache)
+    assert dataset.train.n_docs == 36
+    assert sorted(entry.name for entry in cache.iterdir()) == sorted(["locks", folder.name])
+
+
+@pytest.mark.parametrize(
+    ("documents", "tokenizer", "rule", "message"),
+    [
+        (DOCUMENTS, "bpe:5000", "documents", "too short a text for bpe:5000"),
+        (DOCUMENTS, "char", "nanogpt", "40 documents; use split: documents"),
+        (DOCUMENTS, "char", "nanogtp", r"split: nanogtp is not known; did you mean nanogpt\?"),
+        (DOCUMENTS, "chr", "documents", r"did you mean char\?"),
+        (DOCUMENTS, "gpt2:/no/such/file", "documents", "cannot read /no/such/file"),
+        (["ab" * 20], "bpe:258", "documents", "too short a corpus: val has 1 tokens"),
+        (["tiny"], "char", "documents", "too short a corpus"),
+        (["a", "b"], "char", "documents", "2 different documents cannot make"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(
+    documents: list[str], tokenizer: str, rule: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        prepare(write(tmp_path, documents), tokenizer, rule, cache=tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+    left = [entry for entry in (tmp_path / "cache").rglob("*") if entry.suffix != ".lock" and entry.name != "locks"]
+    assert left == []
+
+
+def test_a_cache_that_cannot_be_made_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match=r"cannot write to the cache .*cache .*set NANOSWEEP_CACHE"):
+        prepare(write(tmp_path, DOCUMENTS), "char", cache=tmp_path / "cache")
+
+
+def test_the_cache_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NANOSWEEP_CACHE", str(tmp_path))
+    assert default_cache() == tmp_path
+    monkeypatch.delenv("NANOSWEEP_CACHE")
+    assert default_cache() == Path.home() / ".cache" / "nanosweep"
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from data.errors import UserError
+from data.prepare import prepare
+cache = Path(sys.argv[1])
+for corpus in sys.argv[2:]:
+    try:
+        prepare(corpus, "char", cache=cache)
+    except UserError as error:
+        print(error)
+print([entry.name for entry in cache.iterdir()])
+"""
+ON_A_SMALL_DISK = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+
+
+def test_a_full_disk_is_said_so_and_nothing_half_written_stays(tmp_path: Path) -> None:
+    """On a real file system of one megabyte, full while writing stories (in a child) or tokens."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=1m tmpfs {disk}"
+    probe = subprocess.run([*ON_A_SMALL_DISK, mount], capture_output=True, text=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"needs to mount a small file system: {probe.stderr.strip()}")
+    (tmp_path / "long.txt").write_text("a line of text\n" * 100_000)
+    run = f'{mount} && exec "$@"'
+    command = [sys.executable, "-c", FULL_DISK, str(disk), "stories:9000", f"text:{tmp_path}/long.txt"]
+    result = subprocess.run([*ON_A_SMALL_DISK, run, "sh", *command], cwd=ROOT, capture_output=True, text=True)
+    lines = result.stdout.splitlines()
+    assert len(lines) == 3, result.stderr
+    assert all(line.startswith(f"no space left in {disk} ") for line in lines[:2])
+    assert lines[2] == "['locks']"
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where no file system can be mounted: the third array written meets a full disk."""
+    written: list[Path] = []
+
+    class Full(encode.NpyWriter):
+        def __init__(self, path: Path, dtype: np.dtype[np.generic]) -> None:
+            written.append(path)
+            if len(written) == 3:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().__init__(path, dtype)
+
+    monkeypatch.setattr(encode, "NpyWriter", Full)
+    with pytest.raises(UserError, match=r"no space left in .* make room, or set NANOSWEEP_CACHE"):
+        prepare(write(tmp_path, DOCUMENTS), "char", cache=tmp_path / "cache")
+    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == ["locks"]
+
+
+def test_progress_is_shown_only_when_asked_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    prepare(write(tmp_path, DOCUMENTS), "char", cache=tmp_path / "quiet")
+    assert capfd.readouterr() == ("", "")
+    prepare("stories:50", "bpe:280", cache=tmp_path / "shown", progress=True)
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    for label in ("writing stories", "training bpe:280", "tokenising train", "tokenising test"):
+        assert label in shown.err
+
+
+WITHOUT = """
+import sys
+from pathlib import Path
+from data.prepare import prepare
+prepare(sys.argv[1], "char", cache=Path(sys.argv[2]))
+print(sorted({"torch", "datasets", "tokenizers", "tiktoken", "rich", "pandas", "pyarrow"} & set(sys.modules)))
+"""
+
+
+def test_preparing_text_by_characters_loads_no_heavy_library(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT, write(tmp_path, DOCUMENTS), str(tmp_path / "cache")]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"

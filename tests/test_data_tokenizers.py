@@ -1,0 +1,245 @@
+"""Tokenizers: what goes in comes out, whatever it is, and a tokenizer is the same in every process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from data import bpe
+from data.bpe import RANKS_URL, load_gpt2, train_bpe
+from data.documents import pieces
+from data.errors import UserError
+from data.stories import generate
+from data.tokenizers import BpeTokenizer, CharTokenizer, Tokenizer, characters_of, check_name, load
+
+HOSTILE = [
+    "",
+    "plain words, it's 2024's",
+    "emoji 🐈‍⬛ 👩‍👩‍👧 🇩🇪",
+    "mojibake â€œWowâ€\x9d ï»¿",
+    "CRLF\r\nlone\rCR\n\r\n\r",
+    "NUL\x00\x00 and \x1c\x7f\x85\xa0\u2028\u3000 controls",
+    "a literal <|endoftext|> inside\n<|endoftext|>\nit",
+    "é vs e\u0301, ﬁ, Ω, 字典, עברית, \U0010ffff\ue000",
+    "word" * 3000,
+    " " * 3000 + "x\n" + "\n" * 3000 + "\t \t",
+]
+
+
+@cache
+def trained() -> BpeTokenizer:
+    return train_bpe((generate(0, i) for i in range(50)), 400, "stories")
+
+
+def tokenizer_for(kind: str, text: str) -> Tokenizer:
+    return CharTokenizer(characters_of([text, "a"]), ends=True) if kind == "char" else trained()
+
+
+@pytest.fixture
+def gpt2(sample_data: Path, tmp_path: Path) -> BpeTokenizer:
+    return load_gpt2(f"gpt2:{sample_data}/gpt2/gpt2.tiktoken", tmp_path)
+
+
+def check_round_trip(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.eot not in ids  # whatever a document says, it does not end it
+    assert tokenizer.token_bytes[ids].sum() == len(text.encode("utf-8"))
+    assert len(ids) == 0 or ids.max() < tokenizer.n_classes
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=[text[:12].encode("unicode_escape").decode() for text in HOSTILE])
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_hostile_text_comes_back_unchanged(kind: str, text: str) -> None:
+    check_round_trip(tokenizer_for(kind, text), text)
+
+
+@given(st.text())
+@example("\r\n")
+@settings(max_examples=300, deadline=None)
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_any_unicode_comes_back_unchanged(kind: str, text: str) -> None:
+    check_round_trip(tokenizer_for(kind, text), text)
+
+
+def test_gpt2_is_gpt2(gpt2: BpeTokenizer) -> None:
+    assert gpt2.encode("hello world").tolist() == [31373, 995]
+    assert (gpt2.n_classes, gpt2.eot, gpt2.name) == (50257, 50256, "gpt2")
+    assert gpt2.decode([31373, 50256]) == "hello<|endoftext|>"
+    for text in HOSTILE:
+        check_round_trip(gpt2, text)
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+@pytest.mark.parametrize("text", ["abc\ud83d", "abc\udc00def"])
+def test_half_a_character_is_refused_with_its_place(kind: str, text: str) -> None:
+    with pytest.raises(UserError, match=r"lone surrogate U\+D[8C][30][D0] at character 3"):
+        tokenizer_for(kind, "abc").encode(text)
+
+
+def test_a_prompt_with_a_character_the_corpus_lacks_is_refused_by_name() -> None:
+    tokenizer = CharTokenizer("abc", ends=False)
+    for prompt in ("ab€", "ab!"):
+        with pytest.raises(UserError, match=rf"character '{prompt[2]}' .* at position 2 .*vocabulary.*'abc'"):
+            tokenizer.encode(prompt)
+
+
+def test_char_has_nanogpts_65_classes(sample_data: Path) -> None:
+    text = (sample_data / "shakespeare" / "input.txt").read_text()
+    tokenizer = CharTokenizer(characters_of([text]), ends=False)
+    assert tokenizer.n_classes == 65
+    assert list(tokenizer.characters) == sorted(set(text))
+    assert tokenizer.eot is None
+
+
+@pytest.mark.parametrize("n_classes", [257 + 1, 300, 400])
+def test_bpe_has_the_classes_it_was_asked_for(n_classes: int) -> None:
+    tokenizer = train_bpe((generate(0, i) for i in range(50)), n_classes, "stories")
+    assert tokenizer.n_classes == n_classes == len(tokenizer.token_bytes)
+    assert tokenizer.eot == n_classes - 1
+    assert (tokenizer.token_bytes == 0).sum() == 1
+    assert sorted(tokenizer.ranks.values()) == list(range(n_classes - 1))
+
+
+def test_bpe_that_a_text_is_too_short_for_names_what_it_yields() -> None:
+    with pytest.raises(UserError, match=r"tiny: too short a text for bpe:5000: .* yields 2\d\d classes; use bpe:2\d\d"):
+        train_bpe(["a short text, a short text"], 5000, "tiny")
+
+
+def test_tiktoken_encodes_as_the_library_that_trained(sample_data: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    text = (sample_data / "tinystories" / "sample.txt").read_text()[:60_000] + "".join(HOSTILE)
+    other = Tokenizer(models.BPE())
+    other.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    other.train_from_iterator([text], trainers.BpeTrainer(vocab_size=899, initial_alphabet=alphabet))
+    assert train_bpe([text], 900, "sample").encode(text).tolist() == other.encode(text).ids
+
+
+TRAIN = """
+import hashlib
+from data.bpe import train_bpe
+from data.stories import generate
+from data.tokenizers import dump_ranks
+print(hashlib.sha256(dump_ranks(train_bpe((generate(0, i) for i in range(300)), 900, "stories").ranks)).hexdigest())
+"""
+
+
+def test_the_same_text_trains_the_same_bpe_in_every_process() -> None:
+    digests = set()
+    for threads in ("1", "2"):
+        environment = {**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": threads}
+        command = [sys.executable, "-c", TRAIN]
+        digests.add(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("tokenizer", [CharTokenizer('a"é\x00🐈\r', ends=True), trained()], ids=["char", "bpe"])
+def test_what_is_saved_loads_as_the_same_tokenizer(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    assert load(tmp_path) == tokenizer
+    assert {file.suffix for file in tmp_path.iterdir()} <= {".json", ".tiktoken"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("char", "char"), ("gpt2", "gpt2"), ("gpt2:/some/file", "gpt2"), ("bpe:0512", "bpe:512"), ("bpe:258", "bpe:258")],
+)
+def test_a_tokenizer_is_known_by_name(name: str, kept: str) -> None:
+    assert check_name(name) == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("chars", r"did you mean char\?"),
+        ("gpt-2", r"did you mean gpt2\?"),
+        ("bpe:", "write bpe:N"),
+        ("bpe:1k", "write bpe:N"),
+        ("bpe:257", "258 <= N"),
+        ("bpe:9999999999", "N <= 4,294,967,296"),
+        ("char:x", "not known"),
+    ],
+)
+def test_an_unknown_tokenizer_is_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_name(name)
+
+
+# --- GPT-2's ranks without a network ---
+
+
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpe, "RANKS_URL", "http://127.0.0.1:9/r50k_base.tiktoken")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "tiktoken"))
+    monkeypatch.delenv("NANOSWEEP_GPT2_RANKS", raising=False)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_gpt2_comes_from_the_variable(sample_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NANOSWEEP_GPT2_RANKS", f"{sample_data}/gpt2/gpt2.tiktoken")
+    assert load_gpt2("gpt2", tmp_path).n_classes == 50257
+
+
+def test_gpt2_comes_from_tiktokens_cache(sample_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NANOSWEEP_GPT2_RANKS", raising=False)
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    shutil.copy(sample_data / "gpt2" / "gpt2.tiktoken", tmp_path / hashlib.sha1(RANKS_URL.encode()).hexdigest())
+    assert load_gpt2("gpt2", tmp_path / "cache").n_classes == 50257
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read .*: No such file"),
+        (b"not a ranks file", "is not a tiktoken ranks file"),
+        (b"\x80\xff \xfe", "is not a tiktoken ranks file"),
+        (b"IQ== 0\nIg== 1\n", "holds 2 ranks that are not GPT-2's"),
+    ],
+)
+def test_a_wrong_ranks_file_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "ranks").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_gpt2(f"gpt2:{tmp_path}/ranks", tmp_path)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_gpt2_without_a_network_names_the_file_to_give(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot download .* gpt2:PATH or in NANOSWEEP_GPT2_RANKS"):
+        load_gpt2("gpt2", tmp_path)
+
+
+# --- long documents are tokenised in pieces ---
+
+
+@given(st.text(alphabet=st.one_of(st.sampled_from(" \n\t\r'sa.字\u3000"), st.characters(codec="utf-8")), min_size=1))
+@settings(max_examples=400, deadline=None)
+def test_the_pieces_of_a_document_have_the_documents_tokens(text: str) -> None:
+    blob = np.frombuffer(text.encode(), dtype=np.uint8)
+    cuts = list(pieces(blob, 0, len(blob), size=8))
+    assert [cuts[0][0], *(stop for _, stop in cuts)] == [*(start for start, _ in cuts), len(blob)]
+    parts = [blob[start:stop].tobytes().decode() for start, stop in cuts]
+    assert np.concatenate([trained().encode(part) for part in parts]).tolist() == trained().encode(text).tolist()
+
+
+def test_a_long_document_is_cut_and_nothing_changes() -> None:
+    text = " ".join(HOSTILE) * 10 + "字 典é\n " * 40_000
+    blob = np.frombuffer(text.encode(), dtype=np.uint8)
+    parts = [blob[start:stop].tobytes().decode() for start, stop in pieces(blob, 0, len(blob), size=70_001)]
+    assert len(parts) > 5
+    assert np.concatenate([trained().encode(part) for part in parts]).tolist() == trained().encode(text).tolist()
