@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import tempfile
 import urllib.parse
@@ -70,7 +71,7 @@ def fetch_study(study: str, uri: str) -> Study:
         raise UserError(
             f"{name}: its copy of the journal cannot be read ({reason(error)}); it comes a minute after the start"
         ) from None
-    return fold(parse_records(text.splitlines(keepends=True), name), name)
+    return fold(parse_records(io.StringIO(text, newline="\n"), name), name)
 
 
 def _journal(client: MlflowClient, uri: str, run_id: str) -> str:

@@ -26,6 +26,7 @@ QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",  # migrations and its own retries; what matters arrives as an exception
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # its own retries block for minutes; the tracker has better ones
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
@@ -89,24 +90,29 @@ def connect(uri: str, seconds: float | None = None) -> MlflowClient:
 
 
 def _connect(uri: str) -> MlflowClient:
-    for key, value in QUIET.items():
-        os.environ.setdefault(key, value)
+    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    local = uri.startswith("sqlite:")
-    with _prepared_file(Path(uri.removeprefix("sqlite:///"))) if local else nullcontext():
+    with _prepared_file(uri) if uri.startswith("sqlite:") else nullcontext():
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     return client
 
 
+def check_file(uri: str) -> None:
+    """Whether a SQLite store can be written, without MLflow. Raises UserError."""
+    with _prepared_file(uri):
+        pass
+
+
 @contextmanager
-def _prepared_file(path: Path) -> Iterator[None]:
+def _prepared_file(uri: str) -> Iterator[None]:
     """Its folder made, the file writable; held, as two processes that make the tables at once break each other."""
     from filelock import FileLock
 
+    path = Path(uri.removeprefix("sqlite:///"))
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

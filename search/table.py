@@ -51,10 +51,10 @@ def _fit(heads: list[str], lines: list[list[str]], left_out: int, width: int) ->
     return heads, lines, left_out
 
 
-def markdown(study: Study, limit: int = 100) -> str:
+def markdown(study: Study, by: str | None = None, limit: int | None = 100) -> str:
     """leaderboard.md: the same table, with a heading."""
-    heads, lines, left_out = _cells(study, None, limit)
-    ruled = [heads, ["---" if head in ("status", "config") else "---:" for head in heads], *lines]
+    heads, lines, left_out = _cells(study, by, limit)
+    ruled = [heads, ["---" if head in ("status", "config", by) else "---:" for head in heads], *lines]
     table = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in ruled]
     title = f"# {study.header.get('spec', {}).get('study', 'study')}"
     return "\n".join([title, "", *table, "", *(f"{line}  " for line in _below(study, left_out))]) + "\n"

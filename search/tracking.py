@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from search.journal import ENDED, Record
 from search.mlflow_runs import Runs
-from search.mlflow_store import choose_uri, connect, reason, served, shown
+from search.mlflow_store import check_file, choose_uri, connect, reason, served, shown
 from search.mlflow_view import link
 from search.study import Ledger, Study, read_study
 
@@ -72,18 +72,23 @@ class Tracker:
             self.say(missing)
 
     def connect(self) -> None:
-        """Ask the store whether it is there; a fresh SQLite file gets its tables. Raises UserError, within 10 s."""
-        self.client = connect(self.uri)
+        """Ask the store whether it is there. Raises UserError when it is not, a server within 10 s.
+
+        Of SQLite only that the file can be written: MLflow's import and its tables take 5 to 10 s, which the
+        thread spends while the search begins.
+        """
+        if self.uri.startswith("sqlite:"):
+            check_file(self.uri)
+        else:
+            self.client = connect(self.uri)
 
     def follow(self, ledger: Ledger) -> None:
         """Send what the journal holds and MLflow lacks, then every record of the ledger. Nobody may be writing yet."""
-        assert self.client is not None, "connect first"
         self.study = read_study(self.folder)
         for trial in self.study.trials.values():
             if trial.status not in (*ENDED, "waiting"):
                 trial.status = "interrupted"  # as its driver is gone; it runs again when a record says so
         self._behind = dict.fromkeys(sorted(self.study.trials))
-        self._runs = Runs(self.client, self.uri, self.folder, self.study)
         ledger.listeners.append(self.record)
         self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
         self._thread.start()
@@ -128,7 +133,7 @@ class Tracker:
                 delay, self._away = 0.0, ""
             except Exception as error:
                 if not self._away:
-                    self.say(f"MLflow at {shown(self.uri)}: {reason(error)}; the search goes on, records wait")
+                    self.say(f"MLflow at {shown(self.uri)} is away ({reason(error)}); the search goes on, records wait")
                 self._away = reason(error)
                 delay = 0.5 if ending else min(max(1.0, delay * 2), 30.0)
                 continue
@@ -163,7 +168,9 @@ class Tracker:
             self._behind[record["trial"]] = now
 
     def _send(self, ending: bool) -> None:
-        assert self._runs is not None
+        if self._runs is None:
+            self.client = self.client or connect(self.uri)
+            self._runs = Runs(self.client, self.uri, self.folder, self.study)
         if not self._runs.parent_id:
             self._runs.open()
         if self._parent_behind:

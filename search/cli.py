@@ -1,0 +1,202 @@
+"""The `nanosweep` command, also `python -m search`. `nanosweep COMMAND --help` has each command's options.
+
+Exit codes: 0 done; 2 a mistake in what was given, in one line; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.errors import UserError
+
+if TYPE_CHECKING:
+    from search.spec import StudySpec
+    from trainer.config import TrainConfig
+    from trainer.yaml_file import YamlFile
+
+# Nothing heavy is imported up here: `--help` answers at once. Each command imports what it needs.
+
+
+def main(argv: list[str] | None = None) -> int:
+    given = sys.argv[1:] if argv is None else argv
+    try:
+        if given[:1] == ["train"]:
+            from trainer.__main__ import main as train
+
+            return train(given[1:])
+        if given[:1] == ["sample"]:
+            from trainer.sample import main as sample
+
+            return sample(given[1:])
+        arguments = _parser().parse_args(given)
+        return int(arguments.command(arguments) or 0)
+    except UserError as error:
+        print(f"nanosweep: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `nanosweep leaderboard S | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nanosweep", description=__doc__, formatter_class=_Text)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, does: Callable[[argparse.Namespace], int | None], about: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        made.set_defaults(command=does)
+        return made
+
+    run = command("run", _run, "search: run a spec's study, or go on with it")
+    plan = command("plan", _plan, "what a spec would run, and whether it can; trains nothing")
+    for made in (run, plan):
+        made.add_argument("spec", type=Path, metavar="SPEC", help="a YAML file, see search/specs/")
+        made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the base config")
+        made.add_argument("--name", help="the study's name instead of the spec's")
+        made.add_argument("--storage", help="where studies live instead of the spec's place")
+    run.add_argument("--address", help="a Ray cluster's address; default: RAY_ADDRESS, else this machine")
+
+    board = command("leaderboard", _leaderboard, "the trials of a study, best first")
+    _study(board)
+    board.add_argument("--by", metavar="KEY", help="the best of each value of a config key: --by loss")
+    board.add_argument("--format", choices=("table", "json", "csv", "md"), default="table")
+    board.add_argument("--limit", type=_whole, default=30, metavar="N", help="rows of the table; 0: all (default 30)")
+
+    export = command("export", _export, "write the best trial's config, with where it comes from")
+    _study(export)
+    export.add_argument("--trial", type=_whole, metavar="N", help="another trial than the best")
+    export.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="for example best.yaml; - prints")
+
+    commands.add_parser("train", help="train one config; same as python -m trainer", add_help=False)
+    commands.add_parser(
+        "sample", help="write text with a trained run; same as python -m trainer.sample", add_help=False
+    )
+
+    ui = command("ui", _ui, "MLflow's page over the storage, on this machine, until Ctrl-C")
+    ui.add_argument("study", nargs="?", metavar="STUDY", help="the study to link to; default: the newest")
+    ui.add_argument("--storage", type=Path, default=Path("runs"), help="default ./runs")
+    ui.add_argument("--port", type=_port, default=5000, help="default 5000")
+
+    command("schema", _schema, "the JSON Schema of a spec, for editors that complete YAML")
+    return parser
+
+
+class _Text(argparse.RawDescriptionHelpFormatter):
+    """Keeps the docstring's lines."""
+
+
+def _study(parser: argparse.ArgumentParser) -> None:
+    about = "its name in the storage, its folder, or its name on the server of MLFLOW_TRACKING_URI"
+    parser.add_argument("study", metavar="STUDY", help=about)
+    parser.add_argument("--storage", type=Path, help="where studies live; default ./runs")
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    port = _whole(text)
+    if not 1 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {port}")
+    return port
+
+
+def _run(given: argparse.Namespace) -> int:
+    from search import table, tuner
+    from search.leaderboard import best
+
+    spec, base, file = _load(given)
+    study = tuner.run(spec, base, file, address=given.address)
+    print(table.render(study, limit=10, width=_width(), color=_color()))
+    if best(study) is not None:
+        print(f"best config: {spec.folder / 'best.yaml'} (train it longer: nanosweep train FILE --set max_tokens=...)")
+    print(f"all trials:  nanosweep leaderboard {spec.folder} (in the browser: nanosweep ui --storage {spec.storage})")
+    if any(trial.status == "interrupted" for trial in study.trials.values()):
+        print("stopped; nothing is lost, the same command goes on")
+        return 130
+    return 0
+
+
+def _plan(given: argparse.Namespace) -> None:
+    from search.plan import describe
+
+    print(describe(*_load(given)), end="")
+
+
+def _load(given: argparse.Namespace) -> tuple[StudySpec, TrainConfig, YamlFile]:
+    """The spec with what the command line changes."""
+    from search.spec import StudySpec, load_spec
+    from trainer.yaml_file import YamlFile, validate
+
+    spec, base, file = load_spec(given.spec, given.set)
+    changes = {key: value for key, value in (("study", given.name), ("storage", given.storage)) if value is not None}
+    if changes:
+        spec = validate(StudySpec, YamlFile("--name", {**spec.model_dump(exclude_unset=True), **changes}, {}))
+    return spec, base, file
+
+
+def _leaderboard(given: argparse.Namespace) -> None:
+    from search import table
+    from search.lookup import open_study
+
+    study = open_study(given.study, given.storage)
+    limit = given.limit or None
+    if given.format == "json":
+        text = table.as_json(study, given.by)
+    elif given.format == "csv":
+        text = table.as_csv(study, given.by)
+    elif given.format == "md":
+        text = table.markdown(study, given.by, limit)
+    else:
+        text = table.render(study, given.by, limit, _width(), _color())
+    print(text, end="")
+    sys.stdout.flush()
+
+
+def _export(given: argparse.Namespace) -> None:
+    from search import export
+    from search.lookup import open_study
+
+    study = open_study(given.study, given.storage)
+    if str(given.out) == "-":
+        print(export.text(study, given.trial), end="")
+        return
+    export.write(study, given.out, given.trial)
+    print(f"{given.out}: {export.provenance(study, export.choose(study, given.trial))[0]}")
+
+
+def _ui(given: argparse.Namespace) -> None:
+    from search.ui import serve
+
+    serve(given.storage, given.port, given.study)
+
+
+def _schema(given: argparse.Namespace) -> None:
+    import json
+
+    from search.schema import schema
+
+    print(json.dumps(schema(), indent=1))
+
+
+def _width() -> int | None:
+    """Of the terminal; None where there is none."""
+    return os.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _color() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+if __name__ == "__main__":
+    sys.exit(main())
