@@ -1,0 +1,102 @@
+"""A study as its journal tells it: trials, what was spent, what goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from search.journal import Record
+from search.spec import Budget
+from search.study import Study, fold, read_study, spent
+from tests import journals
+
+
+def test_each_kind_of_trial_is_folded(tmp_path: Path) -> None:
+    journals.write_study(tmp_path).close()
+    study = read_study(tmp_path)
+    expected = ["completed", "completed", "pruned", "diverged", "failed", "interrupted", "waiting"]
+    assert [trial.status for trial in study.trials.values()] == expected
+    assert [trial.final is not None for trial in study.trials.values()] == [True, True] + [False] * 5
+    assert study.trials[2].rung == 1000
+    assert study.trials[4].cause == "RuntimeError: boom"
+    assert study.unfinished() == [5, 6]
+    assert study.tokens == 8000 + 8000 + 1000 + 1000 + 0 + 4000
+
+
+def test_what_is_trained_again_after_a_loss_counts_twice_and_stands_once(tmp_path: Path) -> None:
+    ledger = journals.Ledger(tmp_path)
+    ledger.write("study", **journals.header())
+    journals.point(ledger, 0)
+    journals.start(ledger, 0)
+    for tokens in (1000, 2000, 3000):
+        checkpoint = f"at-{tokens}" if tokens < 3000 else None
+        fields = {"step": 1, "rung": None, "final": False, "metrics": journals.metrics(9.0), "checkpoint": checkpoint}
+        ledger.write("report", trial=0, tokens=tokens, **fields)
+    trial = ledger.study.trials[0]
+    assert trial.checkpoint == "at-2000"
+    assert [trial.tokens_at(checkpoint) for checkpoint in ("at-1000", "at-2000", "gone", None)] == [1000, 2000, 0, 0]
+    journals.start(ledger, 0, tokens=2000)
+    assert [report["tokens"] for report in trial.reports] == [1000, 2000]
+    assert (trial.tokens, trial.repeated, ledger.study.tokens) == (2000, 1000, 3000)
+
+
+def at(study: Study, kind: str, time: float, **fields: object) -> None:
+    record: Record = {"record": kind, "time": time, **fields}
+    study.apply(record)
+
+
+def test_time_without_a_driver_is_not_spent() -> None:
+    study = Study()
+    assert study.seconds(now=50.0) == 0
+    at(study, "study", 100.0)
+    at(study, "point", 160.0, trial=0, point={}, config={})
+    at(study, "study", 1000.0)  # the next driver
+    assert study.seconds() == 60
+    at(study, "status", 1030.0, trial=0, status="running")
+    assert study.seconds() == 90
+    assert study.seconds(now=1040.0) == 100
+
+
+@pytest.mark.parametrize(
+    ("budget", "text"),
+    [
+        (Budget(trials=2), "2 of 2 trials"),
+        (Budget(trials=3), ""),
+        (Budget(tokens=5000), "5k of 5k tokens"),
+        (Budget(tokens=5001), ""),
+        (Budget(hours=1), "1.5 of 1 hours"),
+        (Budget(hours=2), ""),
+        (Budget(trials=99, tokens=10**9, hours=1.5), "1.5 of 1.5 hours"),
+    ],
+)
+def test_the_budget_ends_with_whichever_comes_first(budget: Budget, text: str) -> None:
+    study = Study()
+    at(study, "study", 0.0)
+    for number in range(2):
+        at(study, "point", 1.0, trial=number, point={}, config={})
+    fields = {"step": 1, "tokens": 5000, "rung": None, "final": False, "metrics": {}, "checkpoint": None}
+    at(study, "report", 5400.0, trial=0, **fields)
+    assert spent(study, budget, now=5400.0) == text
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], r"j: holds no study record"),
+        (
+            [{"record": "study", "time": 0}, {"record": "report", "time": 0, "trial": 3}],
+            r"j: a report record of trial 3",
+        ),
+        ([{"record": "study", "time": 0}, {"record": "status", "time": 0}], r"j: a status record without 'trial'"),
+    ],
+)
+def test_a_journal_that_makes_no_sense_is_refused(records: list[Record], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        fold(records, "j")
+
+
+def test_a_study_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trials.jsonl: no such study"):
+        read_study(tmp_path)
