@@ -5,8 +5,10 @@ Imports no torch, so that a spec can be checked in milliseconds.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Mlp = Literal["gelu", "swiglu", "relu2"]
 Norm = Literal["layernorm", "rmsnorm"]
@@ -19,6 +21,7 @@ class GPTConfig:
 
     vocab_size counts the rows of the embedding and the head; it may exceed the tokenizer's classes
     (50,304 rows for GPT-2's 50,257 classes: multiples of 64 are faster).
+    Raises ValueError for a shape that no network has.
     """
 
     block_size: int = 1024
@@ -27,12 +30,28 @@ class GPTConfig:
     n_head: int = 12
     n_embd: int = 768
     dropout: float = 0.0
-    bias: bool = True  # in every Linear and LayerNorm, as in GPT-2
+    bias: bool = True  # in every Linear and LayerNorm, as in GPT-2 (an RMSNorm never has one)
     mlp: Mlp = "gelu"
     norm: Norm = "layernorm"
     position: Position = "learned"
     tied_head: bool = True  # the head shares wte's weight
     zero_init: bool = False  # residual projections start at zero: every block starts as the identity
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd ({self.n_embd}) is not divisible by n_head ({self.n_head})")
+        if self.position == "rope" and (self.n_embd // self.n_head) % 2:
+            raise ValueError(
+                f"position rope rotates pairs: n_embd / n_head ({self.n_embd // self.n_head}) must be even"
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1)")
+        for name, kind in (("mlp", Mlp), ("norm", Norm), ("position", Position)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(get_args(kind))}")
 
 
 # loss -> its parameters with their defaults.
@@ -55,3 +74,21 @@ READOUTS: dict[str, tuple[str, ...]] = {
     "brier": ("softmax",),
     "squentropy_coded": ("inverse", "softmax"),
 }
+
+
+def loss_parameters(loss: str, given: Mapping[str, float]) -> dict[str, float]:
+    """All parameters of `loss`, defaults filled in.
+
+    Raises ValueError for an unknown loss, a parameter which this loss does not have, a value without a meaning.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"loss is {loss!r}; allowed: {', '.join(LOSSES)}")
+    for name, value in given.items():
+        if name not in LOSSES[loss]:
+            allowed = ", ".join(LOSSES[loss]) or "none"
+            raise ValueError(f"{name} is not a parameter of loss {loss}; its parameters: {allowed}")
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} is {value}; it must be a finite number, not below 0")
+        if value == 0 and loss == "rescaled_mse":
+            raise ValueError(f"{name} is 0: then no logit says anything about the true class; it must be above 0")
+    return {**LOSSES[loss], **given}
