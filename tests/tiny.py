@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 
-from data.dataset import Dataset
+from data.dataset import Dataset, Split
 from data.prepare import prepare
+from models.gpt import GPT
 from trainer.config import TrainConfig
+from trainer.device import Machine
+from trainer.evaluate import Evaluation, evaluate
 from trainer.loop import train
 from trainer.report import Report, Result
 
@@ -56,3 +59,11 @@ TIMING = ("seconds", "eval_seconds", "tokens_per_second", "peak_memory_mb")
 def values(report: Report) -> dict[str, float]:
     """A report's metrics without those that depend on the clock."""
     return {name: value for name, value in report.metrics.items() if name not in TIMING}
+
+
+def score(weights: dict[str, torch.Tensor], settings: TrainConfig, split: Split | None = None) -> Evaluation:
+    """Evaluate weights on the full validation split, or another."""
+    data = stories()
+    model = GPT(settings.model(data.n_classes), torch.Generator())
+    model.load_state_dict(weights)
+    return evaluate(model, split or data.val, settings, data.token_bytes, Machine(torch.device("cpu")))

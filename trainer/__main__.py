@@ -33,10 +33,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = (
-            f"continue with --resume (checkpoint in {out})" if (out / "checkpoint.pt").exists() else "no checkpoint yet"
-        )
-        print(f"\ninterrupted; {kept}", file=sys.stderr)
+        kept = (out / "checkpoint.pt").exists()
+        next_move = f"{out} keeps the last checkpoint: add --resume to go on" if kept else "no checkpoint yet"
+        print(f"\ninterrupted; {next_move}", file=sys.stderr)
         return 130
 
 

@@ -22,7 +22,7 @@ from data import tokens
 from data.dataset import Split
 from models.config import READOUTS
 from models.gpt import GPT
-from models.losses import log_probs, training_loss
+from models.losses import log_probs, per_token_loss, target_log_probs
 from trainer.config import TrainConfig
 from trainer.device import Machine
 from trainer.distributed import Ranks
@@ -116,23 +116,23 @@ def evaluate(
 
 def _score(model: GPT, hidden: Tensor, targets: Tensor, config: TrainConfig, n_classes: int, out: np.ndarray) -> None:
     """Fill out (read-outs + 2, N), see `evaluate`, for hidden (N, D) and targets (N,)."""
-    weight = model.head_weight.float()
+    weight, parameters = model.head_weight.float(), config.loss_parameters
     chunk = max(1, CHUNK // n_classes)
     for at in range(0, len(targets), chunk):
         h, target = hidden[at : at + chunk].float(), targets[at : at + chunk]
         logits = h @ weight[:n_classes].T  # (n, C), in float32: read-outs divide small numbers by small numbers
-        values, right = [], target
+        rows, likeliest = [], logits.argmax(1)
         for readout in READOUTS[config.loss]:
-            logp = log_probs(config.loss, config.loss_parameters, logits, readout)  # (n, C)
-            values.append(-logp.gather(1, target[:, None])[:, 0])
+            if readout == "softmax":
+                rows.append(-target_log_probs(config.loss, parameters, logits, target, readout))
+                continue
+            logp = log_probs(config.loss, parameters, logits, readout)  # (n, C)
+            rows.append(-logp.gather(1, target[:, None])[:, 0])
             if readout == config.chosen_readout:
-                right = (logp.argmax(1) == target).float()
-        if config.loss == "cross_entropy":
-            objective = values[0]  # the same number
-        else:
-            mean = training_loss(config.loss, config.loss_parameters, h, weight, target, n_classes)
-            objective = mean.expand(len(target))
-        out[:, at : at + len(target)] = torch.stack([*values, right, objective]).cpu().numpy()
+                likeliest = logp.argmax(1)
+        rows.append((likeliest == target).float())
+        rows.append(per_token_loss(config.loss, parameters, logits, target))
+        out[:, at : at + len(target)] = torch.stack(rows).cpu().numpy()
 
 
 @contextlib.contextmanager

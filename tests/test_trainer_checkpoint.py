@@ -1,0 +1,193 @@
+"""Stop and resume equals straight through; checkpoints are whole, plain, and only continue their own run."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from data import tokenizers
+from data.errors import UserError
+from tests import tiny
+from trainer import checkpoint, config
+from trainer.config import TrainConfig
+from trainer.report import Report
+
+
+class Stop(Exception):
+    """Raised by a receiver in the middle of a run, as Ray does."""
+
+
+def stopped_at(step: int, settings: TrainConfig, out_dir: Path, **options: object) -> list[Report]:
+    """Train until the report at `step`, then stop."""
+    reports: list[Report] = []
+
+    def receive(report: Report) -> None:
+        reports.append(report)
+        if report.step >= step:
+            raise Stop
+
+    with pytest.raises(Stop):
+        tiny.run(settings, report=receive, out_dir=out_dir, **options)
+    return reports
+
+
+def same_state(one: Path, other: Path) -> bool:
+    a, b = checkpoint.load(one), checkpoint.load(other)
+    flat_a, flat_b = (torch.utils._pytree.tree_leaves([c.model, c.optimizer, c.randomness]) for c in (a, b))
+    return len(flat_a) == len(flat_b) and all(
+        torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(flat_a, flat_b, strict=True)
+    )
+
+
+CASES = {
+    "adamw": {},
+    "sgd": {"optimizer": "sgd", "learning_rate": 0.1},
+    "muon": {"optimizer": "muon"},
+    "epochs": {"data_order": "epoch", "gradient_accumulation_steps": 2, "max_tokens": 5120},
+    "bfloat16": {"dtype": "bfloat16"},
+    "early_stop": {"early_stop": 2, "learning_rate": 0.3, "schedule": "constant", "grad_clip": 0.0},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stopped_and_resumed_equals_straight_through_to_the_last_bit(case: str, tmp_path: Path) -> None:
+    settings = tiny.config(**{"dropout": 0.2, "eval_every": 320, **CASES[case]})
+    straight, whole = tiny.run(settings, out_dir=tmp_path / "straight")
+    first = stopped_at(15, settings, tmp_path / "resumed")
+    result, second = tiny.run(settings, out_dir=tmp_path / "resumed", resume=tmp_path / "resumed")
+    # the report of the checkpoint comes again: its receiver may have died before keeping it
+    assert second[0] == first[-1]
+    assert [(r.step, tiny.values(r)) for r in first + second[1:]] == [(r.step, tiny.values(r)) for r in whole]
+    assert same_state(tmp_path / "straight", tmp_path / "resumed")
+    assert (result.status, result.best) == (straight.status, straight.best)
+    lines = [json.loads(x) for x in (tmp_path / "resumed" / checkpoint.METRICS).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [r.step for r in whole]
+
+
+def test_checkpoints_between_reports_resume_too(tmp_path: Path) -> None:
+    settings = tiny.config(dropout=0.2, eval_every=960, checkpoint_every=640)
+    _, whole = tiny.run(settings, out_dir=tmp_path / "straight")
+    stopped_at(30, settings, tmp_path / "resumed")  # the report at 30; the last checkpoint is at 30 as well
+    at_20 = tmp_path / "at_20.pt"
+    with pytest.raises(Stop):
+        tiny.run(settings, out_dir=tmp_path / "part", on_step=lambda done: _stop_at(done, 25 * 64))
+    (tmp_path / "part" / checkpoint.CHECKPOINT).replace(at_20)
+    assert checkpoint.load(at_20).state.step == 20
+    _, reports = tiny.run(settings, out_dir=tmp_path / "elsewhere", resume=at_20)
+    assert [tiny.values(r) for r in reports] == [tiny.values(r) for r in whole[1:]]
+    assert same_state(tmp_path / "straight", tmp_path / "elsewhere")
+
+
+def _stop_at(done: int, tokens: int) -> None:
+    if done >= tokens:
+        raise Stop
+
+
+def test_a_finished_run_hands_out_its_end_again(tmp_path: Path) -> None:
+    settings = tiny.config()
+    result, reports = tiny.run(settings, out_dir=tmp_path)
+    again, repeated = tiny.run(settings, out_dir=tmp_path, resume=tmp_path)
+    assert again == result
+    assert repeated == reports[-1:]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "wsd"])
+def test_a_run_may_grow(schedule: str, tmp_path: Path) -> None:
+    settings = tiny.config(schedule=schedule, decay_frac=0.25, warmup_frac=0.0, dropout=0.1, eval_every=640)
+    longer = config.replace(settings, max_tokens=2 * tiny.STEPS * 64)
+    _, whole = tiny.run(longer, out_dir=tmp_path / "straight")
+    stopped_at(30, settings, tmp_path / "grown")  # before the decay of the short run
+    _, reports = tiny.run(longer, out_dir=tmp_path / "grown", resume=tmp_path / "grown")
+    assert [tiny.values(r) for r in reports] == [tiny.values(r) for r in whole[2:]]
+    assert same_state(tmp_path / "straight", tmp_path / "grown")
+
+
+def test_a_run_that_had_ended_goes_on_when_it_may_be_longer(tmp_path: Path) -> None:
+    settings = tiny.config(schedule="constant")
+    tiny.run(settings, out_dir=tmp_path)
+    longer = config.replace(settings, max_tokens=50 * 64)
+    result, reports = tiny.run(longer, out_dir=tmp_path, resume=tmp_path)
+    assert [(r.step, r.final) for r in reports] == [(50, True)]
+    assert result.status == "completed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_embd": 32}, "n_embd: 16, the config has n_embd: 32"),
+        ({"mlp": "swiglu"}, "mlp: gelu"),
+        ({"batch_size": 8}, "batch_size: 4"),
+        ({"optimizer": "sgd"}, "optimizer: adamw"),
+        ({"seed": 7}, "seed: 1337"),
+        ({"max_tokens": 64}, "beyond max_tokens"),
+    ],
+)
+def test_another_run_is_not_resumed(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    settings = tiny.config()
+    stopped_at(10, settings, tmp_path / "run")
+    with pytest.raises(UserError, match=message):
+        tiny.run(config.replace(settings, **changes), resume=tmp_path / "run", out_dir=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_other_data_is_not_resumed(tmp_path: Path) -> None:
+    stopped_at(10, tiny.config(), tmp_path)
+    with pytest.raises(UserError, match="trained on other data"):
+        tiny.run(tiny.config(), resume=tmp_path, data=tiny.stories(60))
+
+
+def test_dropout_and_rates_may_change_on_the_way(tmp_path: Path) -> None:
+    stopped_at(10, tiny.config(), tmp_path)
+    changed = tiny.config(dropout=0.3, learning_rate=1e-4)
+    result, reports = tiny.run(changed, resume=tmp_path)
+    assert result.status == "completed"
+    assert reports[-1].metrics["learning_rate"] < 1e-4
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 torn"])
+def test_a_file_that_is_no_checkpoint_is_a_clear_error(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / checkpoint.CHECKPOINT).write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoint\.pt: not a readable checkpoint"):
+        tiny.run(tiny.config(), resume=tmp_path)
+
+
+def test_a_missing_checkpoint_and_one_of_weights_only_are_clear_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no checkpoint there"):
+        tiny.run(tiny.config(), resume=tmp_path)
+    tiny.run(tiny.config(), out_dir=tmp_path)
+    with pytest.raises(UserError, match="weights only; resume from"):
+        tiny.run(tiny.config(), resume=tmp_path / checkpoint.BEST)
+
+
+def test_the_run_folder_holds_all_that_is_needed_elsewhere(tmp_path: Path) -> None:
+    settings = tiny.config()
+    tiny.run(settings, out_dir=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best.pt",
+        "checkpoint.pt",
+        "config.yaml",
+        "metrics.jsonl",
+        "tokenizer.json",
+    ]
+    assert config.load(tmp_path / checkpoint.CONFIG) == settings
+    assert tiny.stories().hash in (tmp_path / checkpoint.CONFIG).read_text()
+    assert tokenizers.load(tmp_path).n_classes == tiny.stories().n_classes
+
+
+def test_a_full_disk_is_a_clear_error_and_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
+    settings = tiny.config()
+    stopped_at(10, settings, tmp_path)
+    size = (tmp_path / checkpoint.CHECKPOINT).stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))  # the nearest that an ordinary user can come to it
+    try:
+        with pytest.raises((UserError, OSError, RuntimeError)):
+            tiny.run(settings, resume=tmp_path, out_dir=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoint.load(tmp_path).state.step == 10
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -1,0 +1,142 @@
+"""Every target once, whatever the batch; read-outs rather than losses; documents kept apart."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from data.dataset import Split
+from data.tokens import subset
+from models.gpt import GPT
+from models.losses import log_probs, training_loss
+from tests import tiny
+from trainer.config import TrainConfig
+from trainer.device import Machine
+from trainer.distributed import Ranks
+from trainer.evaluate import CHUNK, Evaluation, evaluate
+
+CPU = Machine(torch.device("cpu"))
+LOSSES = ["cross_entropy", "squentropy", "mse", "rescaled_mse", "brier", "squentropy_coded"]
+
+
+def random_model(settings: TrainConfig, scale: float = 20.0) -> GPT:
+    """Weights large enough that predictions differ."""
+    model = GPT(settings.model(tiny.stories().n_classes), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(scale if p.dim() > 1 else 1.0)
+    return model
+
+
+def score(settings: TrainConfig, split: Split | None = None, model: GPT | None = None, **options: object) -> Evaluation:
+    data = tiny.stories()
+    torch.set_num_threads(1)
+    return evaluate(model or random_model(settings), split or data.val, settings, data.token_bytes, CPU, **options)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_it_equals_scoring_one_target_at_a_time(loss: str) -> None:
+    settings = tiny.config(loss=loss, vocab_size=64)  # 10 rows of padding, never classes
+    data, model = tiny.stories(), random_model(settings, 5.0)
+    split = Split(data.val.tokens[:100], np.array([1, 40, 90, 100]))
+    found = score(settings, split, model)
+    nll, correct, objective = [], 0, []
+    for t in range(99):
+        first = t // settings.block_size * settings.block_size  # windows do not overlap
+        idx = torch.from_numpy(split.tokens[first : t + 1].astype(np.int64))[None]
+        target = torch.tensor([int(split.tokens[t + 1])])
+        with torch.no_grad():
+            hidden = model(idx)[:, -1]
+            logits = model.logits(hidden)[:, : data.n_classes]
+            logp = log_probs(loss, settings.loss_parameters, logits, settings.chosen_readout)
+            value = training_loss(loss, settings.loss_parameters, hidden, model.head_weight, target, data.n_classes)
+        nll.append(-float(logp[0, target]))
+        correct += int(logp.argmax()) == int(target)
+        objective.append(float(value))
+    assert found.nll == pytest.approx(sum(nll), rel=1e-5)
+    assert (found.tokens, found.correct) == (99, correct)
+    assert found.objective == pytest.approx(np.mean(objective), rel=1e-5)
+    assert found.doc_nll == pytest.approx([sum(nll[:39]), sum(nll[39:89]), sum(nll[89:])], rel=1e-5)
+    assert found.readouts[settings.chosen_readout] == found.nll
+    assert len(found.readouts) == (1 if loss in ("cross_entropy", "brier") else 2)
+
+
+def test_batch_size_changes_nothing_but_float_noise() -> None:
+    split = tiny.stories().val
+    results = [score(tiny.config(eval_batch_size=size), split) for size in (1, 7, 1000)]
+    for result in results:
+        assert result.tokens == split.n_targets
+        assert result.nll == pytest.approx(results[0].nll, rel=1e-6)
+        assert result.doc_nll == pytest.approx(results[0].doc_nll, rel=1e-5)
+        assert result.correct == results[0].correct
+
+
+def test_ranks_together_score_what_one_process_scores() -> None:
+    whole = score(tiny.config(eval_batch_size=5))
+
+    class Part(Ranks):
+        """A rank whose sum is left to the test."""
+
+        def sum(self, array: np.ndarray, device: torch.device) -> np.ndarray:
+            return array
+
+    parts = [score(tiny.config(eval_batch_size=5), ranks=Part(rank, 3)) for rank in range(3)]
+    assert sum(part.nll for part in parts) == pytest.approx(whole.nll, rel=1e-12)
+    assert sum(part.doc_nll for part in parts) == pytest.approx(whole.doc_nll, rel=1e-12)
+    assert sum(part.correct for part in parts) == whole.correct
+
+
+def test_documents_add_up_and_special_tokens_are_left_out_of_bits_per_byte() -> None:
+    data = tiny.stories()
+    found = score(tiny.config())
+    text = [data.token_bytes[data.val.tokens[a:b]].sum() for a, b in zip(data.val.doc_starts, data.val.doc_starts[1:], strict=False)]  # fmt: skip
+    assert found.doc_nll.dtype == np.float64
+    assert found.doc_nll.sum() == pytest.approx(found.nll)
+    assert found.doc_bytes.tolist() == text
+    assert found.bytes == sum(text)
+    assert found.doc_tokens.sum() == found.tokens == data.val.n_targets
+    assert found.bytes == found.tokens - data.val.n_docs  # stories are ASCII: a byte per character, none per EOT
+    assert found.byte_nll < found.nll
+    assert found.bits_per_byte == pytest.approx(found.byte_nll / math.log(2) / found.bytes)
+    assert found.perplexity == pytest.approx(math.exp(found.nll / found.tokens))
+
+
+def test_an_untrained_model_is_uniform() -> None:
+    settings = tiny.config()
+    model = GPT(settings.model(tiny.stories().n_classes), torch.Generator().manual_seed(1))
+    assert score(settings, model=model).loss == pytest.approx(math.log(tiny.stories().n_classes), abs=0.02)
+
+
+def test_dropout_is_off_and_the_models_mode_comes_back() -> None:
+    settings = tiny.config(dropout=0.5)
+    model = random_model(settings)
+    model.train()
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert score(settings, model=model).nll == score(settings, model=model).nll
+    assert model.training
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_subset_of_documents_scores_as_those_documents() -> None:
+    # the windows fall elsewhere, so only nearly
+    split = subset(tiny.stories().train, 5000)
+    settings = tiny.config()
+    model = random_model(settings, 2.0)
+    assert score(settings, split, model).loss == pytest.approx(
+        score(settings, tiny.stories().train, model).loss, rel=0.02
+    )
+
+
+def test_a_large_vocabulary_is_scored_in_chunks_with_the_same_result() -> None:
+    C, N = 50_257, 300
+    assert C * N > 3 * CHUNK
+    rng = np.random.default_rng(0)
+    split = Split(rng.integers(0, C, N + 1).astype(np.uint16), np.array([1, N + 1]))
+    settings = tiny.config(eval_batch_size=1000)
+    model = GPT(settings.model(C), torch.Generator().manual_seed(0))
+    found = evaluate(model, split, settings, np.ones(C, dtype=np.int64), CPU)
+    assert found.loss == pytest.approx(math.log(C), abs=0.05)

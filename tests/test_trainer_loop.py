@@ -1,0 +1,202 @@
+"""What the loop promises: reports that disturb nothing, exact boundaries, honest ends."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import UserError
+from tests import tiny
+from trainer import checkpoint, config
+from trainer.report import Report
+
+PER_STEP = 64
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(folder).model
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_evaluating_more_often_does_not_change_training(tmp_path: Path) -> None:
+    rarely, often = tmp_path / "rarely", tmp_path / "often"
+    one, _ = tiny.run(tiny.config(dropout=0.2, eval_every=20 * PER_STEP), out_dir=rarely)
+    settings = tiny.config(dropout=0.2, eval_every=PER_STEP, eval_tokens=700, eval_batch_size=3)
+    other, reports = tiny.run(settings, out_dir=often, rungs=[100, 500])
+    assert len(reports) == tiny.STEPS
+    assert equal(weights(rarely), weights(often))
+    assert one.metrics["val_loss"] == pytest.approx(other.metrics["val_loss"], rel=1e-6)
+
+
+def test_a_receiver_that_draws_random_numbers_changes_nothing_and_the_callers_stream_goes_on(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+
+    def draws(report: Report) -> None:
+        torch.rand(7)
+
+    tiny.run(tiny.config(dropout=0.2), out_dir=tmp_path / "quiet")
+    torch.manual_seed(5)
+    before = np.random.get_state()[1].copy()
+    tiny.run(tiny.config(dropout=0.2), out_dir=tmp_path / "drawing", report=draws)
+    assert equal(weights(tmp_path / "quiet"), weights(tmp_path / "drawing"))
+    assert torch.equal(torch.rand(3), expected)
+    assert (np.random.get_state()[1] == before).all()
+
+
+def test_equal_config_gives_equal_numbers_and_another_seed_others() -> None:
+    (_, one), (_, same), (_, other) = (tiny.run(tiny.config(dropout=0.1, seed=seed)) for seed in (1, 1, 2))
+    assert [tiny.values(r) for r in one] == [tiny.values(r) for r in same]
+    assert one[-1].metrics["val_loss"] != other[-1].metrics["val_loss"]
+
+
+def test_reports_come_at_the_first_boundary_at_or_after_each_nominal_count() -> None:
+    settings = tiny.config(eval_every=1000)
+    result, reports = tiny.run(settings, rungs=[500, 512, 640, 641, 2500, 9999])
+    # rung 500 and 512 fall into one step: the larger is answered, the other follows from it
+    assert [(r.tokens, r.rung, r.final) for r in reports] == [
+        (512, 512, False),
+        (640, 640, False),
+        (704, 641, False),
+        (1024, None, False),
+        (2048, None, False),
+        (2560, 2500, True),
+    ]
+    assert [r.step for r in reports] == [r.tokens // PER_STEP for r in reports]
+    assert (result.status, result.step, result.tokens) == ("completed", 40, 2560)
+    assert result.metrics == reports[-1].metrics
+
+
+def test_a_run_ends_at_the_first_boundary_at_or_after_max_tokens() -> None:
+    result, _ = tiny.run(tiny.config(max_tokens=65))
+    assert result.tokens == 128
+
+
+def test_epochs_count_the_training_split() -> None:
+    data = tiny.stories()
+    result, _ = tiny.run(tiny.config(max_tokens="0.01 epochs"))
+    assert 0 <= result.tokens - 0.01 * data.train.n_targets < PER_STEP
+
+
+def test_the_last_report_scores_the_full_split_and_keeps_the_subsets_value_beside_it() -> None:
+    _, reports = tiny.run(tiny.config())
+    last = reports[-1].metrics
+    assert "val_loss_subset" not in reports[0].metrics
+    assert last["val_loss_subset"] != last["val_loss"]
+    _, whole = tiny.run(tiny.config(eval_tokens="1M"))
+    assert whole[-1].metrics["val_loss_subset"] == whole[-1].metrics["val_loss"] == last["val_loss"]
+
+
+def test_all_that_is_promised_is_reported() -> None:
+    _, reports = tiny.run(tiny.config(loss="mse", learning_rate=1e-2))
+    for report in reports:
+        promised = {"val_loss", "val_perplexity", "val_bits_per_byte", "val_accuracy", "val_loss_softmax", "train_loss"}
+        promised |= {"val_objective_loss", "learning_rate", "gradient_norm", "seconds", "eval_seconds"}
+        promised |= {"tokens_per_second", "peak_memory_mb"}
+        assert promised | ({"val_loss_subset"} if report.final else set()) == set(report.metrics)
+        assert all(math.isfinite(value) for value in report.metrics.values())
+    assert reports[0].metrics["val_perplexity"] == pytest.approx(math.exp(reports[0].metrics["val_loss"]))
+
+
+def test_training_learns() -> None:
+    result, _ = tiny.run(tiny.config(learning_rate=1e-2, max_tokens="30k"))
+    assert result.metrics["val_loss"] < math.log(tiny.stories().n_classes) - 1.2
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+def test_accumulated_small_batches_train_as_one_large_batch(optimizer: str, tmp_path: Path) -> None:
+    settings = tiny.config(optimizer=optimizer, batch_size=8, max_tokens=5 * 128, learning_rate=1e-2)
+    tiny.run(settings, out_dir=tmp_path / "large")
+    small = config.replace(settings, batch_size=2, gradient_accumulation_steps=4)
+    tiny.run(small, out_dir=tmp_path / "small")
+    # Muon rounds its update to bfloat16: sums in another order show there
+    tolerance = {"atol": 2e-3} if optimizer == "muon" else {"atol": 2e-5}
+    for name, value in weights(tmp_path / "large").items():
+        torch.testing.assert_close(weights(tmp_path / "small")[name], value, rtol=0, **tolerance)
+
+
+def test_a_loss_that_is_not_finite_stops_the_trial_at_once_and_spares_the_checkpoint(tmp_path: Path) -> None:
+    settings = tiny.config(optimizer="sgd", learning_rate=1e30, grad_clip=0, eval_every=PER_STEP, warmup_frac=0)
+    result, reports = tiny.run(settings, out_dir=tmp_path)
+    assert result.status == "diverged"
+    assert "step" in result.message
+    assert result.step < 5
+    assert not any(r.final for r in reports)
+    assert all(math.isfinite(v) for r in reports for v in r.metrics.values())
+    if reports:
+        assert checkpoint.load(tmp_path).state.step < result.step
+
+
+def test_early_stop_scores_the_best_weights_on_the_full_split(tmp_path: Path) -> None:
+    # a rate that is bearable while warming up, and ruinous after
+    settings = tiny.config(learning_rate=0.6, warmup_frac=0.5, schedule="constant", early_stop=3, eval_every=PER_STEP)
+    settings = config.replace(settings, grad_clip=0)
+    result, reports = tiny.run(settings, out_dir=tmp_path)
+    assert result.status == "early_stopped"
+    assert result.tokens < settings.max_tokens
+    least = min(reports[:-1], key=lambda r: r.metrics["val_loss"])
+    assert result.best["step"] == least.step == result.step - 3
+    last = reports[-1]
+    assert last.final
+    assert last.metrics["val_loss_subset"] == least.metrics["val_loss"]
+    best = checkpoint.load(tmp_path / checkpoint.BEST)
+    assert best.state.step == least.step
+    assert not equal(best.model, weights(tmp_path))  # the latest state is kept for resuming
+    assert last.metrics["val_loss"] == pytest.approx(tiny.score(best.model, settings).loss)
+
+
+def test_best_is_the_minimum_not_the_latest(tmp_path: Path) -> None:
+    settings = tiny.config(learning_rate=0.6, warmup_frac=0.5, schedule="constant", eval_every=PER_STEP, grad_clip=0)
+    result, reports = tiny.run(settings, out_dir=tmp_path)
+    on_the_way = [r.metrics.get("val_loss_subset", r.metrics["val_loss"]) for r in reports]
+    assert result.best["val_loss"] == min(on_the_way) < on_the_way[-1]
+    assert checkpoint.load(tmp_path / checkpoint.BEST).state.step == result.best["step"]
+
+
+@pytest.mark.parametrize("exception", [SystemExit, KeyboardInterrupt, ValueError])
+def test_what_the_receiver_raises_passes_through_with_every_file_whole(
+    exception: type[BaseException], tmp_path: Path
+) -> None:
+    def stop(report: Report) -> None:
+        assert report.checkpoint is not None
+        if report.step == 20:
+            raise exception
+
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    with pytest.raises(exception):
+        tiny.run(tiny.config(dropout=0.1), out_dir=tmp_path, report=stop)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert checkpoint.load(tmp_path).state.step == 20
+    assert len((tmp_path / checkpoint.METRICS).read_text().splitlines()) == 2
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_nothing_is_written_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, reports = tiny.run(tiny.config())
+    assert list(tmp_path.iterdir()) == []
+    assert all(r.checkpoint is None for r in reports)
+
+
+def test_a_gpu_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(UserError, match=r"device: cuda.*Set device: auto or cpu"):
+        tiny.run(tiny.config(device="cuda"), out_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bfloat16_trains_to_nearly_the_same_loss() -> None:
+    full, half = (
+        tiny.run(tiny.config(dtype=dtype, learning_rate=1e-2))[0].metrics for dtype in ("float32", "bfloat16")
+    )
+    assert half["val_loss"] != full["val_loss"]
+    assert half["val_loss"] == pytest.approx(full["val_loss"], abs=0.03)

@@ -1,0 +1,123 @@
+"""Text from a run folder: seeded, greedy where asked, through the loss's own read-out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data import tokenizers
+from data.errors import UserError
+from models.gpt import GPT
+from tests import tiny
+from trainer import checkpoint, sample
+from trainer.sample import Trained
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    tiny.run(tiny.config(learning_rate=1e-2, max_tokens="20k", eval_every="20k"), out_dir=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(run_folder: Path) -> Trained:
+    return sample.load(run_folder)
+
+
+def test_the_same_seed_writes_the_same_text_whatever_else_is_drawn(trained: Trained) -> None:
+    torch.manual_seed(1)
+    one = trained.write("The", 3, max_new_tokens=40, seed=7)
+    torch.manual_seed(2)
+    assert trained.write("The", 3, max_new_tokens=40, seed=7) == one
+    assert trained.write("The", 40, max_new_tokens=40, seed=7)[:3] == one
+    assert trained.write("The", 3, max_new_tokens=40, seed=8) != one
+    assert len(set(one)) == 3
+    assert all(text.startswith("The") for text in one)
+
+
+def test_temperature_zero_takes_the_likeliest_token_each_time(trained: Trained) -> None:
+    (text,) = trained.write("Th", max_new_tokens=20, temperature=0)
+    ids = [trained.eot, *trained.tokenizer.encode("Th")]
+    for _ in range(20):
+        with torch.no_grad():
+            logits = trained.model.logits(trained.model(torch.tensor([[int(i) for i in ids[-16:]]])))
+        ids.append(int(trained.readout(logits[:, -1]).argmax()))
+    assert trained.tokenizer.decode(ids[1:]) == text
+    assert trained.write("Th", max_new_tokens=20, temperature=0, seed=3) == [text]
+    assert trained.write("Th", max_new_tokens=20, top_k=1) == [text]
+
+
+def test_a_sample_ends_with_its_document(trained: Trained) -> None:
+    texts = trained.write(n=30, max_new_tokens=500, temperature=1.5)
+    lengths = {len(text) for text in texts}
+    assert min(lengths) < 500
+    assert not any("<|endoftext|>" in text for text in texts)
+
+
+def test_probabilities_come_from_the_losses_own_read_out(tmp_path: Path) -> None:
+    tiny.run(tiny.config(loss="mse", learning_rate=1e-2, max_tokens="20k", eval_every="20k"), out_dir=tmp_path)
+    trained = sample.load(tmp_path)
+    logits = torch.randn(2, trained.model.config.vocab_size)
+    assert not torch.allclose(trained.readout(logits), logits.log_softmax(-1), atol=0.1)
+    (text,) = trained.write(max_new_tokens=200, temperature=1.0)
+    # through softmax, logits between 0 and 1 would make every character about equally likely
+    assert text.count(" ") > len(text) / 12
+
+
+def test_padding_rows_are_never_drawn(tmp_path: Path) -> None:
+    tiny.run(tiny.config(vocab_size=128, max_tokens=64), out_dir=tmp_path)
+    for text in sample.load(tmp_path).write(n=4, max_new_tokens=200, temperature=5.0):
+        assert set(text) <= set(tokenizers.load(tmp_path).characters)
+
+
+def test_a_corpus_of_one_document_is_begun_by_a_line_break(tmp_path: Path) -> None:
+    tokenizer = tokenizers.CharTokenizer("\nab", ends=False)
+    model = GPT(tiny.config().model(3), torch.Generator().manual_seed(0))
+    assert sample.sample(model, tokenizer, max_new_tokens=5).startswith("\n")
+
+
+def test_a_nanogpt_checkpoint_is_read(trained: Trained, tmp_path: Path) -> None:
+    names = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
+    saved = {
+        "model": {f"_orig_mod.{name}": value for name, value in trained.model.state_dict().items()},
+        "model_args": {name: getattr(trained.model.config, name) for name in names},
+        "iter_num": 5,
+        "best_val_loss": torch.tensor(1.0),
+    }
+    torch.save(saved, tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match="has no tokenizer"):
+        sample.load(tmp_path)
+    trained.tokenizer.save(tmp_path)
+    assert torch.equal(sample.load(tmp_path).model.head_weight, trained.model.head_weight)
+
+
+def test_the_command_prints_the_text(run_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--prompt", "Once", "--num-samples", "2", "--max-new-tokens", "20", "--temperature", "0.5"]
+    assert sample.main([str(run_folder), *arguments]) == 0
+    first, second = capsys.readouterr().out.split("\n---\n")
+    assert first.startswith("Once")
+    assert second.startswith("Once")
+    assert sample.main([str(run_folder / checkpoint.CHECKPOINT), *arguments]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such run folder or checkpoint"),
+        (["RUN", "--prompt", "語"], "is not in the vocabulary"),
+        (["RUN", "--temperature", "-1"], "temperature -1.0"),
+        (["RUN", "--top-k", "0"], "top_k 0"),
+        (["EMPTY"], "no checkpoint there"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    run_folder: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    places = {"RUN": str(run_folder), "EMPTY": str(tmp_path)}
+    assert sample.main([places.get(a, a) for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
