@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nanosweep", description=__doc__, formatter_class=_Text)
+    wide = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30)
+    parser = argparse.ArgumentParser(prog="nanosweep", description=__doc__, formatter_class=wide)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, does: Callable[[argparse.Namespace], int | None], about: str) -> argparse.ArgumentParser:
@@ -86,10 +88,6 @@ def _parser() -> argparse.ArgumentParser:
 
     command("schema", _schema, "the JSON Schema of a spec, for editors that complete YAML")
     return parser
-
-
-class _Text(argparse.RawDescriptionHelpFormatter):
-    """Keeps the docstring's lines."""
 
 
 def _study(parser: argparse.ArgumentParser) -> None:

@@ -57,7 +57,7 @@ def _data(tokenizer: str, about: dict[str, Any]) -> str:
 
 def _range(parameter: Parameter) -> str:
     if parameter.choice is not None:
-        text = ", ".join(str(value) for value in parameter.choice)
+        text = ", ".join(str(value).replace("'", "") for value in parameter.choice)
     else:
         low, high = parameter.log or parameter.uniform or []
         text = f"{low} to {high}" + (", logarithmic" if parameter.log else "")

@@ -13,7 +13,7 @@ from typing import Any
 
 from search import units
 from search.leaderboard import BROKEN, Row, best, groups, objective, objective_name, rows
-from search.study import Study
+from search.study import Study, Trial
 
 UNITS = {"val_perplexity": "perplexity", "val_bits_per_byte": "bits/byte"}
 
@@ -177,22 +177,42 @@ def _short(cause: str) -> str:
 
 
 def floor_lines(study: Study) -> list[str]:
-    """Where the corpus's entropy is known: the floor, the leader's gap to it, and an alarm for whoever is under it."""
-    floor = (study.header.get("data") or {}).get("floor")
-    if not floor:
+    """Where the corpus's entropy is known: the floor, the leader's gap to it, and an alarm for whoever is under it.
+
+    Bits per byte are the same for every tokenizer, perplexity is not.
+    """
+    floors = _floors(study)
+    if not floors:
         return []
-    name = objective_name(study)
-    low = floor[name]
-    line = (
-        f"entropy floor: perplexity {_score(floor['val_perplexity'])}, {_score(floor['val_bits_per_byte'])} bits/byte"
-    )
+    each = [f"{_score(floor['val_perplexity'])} ({name})" for name, floor in floors.items()]
+    first = next(iter(floors.values()))
+    perplexity = ", ".join(each) if len(each) > 1 else _score(first["val_perplexity"])
+    line = f"entropy floor: perplexity {perplexity}, {_score(first['val_bits_per_byte'])} bits/byte"
+    gaps = {number: found for number, trial in study.trials.items() if (found := _gap(study, trial, floors))}
     leader = best(study)
-    if leader is not None and (value := objective(study, leader)) is not None:
-        side = "above" if value >= low else "BELOW"
-        line += f"; the leader is {abs(value - low):.3g} ({abs(value / low - 1):.1%}) {side} it"
-    under = [str(trial.number) for trial in study.trials.values() if (objective(study, trial) or low) < low]
-    alarm = f"WARNING: trial {', '.join(sorted(under))} is under the floor: nothing honest can be; look for a leak"
+    if leader is not None and leader.number in gaps:
+        gap, share = gaps[leader.number]
+        line += f"; the leader is {abs(gap):.3g} ({abs(share):.1%}) {'above' if gap >= 0 else 'BELOW'} it"
+    under = ", ".join(str(number) for number, (low, _) in sorted(gaps.items()) if low < 0)
+    alarm = f"WARNING: trial {under} is under the floor: nothing honest can be; look for a leak"
     return [line, alarm] if under else [line]
+
+
+def _floors(study: Study) -> dict[str, dict[str, float]]:
+    """By tokenizer."""
+    data = study.header.get("data") or {}
+    each = {name: about.get("floor") for name, about in (data.get("tokenizers") or {}).items()}
+    each = each or {str(data.get("tokenizer")): data.get("floor")}
+    return {name: floor for name, floor in each.items() if floor}
+
+
+def _gap(study: Study, trial: Trial, floors: dict[str, dict[str, float]]) -> tuple[float, float] | None:
+    """How far a trial's objective is above its floor, and that as a share of the floor."""
+    value, floor = objective(study, trial), floors.get(str(trial.config.get("tokenizer")))
+    if value is None or floor is None:
+        return None
+    low = floor[objective_name(study)]
+    return value - low, value / low - 1
 
 
 def spread_lines(study: Study) -> list[str]:

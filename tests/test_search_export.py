@@ -1,0 +1,94 @@
+"""A config that leaves a study is the trial's own, whole, and says where it comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from search import export
+from search.study import Study
+from tests import journals
+from trainer.config import TrainConfig, load
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return journals.write_study(tmp_path / "quick").study
+
+
+def test_an_exported_config_is_read_back_equal_to_the_trials(study: Study, tmp_path: Path) -> None:
+    for number in study.trials:
+        export.write(study, tmp_path / "best.yaml", number)
+        assert load(tmp_path / "best.yaml") == TrainConfig.model_validate(study.trials[number].config)
+
+
+def test_the_best_is_exported_by_default(study: Study, tmp_path: Path) -> None:
+    export.write(study, tmp_path / "best.yaml")
+    assert load(tmp_path / "best.yaml") == export.best_config(study) == export.best_config(study, 1)
+    assert export.best_config(study).loss == "squentropy"
+
+
+def test_provenance_is_complete(study: Study) -> None:
+    text = export.text(study)
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    head = "\n".join(comments)
+    assert "best of study quick, trial 1 (lr=0.002 squentropy); 810k parameters" in head
+    assert "objective: val_perplexity 4 on the full validation split, after 8,000 tokens" in head
+    assert "commit: 0123456789abcdef with uncommitted changes" in head
+    assert "data: stories, hash abc123" in head
+    assert "nanosweep train THIS_FILE" in head
+
+
+def test_a_trial_that_was_stopped_says_that_it_has_no_objective(study: Study) -> None:
+    text = export.text(study, 2)
+    assert "objective: none: pruned after 1,000 tokens (val_perplexity 2.5 on the subset)" in text
+    assert "from study quick, trial 2" in text
+
+
+def test_a_name_cannot_break_out_of_its_comment(tmp_path: Path) -> None:
+    ledger = journals.write_study(tmp_path / "quick")
+    config = ledger.study.trials[0].config
+    ledger.write("point", trial=7, point={}, config=config, name="x\nlearning_rate: 99", sampler="random")
+    export.write(ledger.study, tmp_path / "best.yaml", 7)
+    assert load(tmp_path / "best.yaml").learning_rate == 1e-3
+
+
+def test_a_trial_that_does_not_exist_names_those_that_do(study: Study) -> None:
+    with pytest.raises(UserError, match=r"study quick has no trial 99; its trials are 0 to 6"):
+        export.text(study, 99)
+
+
+def test_a_study_without_a_finished_trial_has_no_best(tmp_path: Path) -> None:
+    ledger = journals.Ledger(tmp_path / "young")
+    ledger.write("study", **journals.header("young"))
+    with pytest.raises(UserError, match="study young has no best trial yet"):
+        export.text(ledger.study)
+    journals.point(ledger, 0)
+    with pytest.raises(UserError, match="1 trials, none of which has ended at full length"):
+        export.best_config(ledger.study)
+    assert export.write_best(ledger.study, tmp_path / "young") is None
+    assert not (tmp_path / "young" / "best.yaml").exists()
+
+
+def test_a_file_that_cannot_be_written_is_one_line_and_leaves_nothing(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        export.write(study, tmp_path / "nowhere" / "best.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(UserError, match="cannot be written"):
+        export.write(study, tmp_path / "folder.yaml")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_config_of_another_release_is_said(tmp_path: Path) -> None:
+    ledger = journals.write_study(tmp_path / "quick")
+    config = {**ledger.study.trials[0].config, "flux": 1}
+    ledger.write("point", trial=7, point={}, config=config, name="x", sampler="random")
+    with pytest.raises(UserError, match="trial 7: its config is not one of this release: flux"):
+        export.text(ledger.study, 7)
+
+
+def test_best_yaml_is_written_into_the_folder(study: Study, tmp_path: Path) -> None:
+    assert export.write_best(study, tmp_path) == tmp_path / "best.yaml"
+    assert load(tmp_path / "best.yaml") == export.best_config(study)

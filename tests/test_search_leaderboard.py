@@ -1,0 +1,202 @@
+"""The leaderboard: who leads, who is not ranked, what stands under the table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from search import leaderboard, table
+from search.study import read_study
+from tests import journals
+
+FLOOR = {"val_loss": 1.0, "val_perplexity": math.e, "val_bits_per_byte": 1.4}
+
+
+@pytest.fixture
+def study(tmp_path: Path):
+    return journals.write_study(tmp_path / "quick").study
+
+
+def test_full_length_trials_lead_however_low_a_pruned_one_stood(study) -> None:
+    numbers = [trial.number for trial in leaderboard.order(study)]
+    assert numbers == [1, 0, 5, 2, 6, 3, 4]
+    assert leaderboard.best(study) is study.trials[1]
+
+
+def test_only_full_length_trials_have_an_objective(study) -> None:
+    found = {row["trial"]: row["objective"] for row in leaderboard.rows(study)}
+    assert found == {1: 4.0, 0: 5.0, 2: None, 3: None, 4: None, 5: None, 6: None}
+
+
+def test_a_final_report_does_not_count_before_the_trial_has_ended(tmp_path: Path) -> None:
+    ledger = journals.write_study(tmp_path / "quick")
+    journals.start(ledger, 6)
+    journals.report(ledger, 6, journals.LENGTH, 1.5)
+    assert leaderboard.objective(ledger.study, ledger.study.trials[6]) is None
+    journals.end(ledger, 6, "early_stopped")
+    assert leaderboard.best(ledger.study) is ledger.study.trials[6]
+
+
+def test_an_objective_that_is_not_finite_is_none(tmp_path: Path) -> None:
+    ledger = journals.write_study(tmp_path / "quick")
+    journals.start(ledger, 6)
+    journals.report(ledger, 6, journals.LENGTH - 1, 9.0)
+    ledger.write("report", trial=6, step=80, tokens=8000, rung=None, final=True, metrics={"val_perplexity": math.inf})
+    journals.end(ledger, 6, "completed")
+    assert leaderboard.objective(ledger.study, ledger.study.trials[6]) is None
+    assert leaderboard.order(ledger.study)[-1].number in (3, 4, 6)
+
+
+def test_best_on_the_way_is_of_the_subset_alone(study) -> None:
+    found = {row["trial"]: row["best_on_the_way"] for row in leaderboard.rows(study)}
+    assert found[1] == 3.5
+    assert found[3] is None  # nan
+    assert found[2] == 2.5
+
+
+def test_the_end_counts_as_on_the_way_by_its_subset(tmp_path: Path) -> None:
+    ledger = journals.write_study(tmp_path / "quick")
+    journals.start(ledger, 6)
+    journals.report(ledger, 6, journals.LENGTH, 3.0, val_loss_subset=math.log(2.0))
+    journals.end(ledger, 6, "completed")
+    assert leaderboard.on_the_way(ledger.study.trials[6]) == pytest.approx(2.0)
+
+
+def test_the_objective_may_be_bits_per_byte(tmp_path: Path) -> None:
+    spec = {**journals.header("bits")["spec"], "objective": "val_bits_per_byte"}
+    study = journals.write_study(tmp_path / "bits", spec=spec).study
+    assert leaderboard.rows(study)[0]["objective"] == pytest.approx(2.0)
+    assert table.render(study).splitlines()[0].split()[:4] == ["#", "trial", "bits/byte", "perplexity"]
+
+
+def test_frames_have_a_row_per_trial_and_a_row_per_report(study) -> None:
+    frame = leaderboard.frame(study)
+    assert len(frame) == 7
+    assert frame.trial.tolist() == [1, 0, 5, 2, 6, 3, 4]
+    assert {"learning_rate", "loss", "squentropy_lambda", "peak_memory_mb", "val_bits_per_byte"} <= {*frame.columns}
+    reports = leaderboard.reports(study)
+    assert len(reports) == 10
+    assert reports[reports.trial == 1].val_perplexity.tolist() == pytest.approx([7.0, 3.5, 4.0])
+
+
+def test_linked_parameters_have_a_column_each() -> None:
+    point = {"width": {"n_embd": 384, "n_head": 6}, "n_layer": 8}
+    assert leaderboard.parameters(point) == {"n_embd": 384, "n_head": 6, "n_layer": 8}
+
+
+def test_by_loss_shows_the_best_of_each_loss(study) -> None:
+    rows = leaderboard.groups(study, "loss")
+    assert [(row["loss"], row["objective"], row["best_trial"], row["trials"]) for row in rows] == [
+        ("squentropy", 4.0, 1, 1),
+        ("cross_entropy", 5.0, 0, 6),
+    ]
+
+
+def test_by_an_unknown_key_names_the_nearest(study) -> None:
+    with pytest.raises(UserError, match="did you mean loss"):
+        leaderboard.groups(study, "los")
+
+
+def test_a_study_is_found_by_folder_file_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journals.write_study(tmp_path / "runs" / "quick")
+    monkeypatch.chdir(tmp_path)
+    for given in ("quick", "runs/quick", tmp_path / "runs" / "quick", tmp_path / "runs" / "quick" / "trials.jsonl"):
+        assert len(leaderboard.frame(given)) == 7
+    assert len(leaderboard.frame("quick", tmp_path / "runs")) == 7
+
+
+def test_an_unknown_study_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    journals.write_study(tmp_path / "quick")
+    with pytest.raises(UserError, match="did you mean quick"):
+        leaderboard.frame("quik", tmp_path)
+    with pytest.raises(UserError, match="holds no study"):
+        leaderboard.frame("quick", tmp_path / "nowhere")
+
+
+def test_the_table_fits_a_narrow_terminal_without_breaking_lines(study) -> None:
+    lines = table.render(study, width=80).splitlines()
+    assert all(len(line) <= 80 for line in lines[:8])
+    assert lines[0].split() == ["#", "trial", "perplexity", "bits/byte", "tokens", "status", "config"]
+    assert lines[1].split()[:3] == ["1", "1", "4.000"]
+    assert lines[8] == ""
+
+
+def test_a_limit_says_what_it_left_out(study) -> None:
+    assert "... and 5 more" in table.render(study, limit=2)
+    assert "... and 5 more" in table.markdown(study, limit=2)
+
+
+def test_json_and_csv_hold_every_trial_and_only_finite_numbers(study) -> None:
+    rows = json.loads(table.as_json(study))
+    assert [row["trial"] for row in rows] == [1, 0, 5, 2, 6, 3, 4]
+    assert rows[5]["last"] is None  # diverged: nan
+    assert rows[5]["cause"] == "the loss is nan at step 10"
+    lines = list(csv.DictReader(io.StringIO(table.as_csv(study))))
+    assert lines[0]["objective"] == "4.0"
+    assert lines[0]["squentropy_lambda"] == "0.1"
+    assert lines[1]["squentropy_lambda"] == ""
+
+
+def test_markdown_cells_keep_their_columns(tmp_path: Path) -> None:
+    ledger = journals.write_study(tmp_path / "quick")
+    ledger.write("point", trial=7, point={}, config=ledger.study.trials[0].config, name="a|b\nc", sampler="random")
+    ruled = [line for line in table.markdown(ledger.study).splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in ruled} == {12}
+
+
+def test_the_floor_and_the_gap_to_it_are_shown_where_it_is_known(tmp_path: Path) -> None:
+    data = {**journals.header()["data"], "floor": FLOOR}
+    study = journals.write_study(tmp_path / "quick", data=data).study
+    text = "\n".join(table.floor_lines(study))
+    assert "perplexity 2.718, 1.400 bits/byte; the leader is 1.28 (47.2%) above it" in text
+    assert "WARNING" not in text
+    assert table.floor_lines(journals.write_study(tmp_path / "other").study) == []
+
+
+def test_a_trial_under_the_floor_raises_an_alarm(tmp_path: Path) -> None:
+    data = {**journals.header()["data"], "floor": {**FLOOR, "val_perplexity": 4.5}}
+    text = table.render(journals.write_study(tmp_path / "quick", data=data).study)
+    assert "WARNING: trial 1 is under the floor" in text
+
+
+def test_each_tokenizer_has_its_own_perplexity_floor(tmp_path: Path) -> None:
+    other = {**FLOOR, "val_perplexity": 3.9}
+    about = {"tokenizers": {"gpt2": {"floor": {**FLOOR, "val_perplexity": 1000.0}}, "char": {"floor": other}}}
+    data = {**journals.header()["data"], "floor": {**FLOOR, "val_perplexity": 1000.0}, **about}
+    lines = table.floor_lines(journals.write_study(tmp_path / "quick", data=data).study)
+    assert not any("WARNING" in line for line in lines)
+    assert "3.900" in lines[0]
+    assert "1000" in lines[0]
+
+
+def test_rungs_reached_at_different_tokens_are_said(tmp_path: Path) -> None:
+    ledger = journals.write_study(tmp_path / "quick")
+    assert table.spread_lines(ledger.study) == []
+    journals.start(ledger, 6)
+    journals.report(ledger, 6, 1024, 5.0, rung=1000)
+    assert table.spread_lines(ledger.study) == [
+        "rungs were reached at different tokens, as batch sizes differ: 1k at 1,000–1,024"
+    ]
+
+
+def test_causes_are_said_under_the_table(study) -> None:
+    text = table.render(study)
+    assert "trial 3 diverged: the loss is nan at step 10" in text
+    assert "trial 4 failed: RuntimeError: boom" in text
+
+
+def test_a_study_without_trials_has_a_table(tmp_path: Path) -> None:
+    ledger = journals.Ledger(tmp_path / "empty")
+    ledger.write("study", **journals.header("empty"))
+    study = read_study(tmp_path / "empty")
+    assert "no trials yet" in table.render(study)
+    assert "no trials yet" in table.markdown(study)
+    assert json.loads(table.as_json(study)) == []
+    assert len(leaderboard.frame(study)) == len(leaderboard.reports(study)) == 0
