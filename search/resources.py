@@ -1,0 +1,212 @@
+"""What one trial gets of the machines there are, and Ray started quietly on them.
+
+`resources: auto` is one GPU per trial, with its share of the cores, where there are GPUs; elsewhere one core per
+trial, as many trials as cores: two trials on a core each finish more work than one trial on two cores
+(measured in search/trainable.py's docstring), and nothing needs to be said about threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import UserError
+from search.spec import Resources
+from trainer.yaml_file import YamlFile
+
+# set before Ray is imported, unless the user set them
+_QUIET = {
+    "RAY_AUTH_MODE": "token",  # Ray listens on every interface; without a token anybody may run code here
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints boxes whatever verbose says
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a config mean what they meant on the driver
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: running trials become `interrupted`, not lost
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that ends without a report would end the whole study
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # result.json, progress.csv and event files: the journal has it all
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # nobody reads Tune's snapshots
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    name: str
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one trial gets, and how many trials run at once."""
+
+    cpus: float
+    gpus: float
+    slots: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of one trial: as many as it has whole cores, at least one."""
+        return max(1, int(self.cpus))
+
+
+def this_machine() -> Node:
+    """This machine's cores (those that we may use: affinity, container quota) and GPUs."""
+    return Node("this machine", cpus(), gpus())
+
+
+def cpus() -> int:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return available if quota == "max" else max(1, min(available, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return available
+
+
+def gpus() -> int:
+    if not any(Path("/dev").glob(name) for name in ("nvidia[0-9]*", "kfd", "dxg")):
+        return 0  # no driver: torch need not be loaded (2 s) to say so
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def cluster() -> list[Node]:
+    """The nodes of the Ray cluster that we are connected to."""
+    import ray
+
+    return [
+        Node(node["NodeManagerHostname"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def share(wanted: Resources | None, nodes: list[Node], file: YamlFile, device: str = "auto") -> Share:
+    """What each trial gets on these nodes; wanted None is `auto`; device is the base config's.
+
+    Raises UserError with what was asked and what there is, where no node can meet it.
+    """
+    n_gpus = sum(node.gpus for node in nodes)
+    if wanted is None:
+        chosen = _auto(nodes) if n_gpus and device != "cpu" else Resources(cpus=1, gpus=0)
+    else:
+        chosen = wanted
+    where = file.where(("resources",))
+    if chosen.gpus and not n_gpus:
+        raise UserError(f"{where}: gpus: {chosen.gpus:g} per trial, but there is no GPU here; use gpus: 0, or auto")
+    if device == "cuda" and not chosen.gpus:
+        raise UserError(
+            f"{where}: the base config says device: cuda, but a trial gets no GPU ({n_gpus:g} here); "
+            "use device: auto, or give each trial one (resources: {gpus: 1})"
+        )
+    slots = sum(_fit(chosen, node) for node in nodes)
+    if not slots:
+        has = "; ".join(sorted({f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in nodes}))
+        raise UserError(
+            f"{where}: no machine can give a trial cpus: {chosen.cpus:g} and gpus: {chosen.gpus:g}; "
+            f"there is {has}. Ask for less, or auto"
+        )
+    return Share(chosen.cpus, chosen.gpus, slots)
+
+
+def _auto(nodes: list[Node]) -> Resources:
+    """One GPU, and the cores that the node with the fewest per GPU has for it."""
+    shares = [node.cpus // node.gpus for node in nodes if node.gpus]
+    return Resources(cpus=max(1, int(min(shares))), gpus=1)
+
+
+def _fit(wanted: Resources, node: Node) -> int:
+    """How many such trials run on a node at once; a fraction of a GPU never spans two."""
+    by_cpu = int(node.cpus / wanted.cpus + 1e-9)
+    return min(by_cpu, int(node.gpus) * int(1 / wanted.gpus + 1e-9)) if wanted.gpus else by_cpu
+
+
+@contextmanager
+def ray_session(address: str | None, machine: Node) -> Iterator[Path]:
+    """Ray, on this machine or at an address, for as long as the block runs; hands out a scratch folder for it.
+
+    Raises UserError when nobody answers at the address.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    scratch = _scratch()
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
+    try:
+        if address:
+            try:
+                ray.init(address=address, **quiet)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise UserError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None
+        else:
+            # address local: a stale file of an earlier cluster would otherwise be believed
+            ray.init(
+                address="local",
+                num_cpus=int(machine.cpus),
+                num_gpus=int(machine.gpus),
+                include_dashboard=False,
+                _temp_dir=str(scratch),
+                **quiet,
+            )
+        # Ray's own words about trials; ours go through the journal
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+        yield scratch
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scratch() -> Path:
+    """A new folder with a short name: Ray's sockets lie in it, and a socket's path has at most 107 characters."""
+    parent = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="nanosweep-", dir=parent if len(parent) < 25 else "/tmp"))
+
+
+def check_nodes_share(folder: Path) -> None:
+    """Every node must read and write the study's folder: checkpoints go there.
+
+    Raises UserError that names the nodes which cannot.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1:
+        return
+    mark = folder / f".probe-{uuid.uuid4().hex}"
+    mark.touch()
+    try:
+        remote = ray.remote(num_cpus=0)(_can_write)
+        asked = {
+            node["NodeManagerHostname"]: remote.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(mark))
+            for node in nodes
+        }
+        without = [name for name, answer in asked.items() if not ray.get(answer, timeout=60)]
+    finally:
+        mark.unlink()
+    if without:
+        raise UserError(
+            f"storage: {folder} cannot be read and written from {', '.join(without)}; give a path that all nodes share"
+        )
+
+
+def _can_write(mark: str) -> bool:
+    path = Path(mark)
+    probe = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
+    try:
+        probe.touch()
+        probe.unlink()
+        return path.exists()
+    except OSError:
+        return False

@@ -1,0 +1,259 @@
+"""Run a study: everything checked first, then Ray Tune over our searcher, scheduler and journal.
+
+    study = run(*load_spec(Path("search/specs/quickstart.yaml")))
+
+The same command goes on with a study that was stopped or killed: from its journal, in a fresh Tuner. Ray's own
+files lie in a scratch folder and are thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.dataset import Dataset
+from data.errors import UserError
+from search import export, header, live, points, space, table
+from search.folder import Weights, held, trial_folder, write_spec
+from search.journal import NAME, Record
+from search.resources import Share, check_nodes_share, cluster, ray_session, share, this_machine
+from search.spec import StudySpec
+from search.study import Ledger, Study, read_study, spent
+from trainer.config import TrainConfig
+from trainer.yaml_file import YamlFile
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+RETRIES = 2  # of a trial whose worker was killed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that may begin. base: with eval_tokens filled in; data: for the header; length: of a whole trial."""
+
+    spec: StudySpec
+    base: TrainConfig
+    datasets: dict[str, Dataset]
+    data: dict[str, Any]
+    length: int
+
+    def tokens(self, config: TrainConfig) -> int:
+        """What a config trains on: its max_tokens, epochs counted out."""
+        return config.length(self.datasets[config.tokenizer].train.n_targets)
+
+
+def run(
+    spec: StudySpec, base: TrainConfig, file: YamlFile, *, address: str | None = None, console: Console | None = None
+) -> Study:
+    """Run a study to the end of its budget, or go on with it. Returns what its journal says.
+
+    address: of a Ray cluster; default RAY_ADDRESS (set inside a Ray job), else Ray is started on this machine.
+    Ctrl-C stops it: what ran is `interrupted` and will be continued. A second one raises KeyboardInterrupt at once.
+    Raises UserError for whatever is wrong with spec, data or machines; a fresh study then leaves nothing behind.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    machine = this_machine()
+    space.check(spec, base, file)
+    if not address:  # known before anything is started
+        share(spec.resources, [machine], file, base.device)
+    check_tracking(spec)
+    with held(spec.folder):
+        known = _known(spec.folder)
+        header.check_same(spec, base, known.header)
+        plan = prepare(spec, base, file, known.header, console)
+        if known.header and not known.unfinished() and spent(known, spec.budget):
+            _track(spec)  # nothing to do but to send what MLflow may still lack
+        else:
+            with ray_session(address, machine) as scratch:
+                each = share(spec.resources, cluster(), file, base.device)
+                check_nodes_share(spec.folder)
+                _search(plan, each, scratch, console)
+        return _finish(spec.folder)
+
+
+def check_tracking(spec: StudySpec) -> None:
+    """A tracking server that is away is said at once, not after the data have been prepared. Raises UserError."""
+    from search.mlflow_store import choose_uri, connect, served
+
+    uri = choose_uri(spec.folder.parent)
+    if served(uri):
+        connect(uri)
+
+
+def _known(folder: Path) -> Study:
+    """What the journal holds; an empty study where there is none, or one that was never begun."""
+    path = folder / NAME
+    return read_study(folder) if path.exists() and path.stat().st_size else Study()
+
+
+def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Record, console: Console | None = None) -> Plan:
+    """Prepare the corpus for each tokenizer, and see that spec, data and the study so far fit. Raises UserError."""
+    from data.prepare import prepare as prepare_data
+    from data.tokens import Batches
+
+    show = console is not None and console.is_terminal
+    datasets = {
+        name: prepare_data(base.corpus, name, base.split, progress=show) for name in space.tokenizers(spec, base)
+    }
+    block_sizes = [base.block_size]
+    for name, parameter in spec.space.items():
+        values = points.candidates(name, parameter) if "block_size" in points.fields(name, parameter) else []
+        block_sizes += [value["block_size"] if parameter.linked else value for value in values]
+    for dataset in datasets.values():
+        Batches(dataset.train, max(block_sizes), base.data_order, base.seed)  # raises for a corpus that is too short
+        space.check_length(spec, base, dataset.train.n_targets, file)
+    first = next(iter(datasets.values()))
+    length = base.length(first.train.n_targets)
+    pinned = header.pin_eval_tokens(base, length)
+    data = header.describe(datasets, pinned)
+    header.check_same_data(data, known)
+    return Plan(spec, pinned, datasets, data, length)
+
+
+def _search(plan: Plan, each: Share, scratch: Path, console: Console | None) -> None:
+    """Write the header, hand out trials until the budget is spent or the user has had enough."""
+    from search.scheduler import LedgerScheduler, settle
+    from search.searcher import LedgerSearcher
+    from search.tracking import Tracker
+
+    spec = plan.spec
+    with Tracker(spec.folder) as tracker, _ledger(spec.folder) as ledger:
+        _begin(plan, ledger)
+        settle(ledger, spec)
+        tracker.follow(ledger)
+        searcher = LedgerSearcher(ledger, spec, plan.base, plan.tokens, lambda n: trial_folder(spec.folder, n))
+        scheduler = LedgerScheduler(ledger, spec)
+        with live.shown(ledger.study, each.slots, plan.length, console) as view, _ctrl_c() as asked:
+            ledger.listeners += [view, Weights(spec.folder, ledger.study)]
+            try:
+                _fit(plan, each, scratch, searcher, scheduler, asked)
+            except _Stopped:
+                scheduler.interrupt("stopped by Ctrl-C")
+            except Exception:
+                if ledger.broken is not None:
+                    raise ledger.broken from None  # Ray wraps it into a page of its own
+                scheduler.interrupt("the driver failed")
+                raise
+
+
+def _begin(plan: Plan, ledger: DriverLedger) -> None:
+    """The first records of a driver: the study; and trials that an earlier driver left running do not run."""
+    spec = plan.spec
+    ledger.write("study", **header.fields(spec, plan.base, plan.data, spec.rungs(plan.length)))
+    write_spec(spec)
+    for number in ledger.study.unfinished():
+        if ledger.study.trials[number].status == "running":
+            ledger.write("status", trial=number, status="interrupted", cause="its driver went away")
+
+
+def _fit(plan: Plan, each: Share, scratch: Path, searcher: Any, scheduler: Any, asked: list[float]) -> None:
+    """Ray Tune, until the searcher has no more. Raises _Stopped soon after `asked` is no longer empty."""
+    import ray
+    from ray import tune
+
+    from search.trainable import trial
+
+    class Asked(tune.Stopper):
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            # between two events of Tune's loop: no record is half written. Tune's own way of stopping waits for
+            # each trial's next report, then ten seconds more
+            if asked:
+                raise _Stopped
+            return False
+
+    references = {name: ray.put(dataset) for name, dataset in plan.datasets.items()}
+    # tune.run and not Tuner, which would pickle searcher and scheduler, and with them the data, for a snapshot
+    tune.run(
+        tune.with_parameters(trial, datasets=references, threads=each.threads),
+        resources_per_trial={"cpu": each.cpus, "gpu": each.gpus},
+        search_alg=searcher,
+        scheduler=scheduler,
+        num_samples=-1,  # the searcher knows when it is enough
+        max_concurrent_trials=each.slots,  # no trial is proposed before it can run: the sampler knows more then
+        reuse_actors=True,
+        max_failures=RETRIES,
+        raise_on_failed_trial=False,
+        stop=Asked(),
+        trial_name_creator=_name,
+        trial_dirname_creator=_name,
+        name="tune",
+        storage_path=str(scratch),
+        verbose=0,
+    )
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config["trial"])
+
+
+class _Stopped(BaseException):
+    """The user has had enough. No Exception: Tune would catch it."""
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[list[float]]:
+    """A list that gets the time of the first Ctrl-C (or SIGTERM); the second raises KeyboardInterrupt at once."""
+    asked: list[float] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(time.time())
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class DriverLedger(Ledger):
+    """Remembers why it could not be written, as Ray swallows what its scheduler raises."""
+
+    broken: UserError | None = None
+
+    def write(self, record: str, **fields: Any) -> Record:
+        try:
+            return super().write(record, **fields)
+        except UserError as error:
+            self.broken = error
+            raise
+
+
+@contextmanager
+def _ledger(folder: Path) -> Iterator[DriverLedger]:
+    ledger = DriverLedger(folder)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def _track(spec: StudySpec) -> None:
+    from search.tracking import Tracker
+
+    with Tracker(spec.folder) as tracker, _ledger(spec.folder) as ledger:
+        tracker.follow(ledger)
+
+
+def _finish(folder: Path) -> Study:
+    """leaderboard.md and best.yaml, from the journal."""
+    study = read_study(folder)
+    export.replace_text(folder / "leaderboard.md", table.markdown(study))
+    export.write_best(study, folder)
+    return study
