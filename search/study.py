@@ -43,7 +43,8 @@ class Trial:
 
     def tokens_at(self, checkpoint: str | None) -> int:
         """Tokens trained on when a checkpoint was written; 0 without one."""
-        return next((r["tokens"] for r in self.reports if checkpoint and r.get("checkpoint") == checkpoint), 0)
+        known = (r["tokens"] for r in reversed(self.reports) if checkpoint and r.get("checkpoint") == checkpoint)
+        return next(known, 0)  # the newest: a trial writes over its own file
 
     @property
     def final(self) -> Record | None:

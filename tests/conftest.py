@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# Ray reads this once, when it is first imported, which any test may be the first to do
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
 
 @pytest.fixture(scope="session")
 def sample_data() -> Path:
