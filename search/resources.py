@@ -31,6 +31,7 @@ _QUIET = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that ends without a report would end the whole study
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # result.json, progress.csv and event files: the journal has it all
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # pages about each worker that died, which the journal tells in a line
     "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # nobody reads Tune's snapshots
 }
 
