@@ -37,6 +37,9 @@ def test_what_is_trained_again_after_a_loss_counts_twice_and_stands_once(tmp_pat
     trial = ledger.study.trials[0]
     assert trial.checkpoint == "at-2000"
     assert [trial.tokens_at(checkpoint) for checkpoint in ("at-1000", "at-2000", "gone", None)] == [1000, 2000, 0, 0]
+    ledger.write("report", trial=0, tokens=3500, **{**fields, "checkpoint": "at-2000"})  # written over its own file
+    assert trial.tokens_at("at-2000") == 3500
+    trial.reports.pop()
     journals.start(ledger, 0, tokens=2000)
     assert [report["tokens"] for report in trial.reports] == [1000, 2000]
     assert (trial.tokens, trial.repeated, ledger.study.tokens) == (2000, 1000, 3000)

@@ -1,0 +1,151 @@
+"""The searcher between Ray and the sampler: what is handed out, in which order, and when it is enough."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.tune.search import Searcher
+from ray.tune.search.search_generator import SearchGenerator
+
+from search.journal import read_records
+from search.searcher import LedgerSearcher
+from search.spec import StudySpec
+from search.study import Ledger
+from tests import journals
+from trainer.config import TrainConfig
+
+SPACE = {
+    "learning_rate": {"log": [1e-4, 1e-2]},
+    "loss": {"choice": ["cross_entropy", "squentropy"]},
+    "squentropy_lambda": {"log": [1e-3, 1], "when": {"loss": "squentropy"}},
+}
+BASE = TrainConfig(max_tokens="2 epochs")
+
+
+def study_spec(**more: Any) -> StudySpec:
+    head = {"study": "s", "base": "b", "budget": {"trials": 4}, "sampler": "random", "space": SPACE}
+    return StudySpec.model_validate({**head, "scheduler": {"asha": {"first_rung": 1000, "factor": 4}}, **more})
+
+
+def searcher(ledger: Ledger, **more: Any) -> LedgerSearcher:
+    return LedgerSearcher(ledger, study_spec(**more), BASE, lambda c: c.length(4000), lambda n: Path("/out") / str(n))
+
+
+def fresh(folder: Path) -> Ledger:
+    ledger = Ledger(folder)
+    ledger.write("study", **journals.header())
+    return ledger
+
+
+def test_a_point_is_on_disk_before_its_trial_is_handed_out(tmp_path: Path) -> None:
+    ledger = fresh(tmp_path)
+    job = searcher(ledger).suggest("a")
+    assert isinstance(job, dict)
+    *_, record = read_records(ledger.journal.path)
+    assert (record["record"], record["trial"], record["sampler"]) == ("point", 0, "random")
+    assert record["name"].startswith("lr=")
+    assert record["config"] == job["config"]
+    config = TrainConfig.model_validate(job["config"])
+    assert config.learning_rate == record["point"]["learning_rate"]
+    assert {key: value for key, value in job.items() if key != "config"} == {
+        "trial": 0,
+        "resume": None,
+        "out_dir": "/out/0",
+        "rungs": [1000, 4000],
+        "objective": "val_perplexity",
+    }
+    json.dumps(job)
+
+
+def test_numbers_go_up_and_the_budget_ends_it(tmp_path: Path) -> None:
+    ledger = fresh(tmp_path)
+    hands = searcher(ledger)
+    jobs = [hands.suggest(str(n)) for n in range(4)]
+    assert [job["trial"] for job in jobs if isinstance(job, dict)] == [0, 1, 2, 3]
+    assert hands.suggest("z") == Searcher.FINISHED
+    assert len(ledger.study.trials) == 4
+
+
+def test_a_grid_ends_when_it_is_exhausted(tmp_path: Path) -> None:
+    hands = searcher(fresh(tmp_path), sampler="grid", space={"n_layer": {"choice": [1, 2]}}, budget={"trials": 9})
+    assert isinstance(hands.suggest("a"), dict)
+    assert isinstance(hands.suggest("b"), dict)
+    assert hands.suggest("c") == Searcher.FINISHED
+
+
+def test_the_next_driver_hands_out_what_was_interrupted_first_even_on_a_spent_budget(tmp_path: Path) -> None:
+    journals.write_study(tmp_path).close()  # 5 was interrupted, 6 never began
+    ledger = Ledger(tmp_path)
+    ledger.write("study", **journals.header())
+    before = len(list(read_records(ledger.journal.path)))
+    hands = searcher(ledger, budget={"trials": 7})
+    jobs = [hands.suggest("a"), hands.suggest("b")]
+    assert [job["trial"] for job in jobs if isinstance(job, dict)] == [5, 6]
+    assert hands.suggest("c") == Searcher.FINISHED
+    assert len(list(read_records(ledger.journal.path))) == before  # their points stand already
+    assert [job["config"] for job in jobs if isinstance(job, dict)] == [ledger.study.trials[n].config for n in (5, 6)]
+
+
+def test_a_raised_budget_extends_the_study_as_if_it_had_been_so_from_the_start(tmp_path: Path) -> None:
+    def points(folder: Path, *budgets: int) -> list[dict[str, Any]]:
+        for budget in budgets:
+            ledger = fresh(folder)
+            hands = searcher(ledger, budget={"trials": budget})
+            while isinstance(job := hands.suggest("x"), dict):
+                ledger.write("status", trial=job["trial"], status="failed", cause="")
+            ledger.close()
+        return [trial.point for trial in ledger.study.trials.values()]
+
+    assert points(tmp_path / "a", 2, 5) == points(tmp_path / "b", 5)
+
+
+def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    ledger = fresh(tmp_path)
+    journals.point(ledger, 0)
+    journals.start(ledger, 0)
+    fields = {"step": 1, "tokens": 1000, "rung": 1000, "final": False, "metrics": journals.metrics(5.0)}
+    ledger.write("report", trial=0, **fields, checkpoint="/out/0/checkpoint.pt")
+    job = searcher(ledger).suggest("a")
+    assert isinstance(job, dict)
+    assert (job["trial"], job["resume"]) == (0, "/out/0/checkpoint.pt")
+
+
+@pytest.mark.parametrize(("budget", "ends"), [({"tokens": "25k"}, True), ({"tokens": "50k"}, False)])
+def test_tokens_of_earlier_drivers_count(tmp_path: Path, budget: dict[str, Any], ends: bool) -> None:
+    journals.write_study(tmp_path).close()
+    ledger = Ledger(tmp_path)
+    ledger.write("study", **journals.header())
+    for number in (5, 6):
+        journals.end(ledger, number, "failed")
+    ledger.write("report", trial=6, step=1, tokens=4000, rung=None, final=False, metrics={}, checkpoint=None)
+    assert ledger.study.tokens == 26_000
+    assert (searcher(ledger, budget=budget).suggest("a") == Searcher.FINISHED) == ends
+
+
+def test_hours_count_while_the_driver_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hands = searcher(fresh(tmp_path), budget={"hours": 1})
+    assert isinstance(hands.suggest("a"), dict)
+    now = time.time()
+    monkeypatch.setattr("search.searcher.time.time", lambda: now + 3601)
+    assert hands.suggest("b") == Searcher.FINISHED
+
+
+def test_epochs_are_counted_out_for_each_config(tmp_path: Path) -> None:
+    space = {"max_tokens": {"choice": ["1 epoch", "9 epochs"]}}
+    hands = searcher(fresh(tmp_path), sampler="grid", space=space)
+    jobs = [hands.suggest("a"), hands.suggest("b")]
+    rungs = {job["config"]["max_tokens"]: job["rungs"] for job in jobs if isinstance(job, dict)}
+    assert rungs == {"1 epochs": [1000], "9 epochs": [1000, 4000, 16000]}
+
+
+def test_tune_takes_it_and_its_snapshots_are_empty(tmp_path: Path) -> None:
+    generator = SearchGenerator(searcher(fresh(tmp_path / "study")))
+    generator.set_search_properties(None, None, {})
+    (tmp_path / "snapshot").mkdir()
+    generator.searcher.save_to_dir(str(tmp_path / "snapshot"), "now")
+    generator.searcher.on_trial_complete("a", {}, error=True)
+    assert list((tmp_path / "snapshot").iterdir()) == []
