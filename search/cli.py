@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +46,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    wide = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30)
-    parser = argparse.ArgumentParser(prog="nanosweep", description=__doc__, formatter_class=wide)
+    text = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="nanosweep", description=__doc__, formatter_class=text)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, does: Callable[[argparse.Namespace], int | None], about: str) -> argparse.ArgumentParser:

@@ -12,12 +12,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from data.errors import UserError, nearest
 from search.mlflow_store import ARTIFACTS, QUIET, choose_uri, connect, served, shown
+
+if TYPE_CHECKING:
+    import psutil
 
 HOST = "127.0.0.1"  # other machines would need authentication; an ssh tunnel gives it
 PATIENCE = 90.0  # seconds for the server to answer; 15 on two cores
@@ -36,7 +39,8 @@ def serve(storage: Path, port: int, study: str | None = None) -> None:
     if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(f"{shown(uri)}: no such store; nanosweep run makes it (or give its --storage)")
     check_port(port)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended like Ctrl-C, the server with us
+    for number in (signal.SIGINT, signal.SIGTERM):  # the server ends with us, also where a shell has us ignore Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     with _server(uri, storage, port) as (process, log):
         lines = links(f"http://{HOST}:{port}", uri, study)  # the store is read while the server starts
         _wait(process, port, log)
@@ -127,26 +131,32 @@ def _start(command: list[str], environment: dict[str, str], out: IO[bytes]) -> s
     )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for how, patience in ((signal.SIGTERM, 8.0), (signal.SIGKILL, 5.0)):
-        try:
-            os.killpg(process.pid, how)
-        except ProcessLookupError:
-            break
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline and _group_lives(process):
-            time.sleep(0.1)
-        if not _group_lives(process):
-            break
+def _end(process: subprocess.Popen[bytes], patience: float = 8.0) -> None:
+    """End a process and what it started: asked first, then forced."""
+    import psutil
 
-
-def _group_lives(process: subprocess.Popen[bytes]) -> bool:
-    process.poll()
     try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, how)
+        deadline = time.monotonic() + patience
+        while (living := any(_lives(member) for member in family)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if not living:
+            break
+    process.wait(patience)
+
+
+def _lives(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return True
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
