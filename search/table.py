@@ -191,8 +191,8 @@ def floor_lines(study: Study) -> list[str]:
     gaps = {number: found for number, trial in study.trials.items() if (found := _gap(study, trial, floors))}
     leader = best(study)
     if leader is not None and leader.number in gaps:
-        gap, share = gaps[leader.number]
-        line += f"; the leader is {abs(gap):.3g} ({abs(share):.1%}) {'above' if gap >= 0 else 'BELOW'} it"
+        gap, ratio = gaps[leader.number]
+        line += f"; the leader is {abs(gap):.3g} {'above' if gap >= 0 else 'BELOW'} it ({ratio:.4g} × the floor)"
     under = ", ".join(str(number) for number, (low, _) in sorted(gaps.items()) if low < 0)
     alarm = f"WARNING: trial {under} is under the floor: nothing honest can be; look for a leak"
     return [line, alarm] if under else [line]
@@ -207,12 +207,12 @@ def _floors(study: Study) -> dict[str, dict[str, float]]:
 
 
 def _gap(study: Study, trial: Trial, floors: dict[str, dict[str, float]]) -> tuple[float, float] | None:
-    """How far a trial's objective is above its floor, and that as a share of the floor."""
+    """How far a trial's objective is above its floor, and how many times the floor it is."""
     value, floor = objective(study, trial), floors.get(str(trial.config.get("tokenizer")))
     if value is None or floor is None:
         return None
     low = floor[objective_name(study)]
-    return value - low, value / low - 1
+    return value - low, value / low
 
 
 def spread_lines(study: Study) -> list[str]:

@@ -155,7 +155,7 @@ def test_the_floor_and_the_gap_to_it_are_shown_where_it_is_known(tmp_path: Path)
     data = {**journals.header()["data"], "floor": FLOOR}
     study = journals.write_study(tmp_path / "quick", data=data).study
     text = "\n".join(table.floor_lines(study))
-    assert "perplexity 2.718, 1.400 bits/byte; the leader is 1.28 (47.2%) above it" in text
+    assert "perplexity 2.718, 1.400 bits/byte; the leader is 1.28 above it (1.472 × the floor)" in text
     assert "WARNING" not in text
     assert table.floor_lines(journals.write_study(tmp_path / "other").study) == []
 
