@@ -1,19 +1,17 @@
-"""A study's records as MLflow's params, tags and metrics. Plain translation; sends nothing."""
+"""A study's records as MLflow's params, tags and metrics: plain data, without MLflow."""
 
 from __future__ import annotations
 
 import getpass
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from search import table
 from search.journal import FULL, Record
 from search.leaderboard import best, objective
 from search.study import Study, Trial
 
-if TYPE_CHECKING:
-    from mlflow.entities import Metric, Param, RunTag
-
+Metric = tuple[str, float, int, int]  # key, value, milliseconds since the epoch, step (tokens)
 _BATCH = 900  # metrics in one request: MLflow takes 1,000 entries, a config's params among them
 _TAG = 5000  # its limit on a tag's text is 8,000 or less, depending on the store
 RUN_STATUS = {
@@ -46,12 +44,9 @@ def batches(reports: list[Record]) -> list[list[Record]]:
 
 
 def metrics(report: Record) -> list[Metric]:
-    from mlflow.entities import Metric
-
     # the journal's time, not now: what is sent twice after a lost answer is then the same record
     at, step = round(report["time"] * 1000), report["tokens"]
-    values = {**report["metrics"], "tokens": float(step)}
-    return [Metric(key, value, at, step) for key, value in values.items()]
+    return [(key, value, at, step) for key, value in {**report["metrics"], "tokens": float(step)}.items()]
 
 
 def status(trial: Trial) -> tuple[str, str, str]:
@@ -61,26 +56,14 @@ def status(trial: Trial) -> tuple[str, str, str]:
 
 def ending(study: Study, trial: Trial, at: int) -> list[Metric]:
     """What is known when a status changes. at: milliseconds since the epoch."""
-    from mlflow.entities import Metric
-
     known = {"n_parameters": trial.n_parameters, "objective": objective(study, trial)}
-    return [Metric(key, float(value), at, trial.tokens) for key, value in known.items() if value is not None]
+    return [(key, float(value), at, trial.tokens) for key, value in known.items() if value is not None]
 
 
-def params(values: dict[str, Any]) -> list[Param]:
-    from mlflow.entities import Param
-
-    return [Param(key, _text(value)) for key, value in values.items() if value is not None]
-
-
-def tags(values: dict[str, Any]) -> list[RunTag]:
-    from mlflow.entities import RunTag
-
-    return [RunTag(key, _text(value)[:_TAG]) for key, value in values.items() if value is not None]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def texts(values: dict[str, Any], most: int = _TAG) -> dict[str, str]:
+    """Params or tags; what is None is left out."""
+    plain = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    return {key: text[:most] for key, text in plain.items() if values[key] is not None}
 
 
 def study_params(header: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from search.mlflow_store import connect, reason, served, shown
 from search.study import Study, fold
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from search.mlflow_store import MlflowClient
 
 
 @dataclass(frozen=True)

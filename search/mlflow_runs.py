@@ -14,7 +14,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search import export, mlflow_view, table
 from search import mlflow_facts as facts
@@ -25,7 +25,7 @@ from search.study import Study, Trial
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment, Metric, Run
+    from mlflow.entities import Experiment, Run
 
 PARENT = "mlflow.parentRunId"
 STUDY, ID, TRIAL = "nanosweep.study", "nanosweep.id", "nanosweep.trial"
@@ -63,7 +63,7 @@ class Runs:
         else:
             tags = {STUDY: name, ID: identity, "mlflow.user": facts.user(), "mlflow.source.name": "nanosweep run"}
             self.parent_id = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
-            self.client.log_batch(self.parent_id, params=facts.params(facts.study_params(self.study.header)))
+            self._send(self.parent_id, params=facts.study_params(self.study.header))
         self.client.set_experiment_tag(self.experiment_id, *mlflow_view.view(self.parent_id, self.study.header))
         for run in self._children():
             self._learn(run)
@@ -134,16 +134,31 @@ class Runs:
                 self.client.set_terminated(sent.run_id, wanted, at)
             sent.run_status = wanted
 
-    def _log(self, sent: _Sent, trial: Trial, reports: list[Record], ending: list[Metric] | None = None) -> None:
+    def _log(self, sent: _Sent, trial: Trial, reports: list[Record], ending: list[facts.Metric] | None = None) -> None:
         """One request: these reports, the params unless they are there; with `ending` the status too."""
         metrics = [metric for report in reports for metric in facts.metrics(report)] + (ending or [])
-        params = [] if sent.params else facts.params(trial.config)
         status = facts.status(trial) if ending is not None else sent.status
         changed = zip(("status", "rung", "cause"), sent.status, status, strict=True)
-        tags = facts.tags({name: new for name, old, new in changed if new != old})
-        self.client.log_batch(sent.run_id, metrics, params, tags)
+        tags = {name: new for name, old, new in changed if new != old}
+        self._send(sent.run_id, metrics, {} if sent.params else trial.config, tags)
         sent.params, sent.status = True, status
         sent.tokens = reports[-1]["tokens"] if reports else sent.tokens
+
+    def _send(
+        self,
+        run_id: str,
+        metrics: list[facts.Metric] | None = None,
+        params: dict[str, Any] | None = None,
+        tags: dict[str, Any] | None = None,
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        self.client.log_batch(
+            run_id,
+            [Metric(key, value, at, step) for key, value, at, step in metrics or []],
+            [Param(key, text) for key, text in facts.texts(params or {}).items()],
+            [RunTag(key, text) for key, text in facts.texts(tags or {}).items()],
+        )
 
     def _create(self, trial: Trial, at: int) -> _Sent:
         if trial.number in self._unsure:
@@ -161,7 +176,7 @@ class Runs:
 
     def sync_parent(self, status: str | None = None) -> None:
         """The parent run's tags (what may change from driver to driver), and its status when it is given."""
-        self.client.log_batch(self.parent_id, tags=facts.tags(facts.study_tags(self.study)))
+        self._send(self.parent_id, tags=facts.study_tags(self.study))
         if status == "RUNNING":
             self.client.update_run(self.parent_id, status)
         elif status is not None:
@@ -181,7 +196,7 @@ class Runs:
             "mlflow.note.content": note,
             "mlflow.loggedArtifacts": '[{"path": "leaderboard.json", "type": "table"}]',
         }
-        self.client.log_batch(self.parent_id, tags=facts.tags(shown))
+        self._send(self.parent_id, tags=shown)
 
 
 def _identity(journal: Path) -> str:

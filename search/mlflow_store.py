@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+# answers that another try would not change
+FINAL = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
+FINAL |= {"INVALID_STATE", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND"}
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -141,3 +144,15 @@ def reason(error: Exception) -> str:
         if mark in text:
             return mark.lower()
     return text[:160] or type(error).__name__
+
+
+def passing(error: Exception) -> bool:
+    """Whether another try may succeed: the server is away or busy, as against an answer that will stay the same."""
+    from mlflow.exceptions import MlflowException
+    from requests import ConnectionError, HTTPError, Timeout
+
+    if isinstance(error, MlflowException):
+        return error.error_code not in FINAL
+    if isinstance(error, HTTPError):
+        return error.response is None or error.response.status_code >= 500
+    return isinstance(error, (ConnectionError, Timeout))

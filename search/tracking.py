@@ -24,18 +24,15 @@ from typing import TYPE_CHECKING
 
 from search.journal import ENDED, Record
 from search.mlflow_runs import Runs
-from search.mlflow_store import check_file, choose_uri, connect, reason, served, shown
+from search.mlflow_store import check_file, choose_uri, connect, passing, reason, served, shown
 from search.mlflow_view import link
 from search.study import Ledger, Study, read_study
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from search.mlflow_store import MlflowClient
 
 FILES_EVERY = 60.0  # seconds between copies of journal and leaderboard, more where one takes long
 FLUSH = 60.0  # seconds that the end waits for what is not yet sent
-# answers that another try would not change
-_FINAL = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
-_FINAL |= {"INVALID_STATE", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND"}
 
 
 def _to_stderr(line: str) -> None:
@@ -50,7 +47,7 @@ class Tracker:
         self.folder, self.say = folder, say
         self.uri = uri or choose_uri(folder.parent)
         self.study = Study()
-        self.client: MlflowClient | None = None
+        self._client: MlflowClient | None = None
         self._runs: Runs | None = None
         self._records: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._behind: dict[int, float | None] = {}  # trials to send, and when their status changed
@@ -80,7 +77,7 @@ class Tracker:
         if self.uri.startswith("sqlite:"):
             check_file(self.uri)
         else:
-            self.client = connect(self.uri)
+            self._client = connect(self.uri)
 
     def follow(self, ledger: Ledger) -> None:
         """Send what the journal holds and MLflow lacks, then every record of the ledger. Nobody may be writing yet."""
@@ -169,8 +166,8 @@ class Tracker:
 
     def _send(self, ending: bool) -> None:
         if self._runs is None:
-            self.client = self.client or connect(self.uri)
-            self._runs = Runs(self.client, self.uri, self.folder, self.study)
+            self._client = self._client or connect(self.uri)
+            self._runs = Runs(self._client, self.uri, self.folder, self.study)
         if not self._runs.parent_id:
             self._runs.open()
         if self._parent_behind:
@@ -194,7 +191,7 @@ class Tracker:
             self._runs.sync(number, self._behind[number])
             self._refused.pop(number, None)
         except Exception as error:
-            if _passing(error):
+            if passing(error):
                 raise
             if not self._refused:
                 self.say(f"MLflow at {shown(self.uri)} refuses trial {number}: {reason(error)}")
@@ -209,22 +206,10 @@ class Tracker:
             self._runs.snapshot()
             self._files_behind = False
         except Exception as error:
-            if _passing(error):
+            if passing(error):
                 raise
             if not self._files_refused:
                 self.say(f"MLflow at {shown(self.uri)} takes no files: {reason(error)}")
             self._files_refused = reason(error)
         # a long journal on a slow line must not take up the whole thread
         self._files_due = time.monotonic() + max(FILES_EVERY, 20 * (time.monotonic() - begun))
-
-
-def _passing(error: Exception) -> bool:
-    """Whether another try may succeed: the server is away or busy, as against an answer that will stay the same."""
-    from mlflow.exceptions import MlflowException
-    from requests import ConnectionError, HTTPError, Timeout
-
-    if isinstance(error, MlflowException):
-        return error.error_code not in _FINAL
-    if isinstance(error, HTTPError):
-        return error.response is None or error.response.status_code >= 500
-    return isinstance(error, (ConnectionError, Timeout))
