@@ -66,7 +66,7 @@ class LedgerScheduler(TrialScheduler):
         if status is not None:
             self._end(number, status, result.get("cause") or "", **about)
             return TrialScheduler.CONTINUE  # the trainable is about to return
-        if self._asha is None or result.get("rung") is None or result.get("final"):
+        if self._asha is None or result.get("rung") is None:
             return TrialScheduler.CONTINUE
         stop = decide(self._ledger, self._asha, number, result["rung"], value) == "stop"
         if stop:
