@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -144,10 +145,11 @@ def ray_session(address: str | None, machine: Node) -> Iterator[Path]:
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
     try:
         if address:
+            _check_address(address)
             try:
                 ray.init(address=address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UserError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None
+                raise UserError(f"the Ray cluster at {address} cannot be used: {str(error).splitlines()[0]}") from None
         else:
             # address local: a stale file of an earlier cluster would otherwise be believed
             ray.init(
@@ -164,6 +166,22 @@ def ray_session(address: str | None, machine: Node) -> Iterator[Path]:
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_address(address: str) -> None:
+    """Ray itself would try a dead address for more than ten minutes."""
+    if "://" in address:
+        raise UserError(
+            f"address {address}: the driver must run inside the cluster (ray job submit), or reach its head node "
+            "as HOST:6379"
+        )
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        return  # `auto`: Ray finds out, or says at once that it cannot
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"no Ray cluster answers at {address}: {error}; start it, or leave the address out") from None
 
 
 def _scratch() -> Path:

@@ -141,7 +141,7 @@ def _out_of_memory(error: Exception) -> bool:
     import torch
 
     # torch's CPU allocator raises a plain RuntimeError
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _release() -> None:
