@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
             from trainer.sample import main as sample
 
             return sample(given[1:])
-        arguments = _parser().parse_args(given)
+        arguments = parser().parse_args(given)
         return int(arguments.command(arguments) or 0)
     except UserError as error:
         print(f"nanosweep: {error}", file=sys.stderr)
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     text = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="nanosweep", description=__doc__, formatter_class=text)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -179,11 +179,9 @@ def _ui(given: argparse.Namespace) -> None:
 
 
 def _schema(given: argparse.Namespace) -> None:
-    import json
+    from search.schema import text
 
-    from search.schema import schema
-
-    print(json.dumps(schema(), indent=1))
+    print(text())
 
 
 def _width() -> int | None:

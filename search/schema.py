@@ -47,5 +47,10 @@ def _untitled(value: Any) -> Any:
     return {k: _untitled(item) for k, item in value.items() if not (k == "title" and isinstance(item, str))}
 
 
+def text() -> str:
+    """The schema as it stands in search/specs/spec.schema.json."""
+    return json.dumps(schema(), indent=2, ensure_ascii=False)
+
+
 if __name__ == "__main__":
-    print(json.dumps(schema(), indent=2, ensure_ascii=False))
+    print(text())
