@@ -89,15 +89,17 @@ class View:
 
         trials = list(self.study.trials.values())
         top, running, rest = _chosen(self.study, trials, self.console.height)
+        heads = ("trial", "status", "rung", "tokens", UNITS[self.objective], "config")
+        rows = [self._row(trial) for trial in (*top, *running)]
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for head in ("trial", "status", "rung", "tokens", UNITS[self.objective], "config"):
-            left = head in ("status", "config")
+        for column, head in enumerate(heads):
             # the config gives way first: a narrow terminal still shows how each trial does
-            table.add_column(head, justify="left" if left else "right", no_wrap=True, overflow="ellipsis")
-        for place, trial in enumerate(top):
-            table.add_row(*self._row(trial), style="green" if place == 0 else None)
-        for trial in running:
-            table.add_row(*self._row(trial), style="cyan")
+            widest = None if head == "config" else max(len(row[column]) for row in (heads, *rows))
+            justify: Any = "left" if head in ("status", "config") else "right"
+            table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis", min_width=widest)
+        for place, row in enumerate(rows):
+            style = "cyan" if place >= len(top) else "green" if place == 0 else None
+            table.add_row(*row, style=style)
         texts = [Text(self._head(trials), style="bold"), Text(self._best()), Text(rest, style="dim")]
         for text in texts:
             text.no_wrap, text.overflow = True, "ellipsis"
@@ -121,7 +123,7 @@ class View:
         left = time_left(self.study, self.budget, self.length, elapsed, self.study.tokens - self.tokens_before)
         parts = [
             self.name,
-            f"{ended} of {self._budget()}",
+            self._progress(ended),
             f"{busy} of {self.slots} workers busy",
             units.duration(elapsed),
         ]
@@ -140,9 +142,18 @@ class View:
         return f" · entropy floor {floor[self.objective]:.4g}" if floor else ""
 
     def _budget(self) -> str:
-        given = {"trials": lambda n: f"{n} trials", "tokens": lambda n: f"{units.count(n)} tokens"}
-        given["hours"] = lambda n: units.duration(n * 3600)
-        return " or ".join(say(self.budget[key]) for key, say in given.items() if self.budget.get(key))
+        return " or ".join(self._limits().values())
+
+    def _limits(self) -> dict[str, str]:
+        say = {"trials": lambda n: f"{n} trials", "tokens": lambda n: f"{units.count(n)} tokens"}
+        say["hours"] = lambda n: units.duration(n * 3600)
+        return {key: words(self.budget[key]) for key, words in say.items() if self.budget.get(key)}
+
+    def _progress(self, ended: int) -> str:
+        """How much of each part of the budget is spent."""
+        spent = {"trials": str(ended), "tokens": units.count(self.study.tokens)}
+        spent["hours"] = units.duration(self.study.seconds(time.time()))
+        return ", ".join(f"{spent[key]} of {limit}" for key, limit in self._limits().items())
 
     def _score(self, trial: Trial) -> str:
         metrics: dict[str, Any] = trial.reports[-1]["metrics"] if trial.reports else {}

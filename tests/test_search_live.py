@@ -27,9 +27,10 @@ def drawn(ledger: Ledger, console: Console, slots: int = 2) -> list[str]:
     return caught.get().splitlines()
 
 
-def crowded(folder: Path) -> Ledger:
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     """40 trials at full length, 30 running, 20 pruned."""
-    ledger = Ledger(folder)
+    ledger = Ledger(tmp_path_factory.mktemp("crowded"))
     ledger.write("study", **journals.header(floor=None))
     for number in range(40):
         journals.complete(ledger, number, 5.0 + number)
@@ -45,14 +46,14 @@ def crowded(folder: Path) -> Ledger:
 
 @pytest.mark.parametrize("height", [8, 12, 24, 60, 200])
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_the_table_fits_the_terminal(tmp_path: Path, height: int, width: int) -> None:
-    lines = drawn(crowded(tmp_path), terminal(height, width), slots=30)
+def test_the_table_fits_the_terminal(crowded: Ledger, height: int, width: int) -> None:
+    lines = drawn(crowded, terminal(height, width), slots=30)
     assert len(lines) < height
     assert all(len(line) <= width for line in lines)
 
 
-def test_best_and_running_trials_are_shown_and_the_rest_is_counted(tmp_path: Path) -> None:
-    text = "\n".join(drawn(crowded(tmp_path), terminal(), slots=30))
+def test_best_and_running_trials_are_shown_and_the_rest_is_counted(crowded: Ledger) -> None:
+    text = "\n".join(drawn(crowded, terminal(), slots=30))
     assert "best perplexity 5, trial 0" in text
     assert "60 of 8 trials" in text
     assert "30 of 30 workers busy" in text
@@ -62,6 +63,22 @@ def test_best_and_running_trials_are_shown_and_the_rest_is_counted(tmp_path: Pat
     shown = sum(line.split()[0].isdigit() for line in text.splitlines()[3:-1])
     counted = sum(int(part.split()[0]) for part in text.splitlines()[-1].split(", "))
     assert shown + counted == 90
+
+
+def test_a_narrow_terminal_cuts_the_config_first(tmp_path: Path) -> None:
+    text = "\n".join(drawn(journals.write_study(tmp_path), terminal(width=50)))
+    assert "completed" in text
+    assert "perplexity" in text
+    assert "lr=0.0" in text
+    assert "squentropy" not in text
+
+
+def test_each_part_of_the_budget_says_how_much_is_spent(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    spec = {**journals.header()["spec"], "budget": {"trials": 8, "tokens": 64_000, "hours": 1.5}}
+    ledger.write("study", **journals.header(spec=spec))
+    journals.complete(ledger, 0, 5.0)
+    assert "1 of 8 trials, 8k of 64k tokens, 0s of 1h30m" in drawn(ledger, terminal())[0]
 
 
 def test_a_row_says_rung_tokens_and_perplexity(tmp_path: Path) -> None:
