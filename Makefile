@@ -30,8 +30,23 @@ $(STAMP): pyproject.toml constraints.txt
 	@PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $(STAMP)
 
+# the commands that a user would type, one after the other; run again, it goes on from where it was
 demo: $(STAMP)
-	@$(BIN)/python -m search demo
+	$(call show,nanosweep run search/specs/quickstart.yaml)
+	$(call show,nanosweep leaderboard quickstart --by loss)
+	$(call show,nanosweep export quickstart -o out/quickstart.yaml)
+	$(call show,nanosweep train out/quickstart.yaml --max-tokens 4M --resume)
+	$(call show,nanosweep sample out/quickstart --prompt "Once upon a time" --num-samples 2)
+	@printf '\nNext:\n'
+	@printf '  %s\n' '.venv/bin/nanosweep ui                                   # the study in the browser, sorted by objective' \
+	  '.venv/bin/nanosweep leaderboard quickstart               # every trial' \
+	  '.venv/bin/nanosweep run search/specs/quickstart.yaml --name mine --set corpus=text:FILE   # on your own text' \
+	  'README.md                                                # how to write a search of your own'
+
+define show
+	@printf '\n$$ %s\n' '$(1)'
+	@$(BIN)/$(1)
+endef
 
 test: $(STAMP)
 	@.ci/offline $(BIN)/python -m pytest $(ARGS)
