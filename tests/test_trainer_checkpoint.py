@@ -17,7 +17,7 @@ from trainer.config import TrainConfig
 from trainer.report import Report
 
 
-class Stop(Exception):
+class Stop(Exception):  # noqa: N818
     """Raised by a receiver in the middle of a run, as Ray does."""
 
 

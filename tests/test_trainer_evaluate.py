@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_ranks_together_score_what_one_process_scores() -> None:
 def test_documents_add_up_and_special_tokens_are_left_out_of_bits_per_byte() -> None:
     data = tiny.stories()
     found = score(tiny.config())
-    text = [data.token_bytes[data.val.tokens[a:b]].sum() for a, b in zip(data.val.doc_starts, data.val.doc_starts[1:], strict=False)]  # fmt: skip
+    text = [data.token_bytes[data.val.tokens[a:b]].sum() for a, b in pairwise(data.val.doc_starts)]
     assert found.doc_nll.dtype == np.float64
     assert found.doc_nll.sum() == pytest.approx(found.nll)
     assert found.doc_bytes.tolist() == text

@@ -85,6 +85,7 @@ def test_a_run_folder_is_continued_or_left_alone_but_not_overwritten(
         (["tiny.yaml", "--set", "vocab_size=20"], "vocab_size (20) is smaller than the 54 classes"),
         (["tiny.yaml", "--max-tokens", "fast"], "max_tokens"),
         (["tiny.yaml", "--set", "device=mps"], "device: mps"),
+        (["tiny.yaml", "--out", "tiny.yaml"], "tiny.yaml: cannot be made a run folder: File exists"),
     ],
 )
 def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing_behind(

@@ -10,6 +10,7 @@ import torch
 from data import tokenizers
 from data.errors import UserError
 from models.gpt import GPT
+from models.nanogpt import save_nanogpt
 from tests import tiny
 from trainer import checkpoint, sample
 from trainer.sample import Trained
@@ -80,14 +81,7 @@ def test_a_corpus_of_one_document_is_begun_by_a_line_break(tmp_path: Path) -> No
 
 
 def test_a_nanogpt_checkpoint_is_read(trained: Trained, tmp_path: Path) -> None:
-    names = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
-    saved = {
-        "model": {f"_orig_mod.{name}": value for name, value in trained.model.state_dict().items()},
-        "model_args": {name: getattr(trained.model.config, name) for name in names},
-        "iter_num": 5,
-        "best_val_loss": torch.tensor(1.0),
-    }
-    torch.save(saved, tmp_path / "ckpt.pt")
+    save_nanogpt(tmp_path / "ckpt.pt", trained.model)
     with pytest.raises(UserError, match="has no tokenizer"):
         sample.load(tmp_path)
     trained.tokenizer.save(tmp_path)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ def _run(arguments: argparse.Namespace, out: Path) -> int:
     from trainer import config as configs
     from trainer.distributed import from_environment
     from trainer.loop import train
-    from trainer.progress import display
+    from trainer.progress import Display, display
 
     longer = [f"max_tokens={arguments.max_tokens}"] if arguments.max_tokens else []
     config = configs.load(arguments.config, [*arguments.set, *longer])
@@ -73,7 +74,7 @@ def _run(arguments: argparse.Namespace, out: Path) -> int:
         floor = data.val.floor_nll
         if floor is not None:
             print(f"floor: {floor.sum() / data.val.n_targets:.4f} nats/token: no honest model goes under it")
-    with display(length) as shown:
+    with display(length) if first else nullcontext(Display()) as shown:
         result = train(config, data, shown.report, resume, out_dir=out, on_step=shown.on_step)
     if result.status == "diverged":
         if first:

@@ -134,14 +134,14 @@ def differing(one: TrainConfig, other: TrainConfig) -> list[str]:
 
 def open_folder(folder: Path, config: TrainConfig, data: Dataset, notes: dict[str, str]) -> None:
     """Make the run folder: config with `notes` as comments, tokenizer. Raises UserError if it cannot be written."""
+    comments = "".join(f"# {key}: {value}\n" for key, value in notes.items())
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / CONFIG, comments + configs.dump(config))
+        if data.path.is_dir():  # not on a cluster's worker, which has the tokens but no cache
+            tokenizers.load(data.path).save(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made a run folder: {error.strerror}") from None
-    comments = "".join(f"# {key}: {value}\n" for key, value in notes.items())
-    write_text(folder / CONFIG, comments + configs.dump(config))
-    if data.path.is_dir():  # not on a cluster's worker, which has the tokens but no cache
-        tokenizers.load(data.path).save(folder)
 
 
 def append_report(folder: Path, report: Report) -> None:

@@ -21,9 +21,9 @@ from torch import Tensor
 from data import tokenizers
 from data.errors import UserError
 from data.tokenizers import Tokenizer
-from models.config import GPTConfig
 from models.gpt import GPT
 from models.losses import log_probs
+from models.nanogpt import load_nanogpt
 from trainer import checkpoint
 
 Readout = Callable[[Tensor], Tensor]  # logits (N, C) -> log-probabilities (N, C)
@@ -145,7 +145,7 @@ class Trained:
 def load(run: Path) -> Trained:
     """A run folder (its best weights where it has them, else the latest), or one checkpoint file of such a folder.
 
-    A nanoGPT `ckpt.pt` is read too; its folder must hold our tokenizer files, unless its vocabulary is GPT-2's.
+    A nanoGPT `ckpt.pt` is read too; its folder must then hold tokenizer files of ours.
     Raises UserError for anything else.
     """
     if not run.exists():
@@ -177,11 +177,11 @@ def _tokenizer(folder: Path) -> Tokenizer:
 def _load_nanogpt(file: Path) -> Trained:
     """A checkpoint that karpathy/nanoGPT's train.py wrote."""
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-        model = GPT(GPTConfig(**saved["model_args"]), torch.Generator())
-        model.load_state_dict({name.removeprefix("_orig_mod."): value for name, value in saved["model"].items()})
-    except Exception as error:  # whatever is wrong with a file from elsewhere
-        raise UserError(f"{file}: not a nanoGPT checkpoint ({type(error).__name__}: {error})") from None
+        shape, weights = load_nanogpt(file)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+    model = GPT(shape, torch.Generator())
+    model.load_state_dict(weights)
     tokenizer = _tokenizer(file.parent)
     return Trained(model, tokenizer, None, lambda logits: softmax(logits[:, : tokenizer.n_classes]))
 
