@@ -112,7 +112,9 @@ class LedgerScheduler(TrialScheduler):
 
     def _report(self, number: int, result: dict[str, Any], metrics: dict[str, float]) -> None:
         trial = self._ledger.study.trials[number]
-        if result["tokens"] <= trial.tokens:  # its checkpoint was gone: it began anew
+        if result["tokens"] == trial.tokens:
+            return  # the loop hands out again the report that its checkpoint was written with
+        if result["tokens"] < trial.tokens:  # its checkpoint was gone: it began anew
             self._ledger.write("status", trial=number, status="running", tokens=0, seconds=self._seconds(number))
         fields = {key: result.get(key) for key in ("step", "tokens", "rung", "final", "checkpoint")}
         self._ledger.write("report", trial=number, **fields, metrics=metrics)

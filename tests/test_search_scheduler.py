@@ -195,6 +195,21 @@ def test_a_trial_whose_checkpoint_was_gone_is_known_to_begin_anew(tmp_path: Path
     assert ledger.study.trials[0].repeated == 2000
 
 
+def test_a_report_that_a_checkpoint_hands_out_again_is_written_once(tmp_path: Path) -> None:
+    ledger = fresh(tmp_path, 1)
+    scheduler, trial = LedgerScheduler(ledger, study_spec()), ray_trial(0)
+    for tokens in (1000, 2000):
+        scheduler.on_trial_result(None, trial, result(tokens, 5.0, checkpoint="c"))
+    trial.set_status(Trial.ERROR)
+    scheduler.on_trial_error(None, trial)
+    trial.set_status(Trial.RUNNING)
+    for tokens in (2000, 3000):
+        scheduler.on_trial_result(None, trial, result(tokens, 5.0, checkpoint="c"))
+    assert told(ledger)[-2:] == [("running", 2000), ("report", 3000)]
+    known = ledger.study.trials[0]
+    assert ([report["tokens"] for report in known.reports], known.repeated) == ([1000, 2000, 3000], 0)
+
+
 def test_a_rung_reached_twice_is_decided_once(tmp_path: Path) -> None:
     ledger = fresh(tmp_path, 2)
     scheduler, trial = LedgerScheduler(ledger, study_spec()), ray_trial(0)
