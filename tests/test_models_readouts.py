@@ -69,8 +69,10 @@ def test_equal_logits_score_ln_c(loss: str, readout: str) -> None:
 def test_scores_of_targets_are_the_log_probabilities_there(loss: str, readout: str) -> None:
     logits = random_logits()
     targets = torch.randint(17, (50,), generator=torch.Generator().manual_seed(1))
+    before = logits.clone()
     expected = log_probs(loss, {}, logits, readout).gather(1, targets[:, None])[:, 0]
     torch.testing.assert_close(target_log_probs(loss, {}, logits, targets, readout), expected)
+    assert torch.equal(logits, before), "the logits are as they were"
 
 
 @each_pair
@@ -86,6 +88,18 @@ def test_bf16_logits_are_read_in_fp32(loss: str, readout: str) -> None:
 def test_the_inverse_never_prefers_the_smaller_logit(loss: str) -> None:
     logits = random_logits().sort(-1).values
     assert (log_probs(loss, {}, logits, "inverse").diff(dim=-1) >= 0).all()
+
+
+def test_weak_squares_end_in_softmax() -> None:
+    logits = random_logits(C=65)
+    softmax = log_probs("cross_entropy", {}, logits, "softmax")
+    distances = []
+    for strength in (1e-2, 1e-4, 1e-6, 0.0):
+        inverse = log_probs("squentropy", {"squentropy_lambda": strength}, logits, "inverse")
+        distances.append((softmax.exp() * (softmax - inverse)).sum(-1).mean().item())
+    assert distances == sorted(distances, reverse=True)
+    assert distances[2] < 1e-4
+    torch.testing.assert_close(inverse, softmax)
 
 
 def contexts(C: int) -> Tensor:
