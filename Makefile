@@ -61,7 +61,11 @@ format: $(STAMP)
 	@$(BIN)/ruff format .
 
 bench: $(STAMP)
-	@$(BIN)/python -m tests.benchmarks $(if $(NANOGPT),--nanogpt $(NANOGPT))
+	@mkdir -p out/bench
+	@$(BIN)/python -m tests.benchmarks.bench_loss --json out/bench/loss.json
+	@$(BIN)/python -m tests.benchmarks.bench_overhead --json out/bench/overhead.json
+	@$(if $(NANOGPT),$(BIN)/python -m tests.benchmarks.bench_step --nanogpt $(NANOGPT) --json out/bench/step.json,\
+	  echo "the step against nanoGPT's: make bench NANOGPT=DIR, a checkout of karpathy/nanoGPT")
 
 # write constraints.txt anew from what is installed, after a deliberate upgrade
 lock: $(STAMP)
