@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -24,7 +25,6 @@ from trainer.yaml_file import YamlFile
 
 # set before Ray is imported, unless the user set them
 _QUIET = {
-    "RAY_AUTH_MODE": "token",  # Ray listens on every interface; without a token anybody may run code here
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints boxes whatever verbose says
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a config mean what they meant on the driver
@@ -139,6 +139,10 @@ def ray_session(address: str | None, machine: Node) -> Iterator[Path]:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    if "ray" not in sys.modules:
+        # Ray listens on every interface; without a token anybody may run code here. One that is imported has read
+        # this already, and turns tokens on by itself for a Ray that it starts
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     scratch = _scratch()
