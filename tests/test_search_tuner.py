@@ -279,9 +279,15 @@ def test_a_tracking_server_that_is_away_is_said_before_anything_is_prepared(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base.yaml", "spec.yaml"]
 
 
-def test_a_full_disk_is_remembered_in_the_users_words(tmp_path: Path) -> None:
-    (tmp_path / NAME).symlink_to("/dev/full")
+def test_a_journal_that_cannot_be_written_is_remembered_in_the_users_words(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="needs a limit on file sizes")
     ledger = tuner.DriverLedger(tmp_path)
-    with pytest.raises(UserError, match="cannot write the journal: No space left"):
-        ledger.write("study", version=1)
+    ledger.write("study", version=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write the journal: File too large"):
+            ledger.write("study", version=1, spec={"study": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert isinstance(ledger.broken, UserError)
