@@ -191,3 +191,12 @@ def test_a_full_disk_is_a_clear_error_and_leaves_the_checkpoint_before_it(tmp_pa
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert checkpoint.load(tmp_path).state.step == 10
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_whoever_reads_a_file_while_it_is_replaced_sees_the_old_one_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    checkpoint.write_text(path, "old")
+    with path.open() as reader:
+        checkpoint.write_text(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"

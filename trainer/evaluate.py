@@ -22,7 +22,7 @@ from data import tokens
 from data.dataset import Split
 from models.config import READOUTS
 from models.gpt import GPT
-from models.losses import log_probs, per_token_loss, target_log_probs
+from models.losses import per_token_loss, target_log_probs
 from trainer.config import TrainConfig
 from trainer.device import Machine
 from trainer.distributed import Ranks
@@ -34,7 +34,7 @@ CHUNK = 2**22  # logits alive at once: 16 MiB in float32, whatever the vocabular
 class Evaluation:
     """Sums over one split; what is reported are their ratios.
 
-    nll: nats through the chosen read-out; tokens: targets scored; correct: those the read-out thinks likeliest.
+    nll: nats through the chosen read-out; tokens: targets scored; correct: those that were the likeliest.
     byte_nll: nats of the tokens that stand for bytes; bytes: how many bytes they stand for.
     doc_nll, doc_tokens, doc_bytes: (D,) the same per document, for intervals by resampling documents.
     readouts: nats through each of the loss's read-outs; objective: the training loss's own value, a mean.
@@ -121,16 +121,8 @@ def _score(model: GPT, hidden: Tensor, targets: Tensor, config: TrainConfig, n_c
     for at in range(0, len(targets), chunk):
         h, target = hidden[at : at + chunk].float(), targets[at : at + chunk]
         logits = h @ weight[:n_classes].T  # (n, C), in float32: read-outs divide small numbers by small numbers
-        rows, likeliest = [], logits.argmax(1)
-        for readout in READOUTS[config.loss]:
-            if readout == "softmax":
-                rows.append(-target_log_probs(config.loss, parameters, logits, target, readout))
-                continue
-            logp = log_probs(config.loss, parameters, logits, readout)  # (n, C)
-            rows.append(-logp.gather(1, target[:, None])[:, 0])
-            if readout == config.chosen_readout:
-                likeliest = logp.argmax(1)
-        rows.append((likeliest == target).float())
+        rows = [-target_log_probs(config.loss, parameters, logits, target, name) for name in READOUTS[config.loss]]
+        rows.append((logits.argmax(1) == target).float())  # every read-out rises with the logit
         rows.append(per_token_loss(config.loss, parameters, logits, target))
         out[:, at : at + len(target)] = torch.stack(rows).cpu().numpy()
 

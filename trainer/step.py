@@ -67,7 +67,6 @@ class Stepper:
 
     def step(self, step: int, multiplier: float) -> Tensor:
         """Train on the rows of `step` at `multiplier` times the peak rate. Returns (2,): loss, gradient norm."""
-        self.model.train()
         at, end = self.first_row, self.first_row + self.n_rows
         total = torch.zeros((), device=self.machine.device)
         while at < end:
