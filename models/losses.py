@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from models.config import READOUTS, loss_parameters
 from models.head import chunked, square_sum, target_logits, wide
 
-# An inverse read-out gives every class at least FLOOR_MASS / C, before it normalises. Among 0.1 ... 1e-5 this was
-# the best for mse-like losses within 0.001 nats, and for squentropy with lambda = 1 within 0.006
+# An inverse read-out gives every class at least FLOOR_MASS / C, before it normalises. Of 0.1 ... 1e-5 it was the
+# best for rescaled_mse and squentropy_coded, 0.005 nats behind the best for squentropy, 0.013 behind 0.03 for mse
 # (shakespeare_char, 4 layers of 128, 1,500 steps).
 FLOOR_MASS = 0.01
 

@@ -86,6 +86,27 @@ def test_where_a_token_stands_matters(option: dict[str, Any]) -> None:
     assert (hidden[0, 2] - hidden[1, 2]).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("mlp", ["gelu", "relu2", "swiglu"])
+def test_each_mlp_is_its_formula(mlp: Any) -> None:
+    layer: Any = stir(make(mlp=mlp)).transformer.h[0].mlp
+    x = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0))
+    inner = x @ layer.c_fc.weight.T + layer.c_fc.bias
+    if mlp == "swiglu":
+        gate, value = inner.split(inner.shape[-1] // 2, dim=-1)
+        inner = gate / (1 + (-gate).exp()) * value
+    elif mlp == "relu2":
+        inner = inner.clamp_min(0) ** 2
+    else:
+        inner = inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))
+    torch.testing.assert_close(layer(x), inner @ layer.c_proj.weight.T + layer.c_proj.bias)
+
+
+def test_rmsnorm_is_its_formula() -> None:
+    layer = stir(make(norm="rmsnorm")).transformer.ln_f
+    x = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layer(x), layer.weight * x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt())
+
+
 def test_rope_sees_distances_only() -> None:
     """Query and key moved together leave their product as it was."""
     q, k = torch.randn(2, 1, 1, 2, 12, generator=torch.Generator().manual_seed(0)).unbind(0)  # (1, 1, n_head, hs)

@@ -100,6 +100,7 @@ def test_weak_squares_end_in_softmax() -> None:
     assert distances == sorted(distances, reverse=True)
     assert distances[2] < 1e-4
     torch.testing.assert_close(inverse, softmax)
+    assert log_probs("squentropy", {"squentropy_lambda": 0.0}, 100 * logits, "inverse").isfinite().all()
 
 
 def contexts(C: int) -> Tensor:
