@@ -1,13 +1,13 @@
 """What a person sees while a study runs: a live table in a terminal, plain lines elsewhere (a log, a pipe).
 
-    with live.shown(ledger, slots, length) as view: ...
+    with live.shown(ledger.study, slots, length, console) as view:
+        ledger.listeners.append(view)
 
 A listener of the ledger and nothing more: it keeps no facts of its own, and everything shown is in the journal.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,15 +28,13 @@ REFRESH = 2.0  # times a second
 
 
 @contextmanager
-def shown(study: Study, slots: int, length: int, console: Console | None = None) -> Iterator[View]:
+def shown(study: Study, slots: int, length: int, console: Console) -> Iterator[View]:
     """Show a study while the block runs. Give the view to the ledger's listeners.
 
-    slots: trials at once. length: tokens of a whole trial. console: rich's, default stdout.
+    slots: trials at once. length: tokens of a whole trial.
     """
-    from rich.console import Console
     from rich.live import Live
 
-    console = console or Console(file=sys.stdout)
     view = View(study, slots, length, console)
     if not console.is_terminal:
         view.begin()
@@ -55,8 +53,7 @@ class View:
         self.name, self.budget = spec["study"], spec["budget"]
         self.objective = spec["objective"]
         self.started = time.monotonic()
-        self.tokens_before = study.tokens
-        self.note = ""  # said in the first line: that it is stopping, that the tracking server is away
+        self._pace_from: tuple[float, int] | None = None  # when the first report came: starting up is no pace
 
     # plain lines
 
@@ -68,6 +65,8 @@ class View:
         self._say(f"study {self.name}: {self._budget()}, {self.slots} at once{goes_on}{self._floor()}")
 
     def __call__(self, record: Record) -> None:
+        if record["record"] == "report" and self._pace_from is None:
+            self._pace_from = time.monotonic(), self.study.tokens
         if self.console.is_terminal or record["record"] != "status" or record["status"] == "running":
             return
         trial = self.study.trials[record["trial"]]
@@ -119,16 +118,16 @@ class View:
     def _head(self, trials: list[Trial]) -> str:
         busy = sum(trial.status == "running" for trial in trials)
         ended = sum(trial.status in ENDED for trial in trials)
-        elapsed = time.monotonic() - self.started
-        left = time_left(self.study, self.budget, self.length, elapsed, self.study.tokens - self.tokens_before)
+        now = time.monotonic()
+        since, tokens = self._pace_from or (now, self.study.tokens)
+        left = time_left(self.study, self.budget, self.length, now - since, self.study.tokens - tokens)
         parts = [
             self.name,
             self._progress(ended),
             f"{busy} of {self.slots} workers busy",
-            units.duration(elapsed),
+            units.duration(now - self.started),
         ]
         parts += [f"about {units.duration(left)} left"] if left is not None else []
-        parts += [self.note] if self.note else []
         return " · ".join(parts)
 
     def _best(self) -> str:

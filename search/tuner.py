@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,9 @@ def run(
     Ctrl-C stops it: what ran is `interrupted` and will be continued. A second one raises KeyboardInterrupt at once.
     Raises UserError for whatever is wrong with spec, data or machines; a fresh study then leaves nothing behind.
     """
+    from rich.console import Console
+
+    console = console or Console()
     address = address or os.environ.get("RAY_ADDRESS")
     machine = this_machine()
     space.check(spec, base, file)
@@ -68,13 +71,15 @@ def run(
     with held(spec.folder):
         known = _known(spec.folder)
         header.check_same(spec, base, known.header)
-        plan = prepare(spec, base, file, known.header, console)
+        plan = prepare(spec, base, file, known.header, show=console.is_terminal)
         if known.header and not known.unfinished() and spent(known, spec.budget):
             _track(spec)  # nothing to do but to send what MLflow may still lack
         else:
-            with ray_session(address, machine) as scratch:
-                each = share(spec.resources, cluster(), file, base.device)
-                check_nodes_share(spec.folder)
+            with ExitStack() as stack:
+                with console.status("starting Ray"):  # shown in a terminal only
+                    scratch = stack.enter_context(ray_session(address, machine))
+                    each = share(spec.resources, cluster(), file, base.device)
+                    check_nodes_share(spec.folder)
                 _search(plan, each, scratch, console)
         return _finish(spec.folder)
 
@@ -94,12 +99,11 @@ def _known(folder: Path) -> Study:
     return read_study(folder) if path.exists() and path.stat().st_size else Study()
 
 
-def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Record, console: Console | None = None) -> Plan:
+def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Record, show: bool) -> Plan:
     """Prepare the corpus for each tokenizer, and see that spec, data and the study so far fit. Raises UserError."""
     from data.prepare import prepare as prepare_data
     from data.tokens import Batches
 
-    show = console is not None and console.is_terminal
     datasets = {
         name: prepare_data(base.corpus, name, base.split, progress=show) for name in space.tokenizers(spec, base)
     }
@@ -118,14 +122,17 @@ def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Record, c
     return Plan(spec, pinned, datasets, data, length)
 
 
-def _search(plan: Plan, each: Share, scratch: Path, console: Console | None) -> None:
+def _search(plan: Plan, each: Share, scratch: Path, console: Console) -> None:
     """Write the header, hand out trials until the budget is spent or the user has had enough."""
     from search.scheduler import LedgerScheduler, settle
     from search.searcher import LedgerSearcher
     from search.tracking import Tracker
 
     spec = plan.spec
-    with Tracker(spec.folder) as tracker, _ledger(spec.folder) as ledger:
+    with ExitStack() as stack:
+        with console.status("connecting to MLflow"):
+            tracker = stack.enter_context(Tracker(spec.folder))
+        ledger = stack.enter_context(_ledger(spec.folder))
         _begin(plan, ledger)
         settle(ledger, spec)
         tracker.follow(ledger)
