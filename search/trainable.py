@@ -7,6 +7,7 @@ the retry goes on from the trial's own checkpoint.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import socket
@@ -113,6 +114,8 @@ def _failure(error: Exception, out_dir: Path) -> tuple[str, str]:
     # the frames hold the model, the optimizer and the batch: nobody else may need that memory more
     traceback.clear_frames(error.__traceback__)
     error.__traceback__ = None
+    if _disk_full(error):
+        return "interrupted", " ".join(str(error).split())  # no fault of the trial; the driver stops the study
     if isinstance(error, UserError):
         return "failed", str(error)
     return "out_of_memory" if _out_of_memory(error) else "failed", f"{cause} ({place})" if place else cause
@@ -135,6 +138,11 @@ def _write_traceback(error: Exception, out_dir: Path) -> None:
         (out_dir / ERROR).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     except OSError:
         pass  # a full disk may be the very error; its cause is reported all the same
+
+
+def _disk_full(error: Exception) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or (isinstance(error, UserError) and str(error).startswith("no space left"))
 
 
 def _out_of_memory(error: Exception) -> bool:

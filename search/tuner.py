@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 RETRIES = 2  # of a trial whose worker was killed
+CTRL_C = "stopped by Ctrl-C"
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,13 @@ def _search(plan: Plan, each: Share, scratch: Path, console: Console) -> None:
         searcher = LedgerSearcher(ledger, spec, plan.base, plan.tokens, lambda n: trial_folder(spec.folder, n))
         scheduler = LedgerScheduler(ledger, spec)
         with live.shown(ledger.study, each.slots, plan.length, console) as view, _ctrl_c() as asked:
-            ledger.listeners += [view, Weights(spec.folder, ledger.study)]
+            ledger.listeners += [view, Weights(spec.folder, ledger.study), _stop_when_full(asked)]
             try:
                 _fit(plan, each, scratch, searcher, scheduler, asked)
             except _Stopped:
-                scheduler.interrupt("stopped by Ctrl-C")
+                scheduler.interrupt(asked[0])
+                if asked[0] != CTRL_C:
+                    raise UserError(f"{asked[0]}; then the same command goes on") from None
             except Exception:
                 if ledger.broken is not None:
                     raise ledger.broken from None  # Ray wraps it into a page of its own
@@ -161,7 +163,17 @@ def _begin(plan: Plan, ledger: DriverLedger) -> None:
             ledger.write("status", trial=number, status="interrupted", cause="its driver went away")
 
 
-def _fit(plan: Plan, each: Share, scratch: Path, searcher: Any, scheduler: Any, asked: list[float]) -> None:
+def _stop_when_full(asked: list[str]) -> Callable[[Record], None]:
+    """A listener: a trial that found no space left stops the study, as the next one would find none either."""
+
+    def listen(record: Record) -> None:
+        if record["record"] == "status" and record["status"] == "interrupted" and not asked:
+            asked.append(record["cause"])
+
+    return listen
+
+
+def _fit(plan: Plan, each: Share, scratch: Path, searcher: Any, scheduler: Any, asked: list[str]) -> None:
     """Ray Tune, until the searcher has no more. Raises _Stopped soon after `asked` is no longer empty."""
     import ray
     from ray import tune
@@ -209,9 +221,9 @@ class _Stopped(BaseException):
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[list[float]]:
-    """A list that gets the time of the first Ctrl-C (or SIGTERM); the second raises KeyboardInterrupt at once."""
-    asked: list[float] = []
+def _ctrl_c() -> Iterator[list[str]]:
+    """Reasons to stop: the first Ctrl-C (or SIGTERM) is one, the second raises KeyboardInterrupt at once."""
+    asked: list[str] = []
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
@@ -219,7 +231,7 @@ def _ctrl_c() -> Iterator[list[float]]:
     def handle(number: int, frame: Any) -> None:
         if asked:
             raise KeyboardInterrupt
-        asked.append(time.time())
+        asked.append(CTRL_C)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from data.dataset import Dataset
+from data.errors import UserError
 from models.gpt import GPT
 from search.trainable import ERROR, Message, count_parameters, run
 from tests import tiny
@@ -130,6 +132,23 @@ def test_a_users_mistake_is_reported_in_its_own_words(tmp_path: Path) -> None:
     messages = said(job(tmp_path, vocab_size=3))
     assert messages[-1]["status"] == "failed"
     assert messages[-1]["cause"].startswith("vocab_size (3) is smaller")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), UserError("no space left for checkpoint.pt; free some")]
+)
+def test_a_full_disk_is_no_failure_of_the_trial(tmp_path: Path, error: Exception) -> None:
+    messages: list[Message] = []
+
+    def send(message: Message) -> None:
+        messages.append(message)
+        if len(messages) == 2:
+            raise error
+
+    run(job(tmp_path), tiny.stories(), send, threads=1)
+    assert messages[-1]["status"] == "interrupted"
+    assert "o space left" in messages[-1]["cause"]
+    assert len(messages) == 3
 
 
 def test_memory_that_does_not_suffice_is_not_a_failure_of_the_code(tmp_path: Path) -> None:
