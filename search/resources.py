@@ -1,8 +1,8 @@
 """What one trial gets of the machines there are, and Ray started quietly on them.
 
 `resources: auto` is one GPU per trial, with its share of the cores, where there are GPUs; elsewhere one core per
-trial, as many trials as cores: two trials on a core each finish more work than one trial on two cores
-(measured in search/trainable.py's docstring), and nothing needs to be said about threads.
+trial, as many trials as cores. On 2 cores two trials of 1 thread trained 4.7 times the tokens per second of one
+trial of 2 threads (4L/128d/T128/B8, a busy machine: threads of one step wait for the slowest of them).
 """
 
 from __future__ import annotations

@@ -61,11 +61,11 @@ def _own_place(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield
 
 
-def write(folder: Path, text: str, **base: Any) -> Path:
+def write(folder: Path, text: str, storage: Path | None = None, **base: Any) -> Path:
     config = tiny.config(**base).model_dump(mode="json", exclude_none=True)
     (folder / "base.yaml").write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in config.items()))
     path = folder / "spec.yaml"
-    path.write_text(f"{text}storage: {folder / 'runs'}\n")
+    path.write_text(f"{text}storage: {storage or folder / 'runs'}\n")
     return path
 
 
@@ -89,8 +89,14 @@ def alone(trial: Trial) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def spec_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("once"), SPEC)
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared: MLflow makes its tables once (seconds)."""
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="module")
+def spec_file(tmp_path_factory: pytest.TempPathFactory, storage: Path) -> Path:
+    return write(tmp_path_factory.mktemp("once"), SPEC, storage)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +105,8 @@ def study(spec_file: Path) -> Study:
 
 
 @pytest.fixture(scope="module")
-def folder(spec_file: Path, study: Study) -> Path:
-    return spec_file.parent / "runs" / "tiny"
+def folder(storage: Path, study: Study) -> Path:
+    return storage / "tiny"
 
 
 def test_an_exception_in_one_trial_ends_that_trial_alone(study: Study) -> None:
@@ -213,9 +219,10 @@ def workers(driver: int) -> list[psutil.Process]:
     return [process for process in found if "ImplicitFunc" in "".join(process.cmdline()[:1])]
 
 
-def test_a_killed_worker_and_ctrl_c_lose_nothing(tmp_path: Path) -> None:
-    path = write(tmp_path, LONG, n_embd=32)
-    journal = tmp_path / "runs" / "long" / NAME
+@pytest.mark.slow
+def test_a_killed_worker_and_ctrl_c_lose_nothing(tmp_path: Path, storage: Path) -> None:
+    path = write(tmp_path, LONG, storage, n_embd=32)
+    journal = storage / "long" / NAME
     command = [sys.executable, "-m", "search", "run", str(path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True) as driver:
         try:
