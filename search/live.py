@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from search import units
@@ -76,7 +76,8 @@ class View:
         self._say("  ".join(part for part in parts if part))
 
     def _say(self, line: str) -> None:
-        print(line, file=self.console.file, flush=True)
+        with suppress(OSError):  # nobody reads any more (`| head`): the study goes on
+            print(line, file=self.console.file, flush=True)
 
     # the table
 

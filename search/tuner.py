@@ -99,7 +99,7 @@ def _known(folder: Path) -> Study:
     return read_study(folder) if path.exists() and path.stat().st_size else Study()
 
 
-def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Record, show: bool) -> Plan:
+def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Record, show: bool = False) -> Plan:
     """Prepare the corpus for each tokenizer, and see that spec, data and the study so far fit. Raises UserError."""
     from data.prepare import prepare as prepare_data
     from data.tokens import Batches
@@ -110,7 +110,7 @@ def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Record, s
     block_sizes = [base.block_size]
     for name, parameter in spec.space.items():
         values = points.candidates(name, parameter) if "block_size" in points.fields(name, parameter) else []
-        block_sizes += [value["block_size"] if parameter.linked else value for value in values]
+        block_sizes += [value.get("block_size", base.block_size) if parameter.linked else value for value in values]
     for dataset in datasets.values():
         Batches(dataset.train, max(block_sizes), base.data_order, base.seed)  # raises for a corpus that is too short
         space.check_length(spec, base, dataset.train.n_targets, file)
