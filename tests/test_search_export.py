@@ -73,8 +73,9 @@ def test_a_study_without_a_finished_trial_has_no_best(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_one_line_and_leaves_nothing(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way of a folder")
     with pytest.raises(UserError, match="cannot be written"):
-        export.write(study, tmp_path / "nowhere" / "best.yaml")
+        export.write(study, tmp_path / "file" / "best.yaml")
     (tmp_path / "folder.yaml").mkdir()
     with pytest.raises(UserError, match="cannot be written"):
         export.write(study, tmp_path / "folder.yaml")
