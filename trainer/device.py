@@ -19,10 +19,14 @@ from torch import Tensor
 from data.errors import UserError
 from trainer.config import TrainConfig
 
-# Width from which a bf16 step is the faster one on a CPU with AMX. Measured against fp32, whole steps, 2 cores of a
-# Sapphire Rapids Xeon (tests/benchmarks/bench_step.py --widths):
-# AMX_TABLE
-AMX_PAYS_FROM = 256
+# Width (n_embd) from which a bf16 step is the faster one on a CPU with AMX. float32 / bf16 seconds, whole steps of 2
+# layers, one core of a Sapphire Rapids Xeon, torch 2.13 (python -m tests.benchmarks.bench_step --widths):
+#   width  12x64  16x128  8x256 (rows x tokens)
+#      64   0.69    0.76   0.97
+#     128   0.87    1.03   1.25
+#     160   0.95    1.06   1.35
+#     192   1.04    1.06   1.42
+AMX_PAYS_FROM = 192
 
 
 @dataclass(frozen=True)
