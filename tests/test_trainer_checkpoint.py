@@ -115,6 +115,21 @@ def test_a_run_that_had_ended_goes_on_when_it_may_be_longer(tmp_path: Path) -> N
     assert result.status == "completed"
 
 
+def test_a_run_that_stopped_early_goes_on_with_more_patience(tmp_path: Path) -> None:
+    settings = tiny.config(**CASES["early_stop"])
+    result, _ = tiny.run(settings, out_dir=tmp_path)
+    assert result.status == "early_stopped"
+    result, _ = tiny.run(config.replace(settings, early_stop=None), out_dir=tmp_path, resume=tmp_path)
+    assert (result.status, result.step) == ("completed", tiny.STEPS)
+
+
+def test_a_best_that_was_measured_on_other_text_is_forgotten(tmp_path: Path) -> None:
+    stopped_at(10, tiny.config(), tmp_path)
+    result, _ = tiny.run(tiny.config(eval_tokens=1000, learning_rate=1e-9), out_dir=tmp_path, resume=tmp_path)
+    assert result.best["step"] > 10
+    assert checkpoint.load(tmp_path / checkpoint.BEST).state.step == result.best["step"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -123,7 +138,8 @@ def test_a_run_that_had_ended_goes_on_when_it_may_be_longer(tmp_path: Path) -> N
         ({"batch_size": 8}, "batch_size: 4"),
         ({"optimizer": "sgd"}, "optimizer: adamw"),
         ({"seed": 7}, "seed: 1337"),
-        ({"max_tokens": 64}, "beyond max_tokens"),
+        ({"max_tokens": 64}, "at 640 tokens and max_tokens is 64: nothing is left to train"),
+        ({"max_tokens": 640}, "nothing is left to train"),
     ],
 )
 def test_another_run_is_not_resumed(changes: dict[str, object], message: str, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class State:
 
     step: steps done. seconds: of wall clock, over all resumptions; eval_seconds: those spent scoring.
     best: step, tokens, val_loss and val_perplexity of the best report, on the fixed subset; stale: reports since then.
-    report: the last one, as plain values. total_steps: how long the run was to be.
+    report: the last one, as plain values. total_steps: how long the run was to be; eval_tokens: size of the subset.
     ended: `completed` or `early_stopped` once it has ended by itself.
     """
 
@@ -57,6 +57,7 @@ class State:
     stale: int = 0
     report: dict[str, Any] | None = None
     total_steps: int = 0
+    eval_tokens: int = 0
     ended: Status | None = None
 
 

@@ -94,7 +94,8 @@ class _Run:
         self.train_subset = tokens.subset(data.train, -(-n_val // 4))  # shows the gap, decides nothing
         machine.reset_peak_memory()
         self.stepper = Stepper(config, data, machine, ranks)
-        self.state = State(total_steps=self.total_steps)
+        self.state = State(total_steps=self.total_steps, eval_tokens=self.val_subset.n_targets)
+        self.resumed_from: Path | None = None
         self.best_model: dict[str, Tensor] | None = None
 
     def restore(self, path: Path) -> None:
@@ -102,28 +103,33 @@ class _Run:
         saved = checkpoint.load(path, self.machine.device)
         checkpoint.check_resumable(saved, self.config, self.data, str(path))
         state = saved.state
-        if state.step > self.total_steps:
+        if state.ended and (self.total_steps > state.total_steps or self._more_patient(state)):
+            state.ended, state.stale, state.report = None, 0, None  # its end is no end of this run
+        if state.step > self.total_steps or (state.step == self.total_steps and not state.ended):
             raise UserError(
-                f"{path} is at {state.step * self.config.tokens_per_step:,} tokens, beyond max_tokens "
-                f"({self.config.max_tokens}); raise max_tokens"
+                f"{path} is at {state.step * self.config.tokens_per_step:,} tokens and max_tokens is "
+                f"{self.config.max_tokens}: nothing is left to train; raise max_tokens"
             )
+        if state.eval_tokens != self.state.eval_tokens:
+            state.best, state.stale = {}, 0  # measured on other text
         self.stepper.model.load_state_dict(saved.model)
         self.stepper.optimizers.load_state_dict(saved.optimizer or [])
         if self.ranks.rank == 0:  # only its masks are stored; the others' begin anew
             self.machine.set_randomness(saved.randomness or [])
         self.best_model = saved.best_model
-        if state.ended and self.total_steps > state.total_steps:
-            state.ended, state.stale, state.report = None, 0, None  # its end is no end of the longer run
-        state.total_steps = self.total_steps
-        self.state = state
-        if self.out_dir is not None:
-            self.out_dir.mkdir(parents=True, exist_ok=True)
-            checkpoint.copy_best(path, self.out_dir)
+        self.state = dataclasses.replace(state, total_steps=self.total_steps, eval_tokens=self.val_subset.n_targets)
+        self.resumed_from = path
+
+    def _more_patient(self, state: State) -> bool:
+        patience = self.config.early_stop
+        return state.ended == "early_stopped" and (patience is None or state.stale < patience)
 
     def go(self, report: Callable[[Report], None], on_step: Callable[[int], None] | None) -> Result:
         """Steps until the end. See `train`."""
         if self.out_dir is not None:
             checkpoint.open_folder(self.out_dir, self.config, self.data, self._notes())
+            if self.resumed_from is not None:
+                checkpoint.copy_best(self.resumed_from, self.out_dir)
         state, per_step = self.state, self.config.tokens_per_step
         if state.report is not None and state.report["step"] == state.step:
             self._tell(report)
@@ -173,7 +179,7 @@ class _Run:
         done = state.step * self.config.tokens_per_step
         val = self._evaluate(self.val_subset)
         metrics["train_loss"] = self._evaluate(self.train_subset).loss
-        if not state.best or val.loss < state.best["val_loss"]:
+        if val.loss < state.best.get("val_loss", math.inf):
             state.best = {"step": state.step, "tokens": done, "val_loss": val.loss, "val_perplexity": val.perplexity}
             state.stale = 0
             self._keep_best()
