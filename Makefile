@@ -36,7 +36,7 @@ demo: $(STAMP)
 	$(call show,nanosweep leaderboard quickstart --by loss)
 	$(call show,nanosweep export quickstart -o out/quickstart.yaml)
 	$(call show,nanosweep train out/quickstart.yaml --max-tokens 2M --resume)
-	$(call show,nanosweep sample out/quickstart --prompt "Once upon a time" --num-samples 2)
+	$(call show,nanosweep sample out/quickstart --prompt "Once upon a time" --num-samples 3)
 	@printf '\nNext:\n'
 	@printf '  %s\n' '.venv/bin/nanosweep ui                                   # the study in the browser, sorted by objective' \
 	  '.venv/bin/nanosweep leaderboard quickstart               # every trial' \

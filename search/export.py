@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -90,14 +91,18 @@ def write_best(study: Study, folder: Path) -> Path | None:
 
 
 def replace_text(path: Path, content: str) -> None:
-    """A file's new content appears at once and whole, its folder made where missing. Raises UserError when it cannot be written."""
+    """A file's new content appears at once and whole, its folder made where missing.
+
+    Raises UserError when it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(content, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 

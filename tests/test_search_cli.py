@@ -119,7 +119,7 @@ def test_export_writes_a_config_that_trains(place: Path, capsys: pytest.CaptureF
         (["leaderboard", "quick", "--by", "los"], "did you mean loss?"),
         (["leaderboard", "quick", "--storage", "elsewhere"], "holds no study"),
         (["export", "quick", "--trial", "42", "-o", "x.yaml"], "its trials are 0 to 6"),
-        (["export", "quick", "-o", "no/such/x.yaml"], "cannot be written"),
+        (["export", "quick", "-o", "/dev/null/x.yaml"], "cannot be written"),
         (["run", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["plan", "spec.yaml", "--set", "n_layers=3"], "did you mean n_layer?"),
         (["plan", "spec.yaml", "--name", "a/b"], "safe folder name"),

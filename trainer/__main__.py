@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     out = arguments.out or Path("out") / arguments.config.stem
     try:
         return _run(arguments, out)
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     about = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m trainer", description=about)
     parser.add_argument("config", type=Path, help="a YAML file, see trainer/configs/")

@@ -136,6 +136,7 @@ class Trained:
     tokenizer: Tokenizer
     eot: int | None
     readout: Readout
+    corpus: str = ""  # what it was trained on, where that is known
 
     def write(self, prompt: str = "", n: int = 1, **options: Any) -> list[str]:
         """n samples; options as in `samples`."""
@@ -164,7 +165,7 @@ def load(run: Path) -> Trained:
     def readout(logits: Tensor) -> Tensor:
         return log_probs(saved.config.loss, parameters, logits[:, : saved.n_classes], chosen)
 
-    return Trained(model, _tokenizer(file.parent), saved.eot, readout)
+    return Trained(model, _tokenizer(file.parent), saved.eot, readout, saved.config.corpus)
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
@@ -186,7 +187,7 @@ def _load_nanogpt(file: Path) -> Trained:
     return Trained(model, tokenizer, None, lambda logits: softmax(logits[:, : tokenizer.n_classes]))
 
 
-def main(argv: list[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer.sample", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, help="a run folder, or a checkpoint file in one")
     parser.add_argument("--prompt", default="", help="what the text begins with; default: a new document")
@@ -195,7 +196,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0 takes the likeliest token")
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens only")
     parser.add_argument("--seed", type=int, default=1337)
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    given = parser().parse_args(argv)
     try:
         trained = load(given.run)
         texts = trained.write(
@@ -210,6 +215,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n---\n".join(texts))
+    if trained.corpus.partition(":")[0] == "stories":
+        from data.stories import intelligibility
+
+        judged = intelligibility(texts)
+        print(
+            f"intelligibility: {judged.sentence_share:.0%} of {judged.sentences} sentences are sentences of the "
+            f"stories' language, {judged.story_share:.0%} of {judged.stories} texts are whole stories of it",
+            file=sys.stderr,  # the text alone is the output
+        )
     return 0
 
 

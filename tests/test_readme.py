@@ -1,0 +1,90 @@
+"""README says what is there: its tree names every file, its commands exist, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def commands() -> list[str]:
+    """Each command of the `sh` blocks, continuation lines joined, comments and prompts removed."""
+    text = "\n".join(blocks("sh")).replace("\\\n", " ")
+    lines = [re.sub(r"\s+#.*", "", line).strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def tree() -> set[str]:
+    """The paths that the tree names: two spaces in front mean `in the folder above`."""
+    paths, folder = set(), ""
+    for line in next(block for block in blocks("text") if block.startswith("search/")).splitlines():
+        name = line.split()[0]
+        if not line.startswith(" "):
+            folder = name if name.endswith("/") else ""
+            paths.add(name.rstrip("/"))
+        else:
+            paths.add(folder + name.rstrip("/"))
+    return paths
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return listed.stdout.split()
+
+
+def test_the_tree_names_what_exists() -> None:
+    missing = {path for path in tree() if not (ROOT / path).exists()}
+    assert not missing
+
+
+def test_every_module_has_its_line_in_the_tree() -> None:
+    rooms = ("search/", "trainer/", "models/", "data/")
+    modules = {path for path in tracked() if path.startswith(rooms) and path.endswith(".py")}
+    modules = {path for path in modules if not path.endswith("__init__.py")}
+    top = {path.split("/")[0] for path in tracked() if not path.startswith(".")}
+    assert not (modules | top) - tree()
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_of_the_readme_exists(line: str) -> None:
+    words = [word for word in shlex.split(line) if not re.fullmatch(r"[A-Z_]+=\S+", word)]
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
+        assert {w for w in words[1:] if "=" not in w} <= set(targets)
+    elif words[0] == "nanosweep":
+        check_nanosweep(words[1:])
+    elif words[:2] == ["python", "-m"] or "-m" in words[:4]:
+        module = words[words.index("-m") + 1]
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists() or (ROOT / module / "__main__.py").exists()
+    else:
+        assert words[0] in ("git", "cd", "ray", "pip", "export", ".venv/bin/nanosweep"), line
+    for word in words:
+        if re.match(r"(search/specs|trainer/configs)/", word):
+            assert (ROOT / word).exists(), word
+
+
+def check_nanosweep(words: list[str]) -> None:
+    from search.cli import parser
+
+    if words[0] == "train":
+        from trainer.__main__ import parser as parser_of_train
+
+        parser_of_train().parse_args(words[1:])
+    elif words[0] == "sample":
+        from trainer.sample import parser as parser_of_sample
+
+        parser_of_sample().parse_args(words[1:])
+    else:
+        parser().parse_args(words)
