@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from data.errors import UserError
 from search.journal import Journal, decode_metrics, encode, read_records
 from search.study import Ledger
 from tests import journals
+from tests.limits import largest_file
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True, width=64)
 
@@ -83,26 +81,16 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         Journal(tmp_path / "file" / "trials.jsonl")
 
 
-@pytest.fixture
-def small_files() -> Iterator[int]:
-    """The system itself refuses to let a file grow beyond 2,000 bytes, as a full disk would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-    yield 2000
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_a_full_disk_leaves_whole_records_and_says_what_to_do(tmp_path: Path, small_files: int) -> None:
+def test_a_full_disk_leaves_whole_records_and_says_what_to_do(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "trials.jsonl")
-    for trial in range(10):
-        journal.write("status", trial=trial, cause="x" * 100)
-    with pytest.raises(UserError, match=r"trials.jsonl: cannot write the journal: .*; make room and run again"):
-        journal.write("status", trial=10, cause="x" * small_files)
-    assert [record["trial"] for record in read_records(journal.path)] == list(range(10))
-    # a short record still has room: the driver writes that its trials were interrupted
-    journal.write("status", trial=99)
+    with largest_file(2000):
+        for trial in range(10):
+            journal.write("status", trial=trial, cause="x" * 100)
+        with pytest.raises(UserError, match=r"trials.jsonl: cannot write the journal: .*; make room and run again"):
+            journal.write("status", trial=10, cause="x" * 2000)
+        assert [record["trial"] for record in read_records(journal.path)] == list(range(10))
+        # a short record still has room: the driver writes that its trials were interrupted
+        journal.write("status", trial=99)
     assert [record["trial"] for record in read_records(journal.path)] == [*range(10), 99]
 
 

@@ -26,6 +26,7 @@ from search.sampler import Sampler
 from search.spec import load_spec
 from search.study import Study, Trial, read_study
 from tests import tiny
+from tests.limits import largest_file
 from trainer.config import TrainConfig
 from trainer.config import load as load_config
 
@@ -287,14 +288,8 @@ def test_a_tracking_server_that_is_away_is_said_before_anything_is_prepared(
 
 
 def test_a_journal_that_cannot_be_written_is_remembered_in_the_users_words(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource", reason="needs a limit on file sizes")
     ledger = tuner.DriverLedger(tmp_path)
     ledger.write("study", version=1)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    try:
-        with pytest.raises(UserError, match="cannot write the journal: File too large"):
-            ledger.write("study", version=1, spec={"study": "x" * 100})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with largest_file(100), pytest.raises(UserError, match="cannot write the journal: File too large"):
+        ledger.write("study", version=1, spec={"study": "x" * 100})
     assert isinstance(ledger.broken, UserError)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 from data import tokenizers
 from data.errors import UserError
 from tests import tiny
+from tests.limits import largest_file
 from trainer import checkpoint, config
 from trainer.config import TrainConfig
 from trainer.report import Report
@@ -198,13 +198,8 @@ def test_a_full_disk_is_a_clear_error_and_leaves_the_checkpoint_before_it(tmp_pa
     settings = tiny.config()
     stopped_at(10, settings, tmp_path)
     size = (tmp_path / checkpoint.CHECKPOINT).stat().st_size
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))  # the nearest that an ordinary user can come to it
-    try:
-        with pytest.raises((UserError, OSError, RuntimeError)):
-            tiny.run(settings, resume=tmp_path, out_dir=tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with largest_file(size // 2), pytest.raises((UserError, OSError, RuntimeError)):
+        tiny.run(settings, resume=tmp_path, out_dir=tmp_path)
     assert checkpoint.load(tmp_path).state.step == 10
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
