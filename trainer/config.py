@@ -131,9 +131,9 @@ class TrainConfig(BaseModel):
 
     # evaluation
     eval_every: Tokens | None = None
-    """tokens between reports; default: a twentieth of max_tokens"""
+    """tokens between reports; default: a tenth of max_tokens"""
     eval_tokens: Tokens | None = None
-    """size of the fixed subset of validation documents scored at reports; default: a 400th of max_tokens, from 2,048
+    """size of the fixed subset of validation documents scored at reports; default: a 250th of max_tokens, from 2,048
     to 1M, so that scoring stays under 3 % of the run. The last report scores the full split"""
     eval_batch_size: Whole | None = None
     """sequences in one evaluation pass (changes no number); default: batch_size, at least 16"""

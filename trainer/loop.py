@@ -87,7 +87,7 @@ class _Run:
         self.out_dir, self.rungs = out_dir, rungs
         length = config.length(data.train.n_targets)
         self.total_steps = schedule.n_steps(length, config.tokens_per_step)
-        self.eval_every = config.eval_every or max(1, length // 20)
+        self.eval_every = config.eval_every or max(1, length // 10)
         n_val = config.eval_tokens or default_eval_tokens(length)
         # the same text at every report and in every trial: otherwise two trials are compared on different text
         self.val_subset = tokens.subset(data.val, n_val)
@@ -285,5 +285,5 @@ def _copied(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def default_eval_tokens(length: int) -> int:
-    """Tokens of the fixed subset for a run of `length`: with 20 reports, scoring stays under 3 % of the run."""
-    return min(max(length // 400, 2048), 2**20)
+    """Tokens of the fixed subset for a run of `length`: with 10 reports, and a few rungs, under 3 % of the run."""
+    return min(max(length // 250, 2048), 2**20)
