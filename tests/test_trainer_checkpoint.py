@@ -49,7 +49,7 @@ CASES = {
     "muon": {"optimizer": "muon"},
     "epochs": {"data_order": "epoch", "gradient_accumulation_steps": 2, "max_tokens": 5120},
     "bfloat16": {"dtype": "bfloat16"},
-    "early_stop": {"early_stop": 2, "learning_rate": 0.3, "schedule": "constant", "grad_clip": 0.0},
+    "early_stop": {"early_stop": 3, **tiny.RUINOUS},
 }
 
 
@@ -116,7 +116,7 @@ def test_a_run_that_had_ended_goes_on_when_it_may_be_longer(tmp_path: Path) -> N
 
 
 def test_a_run_that_stopped_early_goes_on_with_more_patience(tmp_path: Path) -> None:
-    settings = tiny.config(**CASES["early_stop"])
+    settings = tiny.config(early_stop=2, **tiny.RUINOUS)
     result, _ = tiny.run(settings, out_dir=tmp_path)
     assert result.status == "early_stopped"
     result, _ = tiny.run(config.replace(settings, early_stop=None), out_dir=tmp_path, resume=tmp_path)

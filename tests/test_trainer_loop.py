@@ -107,7 +107,7 @@ def test_all_that_is_promised_is_reported() -> None:
 
 def test_training_learns() -> None:
     result, _ = tiny.run(tiny.config(learning_rate=1e-2, max_tokens="30k"))
-    assert result.metrics["val_loss"] < math.log(tiny.stories().n_classes) - 1.2
+    assert result.metrics["val_loss"] < math.log(tiny.stories().n_classes) - 0.8
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
@@ -135,9 +135,7 @@ def test_a_loss_that_is_not_finite_stops_the_trial_at_once_and_spares_the_checkp
 
 
 def test_early_stop_scores_the_best_weights_on_the_full_split(tmp_path: Path) -> None:
-    # a rate that is bearable while warming up, and ruinous after
-    settings = tiny.config(learning_rate=0.6, warmup_frac=0.5, schedule="constant", early_stop=3, eval_every=PER_STEP)
-    settings = config.replace(settings, grad_clip=0)
+    settings = tiny.config(early_stop=3, eval_every=PER_STEP, **tiny.RUINOUS)
     result, reports = tiny.run(settings, out_dir=tmp_path)
     assert result.status == "early_stopped"
     assert result.tokens < settings.max_tokens
@@ -153,7 +151,7 @@ def test_early_stop_scores_the_best_weights_on_the_full_split(tmp_path: Path) ->
 
 
 def test_best_is_the_minimum_not_the_latest(tmp_path: Path) -> None:
-    settings = tiny.config(learning_rate=0.6, warmup_frac=0.5, schedule="constant", eval_every=PER_STEP, grad_clip=0)
+    settings = tiny.config(eval_every=PER_STEP, **tiny.RUINOUS)
     result, reports = tiny.run(settings, out_dir=tmp_path)
     on_the_way = [r.metrics.get("val_loss_subset", r.metrics["val_loss"]) for r in reports]
     assert result.best["val_loss"] == min(on_the_way) < on_the_way[-1]

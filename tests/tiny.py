@@ -53,6 +53,8 @@ def run(settings: TrainConfig, **options: Any) -> tuple[Result, list[Report]]:
     return train(settings, data, options.pop("report", reports.append), **options), reports
 
 
+# a rate that grows until it undoes what was learned: the best report is among the first, and no number overflows
+RUINOUS: dict[str, Any] = {"learning_rate": 5.0, "warmup_frac": 0.5, "schedule": "constant", "grad_clip": 0.0}
 TIMING = ("seconds", "eval_seconds", "tokens_per_second", "peak_memory_mb")
 
 
