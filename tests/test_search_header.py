@@ -12,6 +12,7 @@ from search import header
 from search.spec import StudySpec
 from tests import specs, tiny
 from trainer.config import TrainConfig
+from trainer.loop import default_eval_tokens
 
 SPACE = "space: {learning_rate: {log: [1e-4, 1e-2]}}\nsampler: random\n"
 
@@ -75,7 +76,7 @@ def test_changed_text_is_refused(tmp_path: Path) -> None:
 
 def test_the_subset_has_one_size_for_trials_of_every_length() -> None:
     pinned = header.pin_eval_tokens(tiny.config(eval_tokens=None), 4_000_000)
-    assert pinned.eval_tokens == 10_000
+    assert pinned.eval_tokens == default_eval_tokens(4_000_000)
     assert header.pin_eval_tokens(tiny.config(eval_tokens=77), 4_000_000).eval_tokens == 77
 
 
