@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from data.dataset import Dataset, Split
 from data.errors import UserError
@@ -106,7 +107,7 @@ def check_same(spec: StudySpec, base: TrainConfig, header: Record) -> None:
     if not header:
         return
     skip = (*MAY_CHANGE, "base", "set")
-    old = {key: value for key, value in header["spec"].items() if key not in skip}
+    old = {key: value for key, value in _with_defaults(header["spec"]).items() if key not in skip}
     new = {key: value for key, value in plain(spec).items() if key not in skip}
     config = plain(base)
     if config["eval_tokens"] is None:  # the header has what `pin_eval_tokens` filled in
@@ -119,6 +120,14 @@ def check_same(spec: StudySpec, base: TrainConfig, header: Record) -> None:
             f"Only {', '.join(MAY_CHANGE)} may change. To go on with it put {key} back; "
             "to begin another give it another name (study:)"
         )
+
+
+def _with_defaults(spec: dict[str, Any]) -> dict[str, Any]:
+    """A spec of an earlier release: what that did not know is as the default has it."""
+    try:
+        return plain(StudySpec.model_validate(spec))
+    except ValidationError:
+        return spec
 
 
 def check_same_data(data: dict[str, Any], header: Record) -> None:

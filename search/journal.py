@@ -1,20 +1,27 @@
 """The journal, `<storage>/<study>/trials.jsonl`: the append-only record from which everything can be rebuilt.
 
 One JSON object a line, flushed to disk before anyone acts on it. Every record has `record` (its kind), `time`
-(seconds since the epoch) and, but for `study`, `trial` (its number from 0). Schema version 1:
+(seconds since the epoch) and, but for `study`, `trial` (its number from 0). Schema version 2:
 
-study     version, spec, base (whole TrainConfig), data (corpus, tokenizer, hash, floor ...), rungs, commit,
-          dirty, packages. Written at each start of a driver; the last one holds.
-point     trial, point (what the sampler proposed), config (whole TrainConfig), name (readable), sampler
+study     version, spec, base (whole TrainConfig), data (corpus, tokenizer, hash, floor; each tokenizer's own under
+          tokenizers), rungs, commit, dirty, packages, host. Written at each start of a driver; the last one holds.
+prior     study, trial: of the earlier study that this one starts from (`warm_start`); point, status, tokens (its
+          length), scores (objective by tokens at its rungs), objective (at its full length, or null).
+          Written once, after the first study record: a proposal never depends on another study's files
+point     trial, point (what the sampler proposed), config (whole TrainConfig), name (readable), sampler,
+          bracket, exempt (from being stopped)
 status    trial, status (below), and with it: cause (text), rung, seconds (so far), n_parameters, node;
           with `running`: tokens, from where it trains (0, or those of the checkpoint that it goes on from)
-report    trial, step, tokens, rung (nominal or null), final, metrics, checkpoint (path or null)
-decision  trial, rung, action (`continue` or `stop`), value (what was compared), cutoff, of (values in the rung)
+report    trial, step, tokens, rung (nominal or null), final, metrics, checkpoint (path or null), seconds (so far),
+          micro_batch (sequences in one pass, where memory allowed no more)
+decision  trial, rung, action (`continue`, `stop`, `pause`, and later `promote`), value (what was compared), cutoff,
+          of (values in the rung)
 
-A trial's status: running -> completed | early_stopped | pruned | diverged | failed | out_of_memory, or
-interrupted (the driver went away or was stopped; the next driver continues it).
+A trial's status: running -> completed | early_stopped | pruned | diverged | failed | out_of_memory; paused (at a
+rung, until it is promoted); or interrupted (the driver went away or was stopped; the next driver continues it).
 JSON has no NaN: numbers that are not finite are written as the strings "nan", "inf", "-inf" and read back.
 A last line cut short by a crash is dropped when read; it was never acted on.
+Version 1 had no prior, no paused, no brackets and no exempt trials; it is read too.
 """
 
 from __future__ import annotations
@@ -29,11 +36,14 @@ from typing import Any
 
 from data.errors import UserError
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)
 NAME = "trials.jsonl"
 # ended by themselves with an objective at full length
 FULL = ("completed", "early_stopped")
 ENDED = (*FULL, "pruned", "diverged", "failed", "out_of_memory")
+# no driver has to go on with it: over, or waiting for a promotion that may never come
+AT_REST = (*ENDED, "paused")
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 Record = dict[str, Any]
@@ -120,7 +130,7 @@ def parse_records(lines: Iterable[str], name: str) -> Iterator[Record]:
                 raise ValueError("not a record")
         except ValueError as error:
             raise UserError(f"{name}:{number}: not a journal record ({error}); restore the file from a copy") from None
-        if record["record"] == "study" and record.get("version") != VERSION:
+        if record["record"] == "study" and record.get("version") not in READABLE:
             raise UserError(
                 f"{name}:{number}: journal version {record.get('version')}, this is {VERSION}; use that release"
             )

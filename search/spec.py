@@ -87,11 +87,23 @@ class Parameter(_Strict):
 
 
 class Asha(_Strict):
-    """Asynchronous successive halving: at each rung only the best 1/factor go on (Li et al. 2020, arXiv 1810.05934)."""
+    """Asynchronous successive halving: at each rung only the best 1/factor go on (Li et al. 2020, arXiv 1810.05934).
+
+    Where it is used and nobody names a `schedule`, that is wsd: under one that decays over the whole trial, what is
+    compared at a rung says little about the end.
+    """
 
     first_rung: Tokens
     """tokens at which trials are first compared; the next rungs are at factor times the one before"""
     factor: Annotated[int, Field(ge=2)] = 4
+    mode: Literal["stop", "promote"] = "stop"
+    """stop: who is not among the best so far ends at once. promote: every trial pauses at its rung, keeping its
+    checkpoint, and goes on when it is among the best of those that came (the paper's way; it errs less, takes longer)"""
+    brackets: Whole = 1
+    """trials are divided among so many brackets; each later one is first compared a rung later (Hyperband's hedge)"""
+    exempt: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """share of trials, at least 3 of the first 18, that are never stopped: from them the study reports how well each
+    rung predicted the final order. 0: none, and it cannot say"""
 
 
 class Scheduler(_Strict):
@@ -173,6 +185,11 @@ class StudySpec(_Strict):
     """values that replace the base's, the same for every trial"""
     space: dict[str, Parameter] = Field(min_length=1)
     """what is searched"""
+    start: list[dict[str, Any]] = Field(default_factory=list)
+    """known-good points, which are tried first; parameters that one leaves out are proposed by the sampler"""
+    warm_start: str | None = None
+    """an earlier study (its name in the storage, or its folder) on the same space and data: the sampler knows its
+    trials from the beginning"""
     sampler: Sampler = "tpe"
     scheduler: Annotated[
         Scheduler | None, BeforeValidator(_scheduler, json_schema_input_type=Scheduler | Literal["none"])
@@ -185,6 +202,10 @@ class StudySpec(_Strict):
         Resources | None, BeforeValidator(_resources, json_schema_input_type=Resources | Literal["auto"])
     ] = None
     """{cpus: 2, gpus: 0.25} for each trial, or auto: what the machine has"""
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """how often a trial whose worker was lost begins again from its last checkpoint; what fails by itself does not"""
+    report_timeout_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60
+    """a trial that reports nothing for so long hangs: it is ended as failed. By default a trial reports ten times"""
     storage: Annotated[str, AfterValidator(_storage)] = "./runs"
     """where studies live; a shared path on a cluster"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1337
@@ -194,7 +215,7 @@ class StudySpec(_Strict):
     def folder(self) -> Path:
         return Path(self.storage).expanduser().resolve() / self.study
 
-    def rungs(self, max_tokens: int) -> list[int]:
+    def rungs(self, max_tokens: int, bracket: int = 0) -> list[int]:
         """Nominal token counts at which a trial of max_tokens is compared, the end itself not among them."""
         if self.scheduler is None:
             return []
@@ -203,11 +224,11 @@ class StudySpec(_Strict):
         while rung < max_tokens:
             rungs.append(rung)
             rung *= asha.factor
-        return rungs
+        return rungs[bracket:]
 
 
 # keys that may change when a study goes on
-MAY_CHANGE = ("budget", "resources", "storage")
+MAY_CHANGE = ("budget", "resources", "storage", "max_failures", "report_timeout_minutes")
 
 
 def load_spec(path: Path, overrides: list[str] | None = None) -> tuple[StudySpec, TrainConfig, yaml_file.YamlFile]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from search.journal import ENDED, FULL, NAME, Journal, Record, decode_metrics, encode, read_records
+from search.journal import AT_REST, FULL, NAME, Journal, Record, decode_metrics, encode, read_records
 from search.spec import Budget
 from search.units import count
 
@@ -28,6 +28,9 @@ class Trial:
     rung: int | None = None
     seconds: float = 0.0
     n_parameters: int | None = None
+    bracket: int = 0
+    exempt: bool = False
+    micro_batch: int | None = None  # sequences in one pass, where memory allowed no more
     repeated: int = 0  # tokens trained twice because a worker or driver was lost
     reports: list[Record] = field(default_factory=list)
     decisions: list[Record] = field(default_factory=list)
@@ -52,11 +55,25 @@ class Trial:
         return next((r for r in reversed(self.reports) if r.get("final")), None) if self.status in FULL else None
 
 
+@dataclass(frozen=True)
+class Prior:
+    """A trial of an earlier study, as this one took it over. tokens: its length; scores: objective by tokens."""
+
+    study: str
+    number: int
+    point: dict[str, Any]
+    status: str
+    tokens: int
+    scores: dict[int, float]
+    objective: float | None
+
+
 @dataclass
 class Study:
-    """A journal, folded: the last study record and every trial by number."""
+    """A journal, folded: the last study record, what it took over from an earlier study, every trial by number."""
 
     header: Record = field(default_factory=dict)
+    priors: list[Prior] = field(default_factory=list)
     trials: dict[int, Trial] = field(default_factory=dict)
     sessions: list[tuple[float, float]] = field(default_factory=list)  # of each driver: its first and last record
 
@@ -72,7 +89,7 @@ class Study:
 
     def unfinished(self) -> list[int]:
         """Trials with a point that have not ended, in order: the next driver hands them out first."""
-        return [trial.number for trial in self.trials.values() if trial.status not in ENDED]
+        return [trial.number for trial in self.trials.values() if trial.status not in AT_REST]
 
     def apply(self, record: Record) -> None:
         """Take in one record. Raises ValueError for one that speaks of a trial without a point."""
@@ -84,19 +101,33 @@ class Study:
         if self.sessions:
             self.sessions[-1] = (self.sessions[-1][0], max(at, self.sessions[-1][1]))
         number = record["trial"]
+        if kind == "prior":
+            self.priors.append(_prior(record))
+            return
         if kind == "point":
+            about = {"bracket": record.get("bracket", 0), "exempt": record.get("exempt", False)}
             name = record.get("name", str(number))
-            self.trials[number] = Trial(number, record["point"], record["config"], name)
+            self.trials[number] = Trial(number, record["point"], record["config"], name, **about)
             return
         if number not in self.trials:
             raise ValueError(f"a {kind} record of trial {number}, which has no point")
         trial = self.trials[number]
         if kind == "report":
             trial.reports.append({**record, "metrics": decode_metrics(record["metrics"])})
+            trial.seconds = record.get("seconds") or trial.seconds
+            trial.micro_batch = record.get("micro_batch") or trial.micro_batch
         elif kind == "decision":
             trial.decisions.append(record)
+            if record["action"] == "promote":
+                trial.status = "waiting"  # a driver has to go on with it
         elif kind == "status":
             _apply_status(trial, record)
+
+
+def _prior(record: Record) -> Prior:
+    scores = {int(tokens): value for tokens, value in decode_metrics(record["scores"]).items()}
+    about = {key: record[key] for key in ("study", "point", "status", "tokens", "objective")}
+    return Prior(number=record["trial"], scores=scores, **about)
 
 
 def _apply_status(trial: Trial, record: Record) -> None:

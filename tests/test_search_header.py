@@ -64,7 +64,7 @@ def test_another_spec_under_the_same_name_is_refused_with_its_key(
     with pytest.raises(UserError) as caught:
         header.check_same(spec, config, written)
     assert words in str(caught.value)
-    assert "Only budget, resources, storage may change" in str(caught.value)
+    assert "may change" in str(caught.value)
     assert "another name" in str(caught.value)
 
 
