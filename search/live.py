@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from search import units
-from search.journal import ENDED, Record
+from search.journal import AT_REST, Record
 from search.leaderboard import best, objective
 from search.study import Study, Trial
 from search.table import UNITS
@@ -60,7 +60,7 @@ class View:
     def begin(self) -> None:
         """The first lines: the study, and where it goes on from."""
         trials = self.study.trials.values()
-        done = sum(trial.status in ENDED for trial in trials)
+        done = sum(trial.status in AT_REST for trial in trials)
         goes_on = f", goes on after {done} ended trials" if trials else ""
         self._say(f"study {self.name}: {self._budget()}, {self.slots} at once{goes_on}{self._floor()}")
 
@@ -118,7 +118,7 @@ class View:
 
     def _head(self, trials: list[Trial]) -> str:
         busy = sum(trial.status == "running" for trial in trials)
-        ended = sum(trial.status in ENDED for trial in trials)
+        ended = sum(trial.status in AT_REST for trial in trials)
         now = time.monotonic()
         since, tokens = self._pace_from or (now, self.study.tokens)
         left = time_left(self.study, self.budget, self.length, now - since, self.study.tokens - tokens)
@@ -162,8 +162,8 @@ class View:
 
 
 def _state(trial: Trial) -> str:
-    if trial.status == "pruned" and trial.rung:
-        return f"pruned at {units.count(trial.rung)}"
+    if trial.status in ("pruned", "paused") and trial.rung:
+        return f"{trial.status} at {units.count(trial.rung)}"
     return trial.status.replace("_", " ")
 
 
@@ -192,9 +192,9 @@ def time_left(study: Study, budget: dict[str, Any], length: int, elapsed: float,
         found.append(budget["hours"] * 3600 - study.seconds(time.time()))
     trials = list(study.trials.values())
     if trained and elapsed > 0:
-        ended = [trial.tokens for trial in trials if trial.status in ENDED]
+        ended = [trial.tokens for trial in trials if trial.status in AT_REST]
         usual = sum(ended) / len(ended) if ended else length
-        going = [max(0.0, usual - trial.tokens) for trial in trials if trial.status not in ENDED]
+        going = [max(0.0, usual - trial.tokens) for trial in trials if trial.status not in AT_REST]
         if budget.get("trials"):
             todo = sum(going) + usual * max(0, budget["trials"] - len(trials))
             found.append(todo * elapsed / trained)

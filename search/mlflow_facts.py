@@ -17,7 +17,7 @@ _TAG = 5000  # its limit on a tag's text is 8,000 or less, depending on the stor
 RUN_STATUS = {
     "running": "RUNNING",
     **dict.fromkeys(FULL, "FINISHED"),
-    **dict.fromkeys(("pruned", "interrupted"), "KILLED"),
+    **dict.fromkeys(("pruned", "paused", "interrupted"), "KILLED"),
     **dict.fromkeys(("diverged", "failed", "out_of_memory"), "FAILED"),
 }
 

@@ -3,7 +3,7 @@
 `Runs` brings MLflow up to what a Study says, sending only what MLflow lacks: live after each record, after an
 outage, or for a whole journal at the start, it is the same step, and doing it twice changes nothing.
 Metrics have tokens as their step. A run's status is FINISHED for a trial of full length; KILLED (tag `status`:
-pruned, interrupted) or FAILED (diverged, failed, out_of_memory) otherwise. The metric `objective` exists on
+pruned, paused, interrupted) or FAILED (diverged, failed, out_of_memory) otherwise. The metric `objective` exists on
 full-length trials alone: a sort by it never mixes budgets.
 """
 

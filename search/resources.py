@@ -109,14 +109,23 @@ def share(wanted: Resources | None, nodes: list[Node], file: YamlFile, device: s
             f"{where}: the base config says device: cuda, but a trial gets no GPU ({n_gpus:g} here); "
             "use device: auto, or give each trial one (resources: {gpus: 1})"
         )
-    slots = sum(_fit(chosen, node) for node in nodes)
-    if not slots:
-        has = "; ".join(sorted({f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in nodes}))
+    at_once = slots(chosen, nodes)
+    if not at_once:
         raise UserError(
             f"{where}: no machine can give a trial cpus: {chosen.cpus:g} and gpus: {chosen.gpus:g}; "
-            f"there is {has}. Ask for less, or auto"
+            f"there is {has(nodes)}. Ask for less, or auto"
         )
-    return Share(chosen.cpus, chosen.gpus, slots)
+    return Share(chosen.cpus, chosen.gpus, at_once)
+
+
+def slots(wanted: Resources | Share, nodes: list[Node]) -> int:
+    """How many such trials run at once on these nodes."""
+    return sum(_fit(wanted, node) for node in nodes)
+
+
+def has(nodes: list[Node]) -> str:
+    """What there is, for people."""
+    return "; ".join(sorted({f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in nodes})) or "no node"
 
 
 def _auto(nodes: list[Node]) -> Resources:
@@ -125,7 +134,7 @@ def _auto(nodes: list[Node]) -> Resources:
     return Resources(cpus=max(1, int(min(shares))), gpus=1)
 
 
-def _fit(wanted: Resources, node: Node) -> int:
+def _fit(wanted: Resources | Share, node: Node) -> int:
     """How many such trials run on a node at once; a fraction of a GPU never spans two."""
     by_cpu = int(node.cpus / wanted.cpus + 1e-9)
     return min(by_cpu, int(node.gpus) * int(1 / wanted.gpus + 1e-9)) if wanted.gpus else by_cpu

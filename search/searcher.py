@@ -1,4 +1,4 @@
-"""The Ray Tune searcher: hands out interrupted trials first, then new points, as long as the budget lasts.
+"""The Ray Tune searcher: hands out interrupted trials first, then promoted ones, then new points, within the budget.
 
 Tune's own snapshots hold nothing of it: the journal is what a study goes on from.
 """
@@ -12,16 +12,22 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from search.asha import Asha, bracket, exempt
 from search.sampler import Sampler
+from search.scheduler import write_decision
 from search.space import configure, readable
 from search.spec import StudySpec
-from search.study import Ledger, spent
+from search.study import Ledger, Trial, spent, used_up
 from trainer.config import TrainConfig
+
+# what memory depends on, the machine and the optimizer's moments apart
+_SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "batch_size", "vocab_size", "tokenizer", "mlp", "loss", "dtype")
 
 
 class LedgerSearcher(Searcher):
-    """length: tokens that a config trains on (its max_tokens, epochs counted out).
+    """asha: shared with the scheduler, whose paused trials are promoted here.
 
+    length: tokens that a config trains on (its max_tokens, epochs counted out).
     out_dir: where a trial writes its checkpoints.
     """
 
@@ -30,28 +36,64 @@ class LedgerSearcher(Searcher):
         ledger: Ledger,
         spec: StudySpec,
         base: TrainConfig,
+        asha: Asha | None,
         length: Callable[[TrainConfig], int],
         out_dir: Callable[[int], Path],
     ) -> None:
         super().__init__()
-        self._ledger, self._spec, self._base = ledger, spec, base
+        self._ledger, self._spec, self._base, self._asha = ledger, spec, base, asha
         self._length, self._out_dir = length, out_dir
         self._sampler = Sampler(spec)
         self._unfinished = ledger.study.unfinished()
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial's config for the trainable, or Searcher.FINISHED."""
-        study = self._ledger.study
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's config for the trainable; None: none yet; Searcher.FINISHED: no more."""
         if self._unfinished:  # begun, and so paid for: whatever the budget says now
             return self._hand_out(self._unfinished.pop(0))
+        number = self._promoted()
+        if number is None:
+            number = self._new()
+        if number is None and self._ledger.study.unfinished():
+            return None if self._promotes else str(Searcher.FINISHED)  # who still runs may yet promote another
+        if number is None:
+            number = self._promoted(last=True)
+        return str(Searcher.FINISHED) if number is None else self._hand_out(number)
+
+    @property
+    def _promotes(self) -> bool:
+        return self._asha is not None and self._asha.mode == "promote"
+
+    def _promoted(self, last: bool = False) -> int | None:
+        """A paused trial that goes on. last: see `Asha.promotion`."""
+        study = self._ledger.study
+        if self._asha is None or used_up(study, self._spec.budget, time.time()):
+            return None
+        found = self._asha.promotion(last)
+        if found is None:
+            return None
+        number, rung = found
+        write_decision(self._ledger, number, rung, self._asha.promote(number, rung, study.trials[number].bracket))
+        return number
+
+    def _new(self) -> int | None:
+        """A trial with a new point, as long as the budget lasts and the sampler has one."""
+        study, spec = self._ledger.study, self._spec
         number = max(study.trials, default=-1) + 1
-        point = None if spent(study, self._spec.budget, time.time()) else self._sampler.ask(number, study)
+        point = None if spent(study, spec.budget, time.time()) else self._sampler.ask(number, study)
         if point is None:
-            return str(Searcher.FINISHED)
-        config = configure(self._base, self._spec.space, point)
+            return None
+        config = configure(self._base, spec.space, point)
         facts = {"point": point, "config": config.model_dump(mode="json"), "name": readable(point)}
-        self._ledger.write("point", trial=number, **facts, sampler=self._spec.sampler)
-        return self._hand_out(number)
+        self._ledger.write("point", trial=number, **facts, sampler=spec.sampler, **self._treatment(number, config))
+        return number
+
+    def _treatment(self, number: int, config: TrainConfig) -> dict[str, Any]:
+        """How ASHA will treat a trial."""
+        if self._spec.scheduler is None:
+            return {}
+        asha, seed = self._spec.scheduler.asha, self._spec.seed
+        n_rungs = len(self._spec.rungs(self._length(config)))
+        return {"bracket": bracket(asha, seed, number, n_rungs), "exempt": exempt(asha, seed, number)}
 
     def _hand_out(self, number: int) -> dict[str, Any]:
         trial = self._ledger.study.trials[number]
@@ -61,9 +103,19 @@ class LedgerSearcher(Searcher):
             "config": trial.config,
             "resume": trial.checkpoint,
             "out_dir": str(self._out_dir(number)),
-            "rungs": self._spec.rungs(length),
+            "rungs": self._spec.rungs(length, trial.bracket),
             "objective": self._spec.objective,
+            "micro_batch": self._fits(trial),
         }
+
+    def _fits(self, trial: Trial) -> int | None:
+        """Sequences in one pass that are known to fit a trial of this shape; None as long as memory has sufficed."""
+        known = [
+            other.micro_batch
+            for other in self._ledger.study.trials.values()
+            if other.micro_batch and all(other.config[key] == trial.config[key] for key in _SHAPE)
+        ]
+        return min(known, default=None)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the scheduler has written it, and the sampler reads the study."""

@@ -98,7 +98,7 @@ class Asha(_Strict):
     factor: Annotated[int, Field(ge=2)] = 4
     mode: Literal["stop", "promote"] = "stop"
     """stop: who is not among the best so far ends at once. promote: every trial pauses at its rung, keeping its
-    checkpoint, and goes on when it is among the best of those that came (the paper's way; it errs less, takes longer)"""
+    checkpoint, and goes on when it is among the best of those that came (the paper's way)"""
     brackets: Whole = 1
     """trials are divided among so many brackets; each later one is first compared a rung later (Hyperband's hedge)"""
     exempt: Annotated[float, Field(ge=0, le=1)] = 0.05

@@ -31,6 +31,7 @@ class Trial:
     bracket: int = 0
     exempt: bool = False
     micro_batch: int | None = None  # sequences in one pass, where memory allowed no more
+    workers_lost: int = 0
     repeated: int = 0  # tokens trained twice because a worker or driver was lost
     reports: list[Record] = field(default_factory=list)
     decisions: list[Record] = field(default_factory=list)
@@ -135,6 +136,7 @@ def _apply_status(trial: Trial, record: Record) -> None:
     trial.cause = record.get("cause") or ""
     trial.rung = record.get("rung")
     trial.seconds = record.get("seconds") or trial.seconds
+    trial.workers_lost += bool(record.get("worker_lost"))
     trial.n_parameters = record.get("n_parameters") or trial.n_parameters
     if trial.status == "running":
         # it goes on from a checkpoint: what it reported after that comes again, and was trained twice
@@ -150,6 +152,11 @@ def spent(study: Study, budget: Budget, now: float | None = None) -> str:
     """
     if budget.trials is not None and len(study.trials) >= budget.trials:
         return f"{len(study.trials)} of {budget.trials} trials"
+    return used_up(study, budget, now)
+
+
+def used_up(study: Study, budget: Budget, now: float | None = None) -> str:
+    """Which of tokens and hours is used up: then no paused trial goes on either."""
     if budget.tokens is not None and study.tokens >= budget.tokens:
         return f"{count(study.tokens)} of {count(budget.tokens)} tokens"
     if budget.hours is not None and study.seconds(now) >= budget.hours * 3600:

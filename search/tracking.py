@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from search.journal import ENDED, Record
+from search.journal import AT_REST, Record
 from search.mlflow_runs import Runs
 from search.mlflow_store import check_file, choose_uri, connect, passing, reason, served, shown
 from search.mlflow_view import link
@@ -83,7 +83,7 @@ class Tracker:
         """Send what the journal holds and MLflow lacks, then every record of the ledger. Nobody may be writing yet."""
         self.study = read_study(self.folder)
         for trial in self.study.trials.values():
-            if trial.status not in (*ENDED, "waiting"):
+            if trial.status not in (*AT_REST, "waiting"):
                 trial.status = "interrupted"  # as its driver is gone; it runs again when a record says so
         self._behind = dict.fromkeys(sorted(self.study.trials))
         ledger.listeners.append(self.record)
@@ -181,7 +181,7 @@ class Tracker:
             self._send_files()
         if ending:
             self._parent_behind = True
-            over = all(trial.status in ENDED for trial in self.study.trials.values())
+            over = all(trial.status in AT_REST for trial in self.study.trials.values())
             self._runs.sync_parent("FINISHED" if over else "KILLED")
             self._parent_behind = False
 

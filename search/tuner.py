@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,6 @@ from trainer.yaml_file import YamlFile
 if TYPE_CHECKING:
     from rich.console import Console
 
-RETRIES = 2  # of a trial whose worker was killed
 CTRL_C = "stopped by Ctrl-C"
 
 
@@ -124,9 +123,11 @@ def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Record, s
 
 def _search(plan: Plan, each: Share, scratch: Path, console: Console) -> None:
     """Write the header, hand out trials until the budget is spent or the user has had enough."""
+    from search.asha import rebuild
     from search.scheduler import LedgerScheduler, settle
     from search.searcher import LedgerSearcher
     from search.tracking import Tracker
+    from search.watch import Stopped
 
     spec = plan.spec
     with ExitStack() as stack:
@@ -134,15 +135,16 @@ def _search(plan: Plan, each: Share, scratch: Path, console: Console) -> None:
             tracker = stack.enter_context(Tracker(spec.folder))
         ledger = stack.enter_context(_ledger(spec.folder))
         _begin(plan, ledger)
-        settle(ledger, spec)
+        asha = rebuild(spec, ledger.study)
+        settle(ledger, spec, asha)
         tracker.follow(ledger)
-        searcher = LedgerSearcher(ledger, spec, plan.base, plan.tokens, lambda n: trial_folder(spec.folder, n))
-        scheduler = LedgerScheduler(ledger, spec)
+        searcher = LedgerSearcher(ledger, spec, plan.base, asha, plan.tokens, lambda n: trial_folder(spec.folder, n))
+        scheduler = LedgerScheduler(ledger, spec, asha)
         with live.shown(ledger.study, each.slots, plan.length, console) as view, _ctrl_c() as asked:
-            ledger.listeners += [view, Weights(spec.folder, ledger.study), _stop_when_full(asked)]
+            ledger.listeners += [view, Weights(spec.folder, ledger.study)]
             try:
                 _fit(plan, each, scratch, searcher, scheduler, asked)
-            except _Stopped:
+            except Stopped:
                 scheduler.interrupt(asked[0])
                 if asked[0] != CTRL_C:
                     raise UserError(f"{asked[0]}; then the same command goes on") from None
@@ -163,33 +165,13 @@ def _begin(plan: Plan, ledger: DriverLedger) -> None:
             ledger.write("status", trial=number, status="interrupted", cause="its driver went away")
 
 
-def _stop_when_full(asked: list[str]) -> Callable[[Record], None]:
-    """A listener: a trial that found no space left stops the study, as the next one would find none either."""
-
-    def listen(record: Record) -> None:
-        if record["record"] == "status" and record["status"] == "interrupted" and not asked:
-            asked.append(record["cause"])
-
-    return listen
-
-
 def _fit(plan: Plan, each: Share, scratch: Path, searcher: Any, scheduler: Any, asked: list[str]) -> None:
-    """Ray Tune, until the searcher has no more. Raises _Stopped soon after `asked` is no longer empty."""
+    """Ray Tune, until the searcher has no more. Raises Stopped soon after `asked` is no longer empty."""
     import ray
     from ray import tune
 
     from search.trainable import trial
-
-    class Asked(tune.Stopper):
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return False
-
-        def stop_all(self) -> bool:
-            # between two events of Tune's loop: no record is half written. Tune's own way of stopping waits for
-            # each trial's next report, then ten seconds more
-            if asked:
-                raise _Stopped
-            return False
+    from search.watch import Watch
 
     references = {name: ray.put(dataset) for name, dataset in plan.datasets.items()}
     # tune.run and not Tuner, which would pickle searcher and scheduler, and with them the data, for a snapshot
@@ -201,9 +183,9 @@ def _fit(plan: Plan, each: Share, scratch: Path, searcher: Any, scheduler: Any, 
         num_samples=-1,  # the searcher knows when it is enough
         max_concurrent_trials=each.slots,  # no trial is proposed before it can run: the sampler knows more then
         reuse_actors=True,
-        max_failures=RETRIES,
+        max_failures=plan.spec.max_failures,
         raise_on_failed_trial=False,
-        stop=Asked(),
+        stop=Watch(scheduler, each, asked, cluster),
         trial_name_creator=_name,
         trial_dirname_creator=_name,
         name="tune",
@@ -214,10 +196,6 @@ def _fit(plan: Plan, each: Share, scratch: Path, searcher: Any, scheduler: Any, 
 
 def _name(trial: Any) -> str:
     return str(trial.config["trial"])
-
-
-class _Stopped(BaseException):
-    """The user has had enough. No Exception: Tune would catch it."""
 
 
 @contextmanager

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.asha import Asha, Decision, rebuild
+from search.asha import Asha, Decision, bracket, exempt, rebuild
+from search.spec import Asha as Settings
+from search.spec import StudySpec
 from search.study import read_study
-from tests import journals
+from tests import journals, specs
+from trainer.config import TrainConfig
 
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 FACTORS = st.integers(2, 6)
@@ -106,18 +110,146 @@ def test_factor_one_would_stop_nobody() -> None:
         Asha(1)
 
 
+@pytest.mark.parametrize("mode", ["stop", "promote"])
 @pytest.mark.parametrize("factor", [2, 4])
-def test_rebuilt_from_the_journal_it_decides_as_if_it_had_never_stopped(tmp_path: Path, factor: int) -> None:
+def test_rebuilt_from_the_journal_it_decides_as_if_it_had_never_stopped(
+    tmp_path: Path, factor: int, mode: Literal["stop", "promote"]
+) -> None:
     ledger = journals.Ledger(tmp_path)
     ledger.write("study", **journals.header())
-    asha, rng = Asha(factor), random.Random(factor)
-    for number in range(12):
-        journals.point(ledger, number, learning_rate=1e-3)
-        made = asha.report(number, 1000, rng.gauss(0, 1))
+    asha, rng = Asha(factor, mode), random.Random(factor)
+
+    def write(trial: int, rung: int, made: Decision) -> None:
         fields = {"action": made.action, "value": made.value, "cutoff": made.cutoff, "of": made.of}
-        ledger.write("decision", trial=number, rung=1000, **fields)
+        ledger.write("decision", trial=trial, rung=rung, **fields)
+
+    treated = {number: {"bracket": number % 2, "exempt": number % 5 == 0} for number in range(20)}
+    for number in range(12):
+        config = TrainConfig(learning_rate=1e-3).model_dump()
+        ledger.write("point", trial=number, point={"learning_rate": 1e-3}, config=config, **treated[number])
+        write(number, 1000, asha.report(number, 1000, rng.gauss(0, 1), **treated[number]))
+        if (found := asha.promotion()) is not None:
+            write(*found, asha.promote(*found, bracket=found[0] % 2))
     ledger.close()
-    again = rebuild(factor, read_study(tmp_path))
+    settings = {"asha": {"first_rung": 1000, "factor": factor, "mode": mode}}
+    spec = StudySpec.model_validate(
+        {**specs.space(learning_rate={"log": [1e-4, 1]}).model_dump(), "scheduler": settings}
+    )
+    again = rebuild(spec, read_study(tmp_path))
+    assert again is not None
+    assert again.promotion(last=True) == asha.promotion(last=True)
     for number in range(20):  # those decided upon keep their decision, new ones get the same
         value = rng.gauss(0, 1)
-        assert again.report(number, 1000, value) == asha.report(number, 1000, value)
+        assert again.report(number, 1000, value, **treated[number]) == asha.report(
+            number, 1000, value, **treated[number]
+        )
+
+
+# promote: who is not among the best waits, and may go on later
+
+
+@given(values=VALUES, factor=FACTORS)
+def test_at_any_time_exactly_the_best_share_of_a_rung_has_gone_on_or_may(values: list[float], factor: int) -> None:
+    asha = Asha(factor, "promote")
+    going: set[int] = set()
+    for trial, value in enumerate(values):
+        if asha.report(trial, 1, value).action == "continue":
+            going.add(trial)
+        while (found := asha.promotion()) is not None:
+            assert found[0] not in going
+            going.add(found[0])
+            asha.promote(*found)
+        some = (trial + 1) // factor
+        cutoff = sorted(values[: trial + 1])[some - 1] if some else -math.inf
+        assert {t for t in range(trial + 1) if values[t] < cutoff} <= going
+        assert len(going) >= some
+
+
+def test_the_first_to_arrive_has_no_advantage_when_trials_pause() -> None:
+    asha = Asha(2, "promote")
+    assert asha.report(0, 1, 9.0).action == "pause"
+    assert asha.promotion() is None
+    assert asha.report(1, 1, 1.0).action == "continue"
+    assert asha.report(2, 1, 2.0).action == "pause"
+    assert asha.report(3, 1, 3.0).action == "pause"
+    assert asha.promotion() == (2, 1)
+
+
+def test_the_furthest_rung_is_promoted_first() -> None:
+    asha = Asha(2, "promote")
+    for trial, value in enumerate([3.0, 2.0, 4.0, 5.0]):
+        asha.report(trial, 1, value)
+    asha.promote(0, 1)
+    asha.report(1, 4, 2.0)
+    assert asha.report(0, 4, 1.0).action == "continue"
+    asha.report(2, 4, 3.0)
+    asha.report(3, 4, 4.0)
+    assert asha.promotion() == (1, 4)
+
+
+def test_where_nothing_else_can_run_the_best_of_a_rung_goes_on_and_only_once() -> None:
+    asha = Asha(4, "promote")
+    for trial, value in enumerate([3.0, 1.0, 2.0]):
+        asha.report(trial, 1, value)
+    assert asha.promotion() is None
+    assert asha.promotion(last=True) == (1, 1)
+    asha.promote(1, 1)
+    assert asha.promotion(last=True) is None
+
+
+def test_a_promoted_trial_that_comes_to_its_rung_again_goes_on() -> None:
+    asha = Asha(2, "promote")
+    asha.report(0, 1, 5.0)
+    asha.promote(0, 1)
+    assert asha.report(0, 1, 5.0).action == "promote"
+
+
+# brackets and exempt trials
+
+
+@pytest.mark.parametrize("mode", ["stop", "promote"])
+def test_brackets_are_compared_apart(mode: Literal["stop", "promote"]) -> None:
+    asha = Asha(2, mode)
+    asha.report(0, 4, 1.0, bracket=0)
+    assert asha.report(1, 4, 9.0, bracket=1).of == 1
+
+
+def settings(**values: object) -> Settings:
+    return Settings.model_validate({"first_rung": 1000, **values})
+
+
+def test_brackets_are_drawn_with_hyperbands_shares() -> None:
+    """Three halvings against two at factor 3: 27/4 to 9/3."""
+    drawn = [bracket(settings(factor=3, brackets=2), 7, number, n_rungs=3) for number in range(2000)]
+    assert set(drawn) == {0, 1}
+    assert drawn.count(0) / len(drawn) == pytest.approx(6.75 / 9.75, abs=0.04)
+    assert drawn != [bracket(settings(factor=3, brackets=2), 8, number, n_rungs=3) for number in range(2000)]
+
+
+def test_no_more_brackets_than_rungs() -> None:
+    assert {bracket(settings(brackets=9), 7, number, n_rungs=2) for number in range(500)} == {0, 1}
+    assert {bracket(settings(brackets=9), 7, number, n_rungs=0) for number in range(20)} == {0}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_three_of_the_first_eighteen_are_exempt_and_the_share_in_the_long_run(seed: int) -> None:
+    chosen = [number for number in range(400) if exempt(settings(), seed, number)]
+    assert len([number for number in chosen if number < 18]) == 3
+    assert len(chosen) == 20
+    assert sum(exempt(settings(exempt=0.5), seed, number) for number in range(400)) == 200
+
+
+def test_the_share_may_be_nobody_or_everybody() -> None:
+    assert not any(exempt(settings(exempt=0), 1, number) for number in range(100))
+    assert all(exempt(settings(exempt=1), 1, number) for number in range(100))
+
+
+@pytest.mark.parametrize("mode", ["stop", "promote"])
+@given(values=VALUES)
+def test_an_exempt_trial_goes_on_and_its_value_counts(mode: Literal["stop", "promote"], values: list[float]) -> None:
+    asha, plain = Asha(2, mode), Asha(2, mode)
+    for trial, value in enumerate(values):
+        decision = asha.report(trial, 1, value, exempt=trial % 3 == 0)
+        usual = plain.report(trial, 1, value)
+        assert decision.action == ("continue" if trial % 3 == 0 else usual.action)
+        assert (decision.cutoff, decision.of) == (usual.cutoff, usual.of)

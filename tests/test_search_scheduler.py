@@ -16,11 +16,14 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from search.asha import rebuild
 from search.journal import read_records
-from search.scheduler import LedgerScheduler, settle
+from search.resources import Node, Share
+from search.scheduler import LedgerScheduler, settle, write_decision
 from search.searcher import LedgerSearcher
 from search.spec import StudySpec
 from search.study import Ledger
+from search.watch import Stopped, Watch
 from tests import journals, specs
 from trainer.config import TrainConfig
 
@@ -38,9 +41,14 @@ class Controller:
         return self.trials
 
 
-def study_spec(factor: int | None = 2, **more: Any) -> StudySpec:
-    asha = {"asha": {"first_rung": 1000, "factor": factor}} if factor else "none"
+def study_spec(factor: int | None = 2, mode: str = "stop", **more: Any) -> StudySpec:
+    asha = {"asha": {"first_rung": 1000, "factor": factor, "mode": mode}} if factor else "none"
     return StudySpec.model_validate({**specs.space(**SPACE).model_dump(), "scheduler": asha, **more})
+
+
+def scheduler_of(ledger: Ledger, spec: StudySpec | None = None) -> LedgerScheduler:
+    spec = spec or study_spec()
+    return LedgerScheduler(ledger, spec, rebuild(spec, ledger.study))
 
 
 def fresh(folder: Path, n: int = 0) -> Ledger:
@@ -81,7 +89,7 @@ def told(ledger: Ledger, number: int = 0) -> list[tuple[Any, ...]]:
 
 def test_a_report_is_written_before_the_decision_and_the_decision_before_the_status(tmp_path: Path) -> None:
     ledger = fresh(tmp_path, 2)
-    scheduler = LedgerScheduler(ledger, study_spec())
+    scheduler = scheduler_of(ledger)
     assert scheduler.on_trial_result(None, ray_trial(0), result(1050, 5.0, rung=1000)) == GO
     assert scheduler.on_trial_result(None, ray_trial(1), result(1050, 6.0, rung=1000)) == STOP
     assert told(ledger, 0) == [("running", 0), ("report", 1050), ("decision", "continue")]
@@ -98,13 +106,14 @@ def test_a_report_is_written_before_the_decision_and_the_decision_before_the_sta
 
 def test_nothing_is_decided_off_the_rungs_or_at_the_end_or_without_asha(tmp_path: Path) -> None:
     ledger = fresh(tmp_path, 3)
-    scheduler = LedgerScheduler(ledger, study_spec())
+    scheduler = scheduler_of(ledger)
     scheduler.on_trial_result(None, ray_trial(0), result(1000, 1.0, rung=1000))
-    assert scheduler.on_trial_result(None, ray_trial(1), result(900, 9.0)) == GO
+    other = ray_trial(1)
+    assert scheduler.on_trial_result(None, other, result(900, 9.0)) == GO
     end = result(1000, 9.0, rung=1000, final=True, status="completed")
-    assert scheduler.on_trial_result(None, ray_trial(1), end) == GO
+    assert scheduler.on_trial_result(None, other, end) == GO
     assert ledger.study.trials[1].status == "completed"
-    plain = LedgerScheduler(ledger, study_spec(None))
+    plain = scheduler_of(ledger, study_spec(None))
     assert plain.on_trial_result(None, ray_trial(2), result(1000, 9.0, rung=1000)) == GO
     assert ledger.study.trials[1].decisions == ledger.study.trials[2].decisions == []
 
@@ -115,7 +124,7 @@ def test_a_trial_whose_objective_is_no_number_has_diverged(
     tmp_path: Path, value: float | None, rung: int | None, status: str | None
 ) -> None:
     ledger = fresh(tmp_path, 2)
-    scheduler = LedgerScheduler(ledger, study_spec())
+    scheduler = scheduler_of(ledger)
     broken = result(1000, value, rung, status=status, **{"metrics/train_loss": 1.0})
     assert scheduler.on_trial_result(None, ray_trial(0), broken) == STOP
     trial = ledger.study.trials[0]
@@ -129,7 +138,7 @@ def test_a_trial_whose_objective_is_no_number_has_diverged(
 @pytest.mark.parametrize("status", ["completed", "early_stopped", "diverged", "failed", "out_of_memory"])
 def test_how_the_trainable_says_it_ended_is_how_it_is_written(tmp_path: Path, status: str) -> None:
     ledger = fresh(tmp_path, 1)
-    scheduler, trial = LedgerScheduler(ledger, study_spec()), ray_trial(0)
+    scheduler, trial = scheduler_of(ledger), ray_trial(0)
     measured = 5.0 if status in ("completed", "early_stopped") else None
     last = result(8000, measured, final=measured is not None, status=status, cause="because")
     assert scheduler.on_trial_result(None, trial, last) == GO
@@ -142,7 +151,7 @@ def test_how_the_trainable_says_it_ended_is_how_it_is_written(tmp_path: Path, st
 
 def test_a_trial_that_returns_without_a_word_has_failed(tmp_path: Path) -> None:
     ledger = fresh(tmp_path, 1)
-    scheduler, trial = LedgerScheduler(ledger, study_spec()), ray_trial(0)
+    scheduler, trial = scheduler_of(ledger), ray_trial(0)
     scheduler.choose_trial_to_run(Controller([trial]))
     scheduler.on_trial_complete(None, trial, {})
     assert ledger.study.trials[0].status == "failed"
@@ -150,7 +159,7 @@ def test_a_trial_that_returns_without_a_word_has_failed(tmp_path: Path) -> None:
 
 def test_trials_begin_in_their_order_and_are_written_as_running_once(tmp_path: Path) -> None:
     ledger = fresh(tmp_path, 3)
-    scheduler = LedgerScheduler(ledger, study_spec())
+    scheduler = scheduler_of(ledger)
     trials = [ray_trial(number) for number in range(3)]
     trials[1].set_status(Trial.PENDING)
     trials[2].set_status(Trial.PENDING)
@@ -166,7 +175,7 @@ def test_trials_begin_in_their_order_and_are_written_as_running_once(tmp_path: P
 
 def test_a_trial_that_ray_begins_again_goes_on_from_the_checkpoint_in_the_journal(tmp_path: Path) -> None:
     ledger = fresh(tmp_path, 1)
-    scheduler, trial = LedgerScheduler(ledger, study_spec()), ray_trial(0)
+    scheduler, trial = scheduler_of(ledger), ray_trial(0)
     scheduler.on_trial_result(None, trial, result(1000, 5.0, rung=1000, checkpoint="c1"))
     scheduler.on_trial_result(None, trial, result(2000, 4.0, checkpoint="c2"))
     scheduler.on_trial_result(None, trial, result(3000, 4.0))
@@ -184,7 +193,7 @@ def test_a_trial_that_ray_begins_again_goes_on_from_the_checkpoint_in_the_journa
 
 def test_a_trial_whose_checkpoint_was_gone_is_known_to_begin_anew(tmp_path: Path) -> None:
     ledger = fresh(tmp_path, 1)
-    scheduler, trial = LedgerScheduler(ledger, study_spec()), ray_trial(0)
+    scheduler, trial = scheduler_of(ledger), ray_trial(0)
     for tokens in (1000, 2000):
         scheduler.on_trial_result(None, trial, result(tokens, 5.0, checkpoint="c"))
     trial.set_status(Trial.ERROR)
@@ -197,7 +206,7 @@ def test_a_trial_whose_checkpoint_was_gone_is_known_to_begin_anew(tmp_path: Path
 
 def test_a_report_that_a_checkpoint_hands_out_again_is_written_once(tmp_path: Path) -> None:
     ledger = fresh(tmp_path, 1)
-    scheduler, trial = LedgerScheduler(ledger, study_spec()), ray_trial(0)
+    scheduler, trial = scheduler_of(ledger), ray_trial(0)
     for tokens in (1000, 2000):
         scheduler.on_trial_result(None, trial, result(tokens, 5.0, checkpoint="c"))
     trial.set_status(Trial.ERROR)
@@ -212,7 +221,7 @@ def test_a_report_that_a_checkpoint_hands_out_again_is_written_once(tmp_path: Pa
 
 def test_a_rung_reached_twice_is_decided_once(tmp_path: Path) -> None:
     ledger = fresh(tmp_path, 2)
-    scheduler, trial = LedgerScheduler(ledger, study_spec()), ray_trial(0)
+    scheduler, trial = scheduler_of(ledger), ray_trial(0)
     assert scheduler.on_trial_result(None, trial, result(1000, 5.0, rung=1000)) == GO
     scheduler.on_trial_result(None, ray_trial(1), result(1000, 1.0, rung=1000))
     trial.set_status(Trial.ERROR)
@@ -224,7 +233,7 @@ def test_a_rung_reached_twice_is_decided_once(tmp_path: Path) -> None:
 
 def test_a_trial_that_ended_and_is_begun_again_is_stopped_without_a_word(tmp_path: Path) -> None:
     ledger = fresh(tmp_path, 1)
-    scheduler, trial = LedgerScheduler(ledger, study_spec()), ray_trial(0)
+    scheduler, trial = scheduler_of(ledger), ray_trial(0)
     scheduler.on_trial_result(None, trial, result(8000, 5.0, final=True, status="completed"))
     before = told(ledger)
     assert scheduler.on_trial_result(None, trial, result(8000, 5.0, final=True, status="completed")) == STOP
@@ -261,7 +270,7 @@ def lost(number: int, folder: Path, error: Exception | None) -> Trial:
 )
 def test_a_trial_that_ray_gave_up_has_a_cause(tmp_path: Path, error: Exception | None, status: str, cause: str) -> None:
     ledger = fresh(tmp_path / "study", 2)
-    scheduler = LedgerScheduler(ledger, study_spec())
+    scheduler = scheduler_of(ledger)
     scheduler.on_trial_error(None, lost(0, tmp_path, error))
     quiet = lost(1, tmp_path, error)  # a worker that could not be reset: Ray does not call on_trial_error
     quiet.set_status(Trial.ERROR)
@@ -275,7 +284,7 @@ def test_seconds_count_over_interruptions(tmp_path: Path, monkeypatch: pytest.Mo
     now = 100.0
     monkeypatch.setattr("search.scheduler.time.monotonic", lambda: now)
     ledger = fresh(tmp_path, 1)
-    scheduler, trial = LedgerScheduler(ledger, study_spec()), ray_trial(0)
+    scheduler, trial = scheduler_of(ledger), ray_trial(0)
     scheduler.on_trial_result(None, trial, result(1000, 5.0))
     now = 107.5
     scheduler.interrupt("stopped by Ctrl-C")
@@ -284,7 +293,7 @@ def test_seconds_count_over_interruptions(tmp_path: Path, monkeypatch: pytest.Mo
     ledger.close()
     now = 3.0  # another process
     again = Ledger(tmp_path)
-    scheduler = LedgerScheduler(again, study_spec())
+    scheduler = scheduler_of(again)
     scheduler.choose_trial_to_run(Controller([trial]))
     now = 5.0
     scheduler.on_trial_result(None, trial, result(8000, 5.0, final=True, status="completed"))
@@ -302,13 +311,13 @@ def test_what_a_killed_driver_left_half_written_is_settled(tmp_path: Path) -> No
     ledger.write("decision", trial=2, rung=1000, action="stop", value=6.0, cutoff=1.0, of=2)  # no status
     journals.report(ledger, 3, journals.LENGTH, 2.0)  # its last report
     journals.report(ledger, 4, 1000, math.nan)
-    settle(ledger, study_spec())
+    settle(ledger, study_spec(), rebuild(study_spec(), ledger.study))
     trials = ledger.study.trials
     expected = ["running", "pruned", "pruned", "completed", "diverged", "running"]
     assert [trials[number].status for number in range(6)] == expected
     assert ledger.study.unfinished() == [0, 5]
     before = told(ledger, 1)
-    settle(ledger, study_spec())
+    settle(ledger, study_spec(), rebuild(study_spec(), ledger.study))
     assert told(ledger, 1) == before
 
 
@@ -338,13 +347,16 @@ def test_ray_tune_runs_a_study_of_every_kind_of_trial(tmp_path: Path, ray_local:
             message |= {"metrics": {"val_perplexity": perplexity}, "checkpoint": str(tokens)}
             tune.report({**message, "n_parameters": 7, "node": "here"})
 
-    spec = study_spec(2, sampler="grid", budget={"trials": 5})
+    spec = study_spec(2, sampler="grid", budget={"trials": 5}, max_failures=1)
     ledger = fresh(tmp_path / "study")
-    searcher = LedgerSearcher(ledger, spec, TrainConfig(max_tokens=8000), lambda c: 8000, lambda n: tmp_path / str(n))
+    asha = rebuild(spec, ledger.study)
+    searcher = LedgerSearcher(
+        ledger, spec, TrainConfig(max_tokens=8000), asha, lambda c: 8000, lambda n: tmp_path / str(n)
+    )
     tune.run(
         trial,
         search_alg=searcher,
-        scheduler=LedgerScheduler(ledger, spec),
+        scheduler=LedgerScheduler(ledger, spec, asha),
         num_samples=-1,
         max_concurrent_trials=2,
         reuse_actors=True,
@@ -360,8 +372,73 @@ def test_ray_tune_runs_a_study_of_every_kind_of_trial(tmp_path: Path, ray_local:
     assert told(ledger, 1) == [("running", 0), ("report", 1000), ("diverged",)]
     going = [("decision", "continue"), ("report", 2000), ("decision", "continue")]
     whole = [("report", 3000), ("report", 8000), ("completed",)]
-    assert told(ledger, 2) == [("running", 0), ("report", 1000), *going, ("running", 2000), *whole]
-    assert told(ledger, 3) == [("running", 0), ("running", 0), ("failed",)]
+    assert told(ledger, 2) == [("running", 0), ("report", 1000), *going, ("interrupted",), ("running", 2000), *whole]
+    assert told(ledger, 3) == [("running", 0), ("interrupted",), ("running", 0), ("failed",)]
     assert "ActorDiedError" in trials[3].cause
     assert told(ledger, 4) == [("running", 0), ("report", 1000), ("decision", "stop"), ("pruned",)]
     assert all(trial.seconds > 0 for trial in trials.values())
+
+
+# trials that pause, hang, or lose their worker again and again
+
+
+def test_who_pauses_at_a_rung_is_not_over_and_comes_again_as_another_of_rays_trials(tmp_path: Path) -> None:
+    ledger = fresh(tmp_path, 1)
+    spec = study_spec(mode="promote")
+    asha = rebuild(spec, ledger.study)
+    assert asha is not None
+    scheduler, first, second = LedgerScheduler(ledger, spec, asha), ray_trial(0), ray_trial(0)
+    assert scheduler.on_trial_result(None, first, result(1000, 5.0, rung=1000, checkpoint="c")) == STOP
+    assert ledger.study.trials[0].status == "paused"
+    scheduler.on_trial_remove(None, first)
+    assert ledger.study.unfinished() == []
+    write_decision(ledger, 0, 1000, asha.promote(0, 1000))
+    assert ledger.study.unfinished() == [0]
+    second.set_config({**second.config, "resume": "c"})
+    assert scheduler.on_trial_result(None, second, result(1000, 5.0, rung=1000, checkpoint="c")) == GO
+    scheduler.on_trial_complete(None, first, {})  # late words about the first are about nobody
+    assert scheduler.on_trial_result(None, first, result(2000, 5.0)) == STOP
+    scheduler.on_trial_result(None, second, result(8000, 4.0, final=True, status="completed"))
+    going = [("report", 1000), ("decision", "pause"), ("paused",), ("decision", "promote"), ("running", 1000)]
+    assert told(ledger) == [("running", 0), *going, ("report", 8000), ("completed",)]
+
+
+def test_a_trial_without_a_report_for_too_long_is_ended_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("search.scheduler.time.monotonic", lambda: now[0])
+    ledger = fresh(tmp_path, 2)
+    scheduler, hangs, works = scheduler_of(ledger, study_spec(report_timeout_minutes=10)), ray_trial(0), ray_trial(1)
+    for trial in (hangs, works):
+        scheduler.on_trial_result(None, trial, result(500, 5.0))
+    now[0] += 400
+    scheduler.on_trial_result(None, works, result(600, 5.0))
+    now[0] += 250
+    scheduler.end_silent()
+    assert [ledger.study.trials[n].status for n in (0, 1)] == ["failed", "running"]
+    assert ledger.study.trials[0].cause.startswith("no report for 10 minutes")
+    assert hangs.max_failures == 0  # its worker is killed next, and Ray is not to begin it again
+
+
+def test_lost_workers_count_over_all_drivers(tmp_path: Path) -> None:
+    ledger = fresh(tmp_path, 1)
+    for lost in range(3):
+        scheduler, trial = scheduler_of(ledger, study_spec(max_failures=2)), ray_trial(0)
+        scheduler.on_trial_add(None, trial)
+        assert trial.max_failures == 2 - lost
+        scheduler.on_trial_result(None, trial, result(500 + lost, 5.0))
+        trial.set_status(Trial.ERROR)
+        scheduler.on_trial_error(None, trial)
+    assert ledger.study.trials[0].workers_lost == 3
+
+
+def test_a_trial_that_finds_the_disk_full_is_kept_and_stops_the_study(tmp_path: Path) -> None:
+    ledger = fresh(tmp_path, 1)
+    scheduler = scheduler_of(ledger)
+    scheduler.on_trial_result(None, ray_trial(0), result(0, status="interrupted", cause="no space left on device"))
+    assert ledger.study.unfinished() == [0]
+    asked: list[str] = []
+    with pytest.raises(Stopped):
+        Watch(scheduler, Share(1, 0, 1), asked, lambda: [Node("n", 1, 0)]).stop_all()
+    assert asked == ["no space left on device"]

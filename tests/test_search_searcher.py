@@ -11,7 +11,9 @@ import pytest
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
+from search.asha import rebuild
 from search.journal import read_records
+from search.scheduler import decide
 from search.searcher import LedgerSearcher
 from search.spec import StudySpec
 from search.study import Ledger
@@ -32,7 +34,9 @@ def study_spec(**more: Any) -> StudySpec:
 
 
 def searcher(ledger: Ledger, **more: Any) -> LedgerSearcher:
-    return LedgerSearcher(ledger, study_spec(**more), BASE, lambda c: c.length(4000), lambda n: Path("/out") / str(n))
+    spec = study_spec(**more)
+    asha = rebuild(spec, ledger.study)
+    return LedgerSearcher(ledger, spec, BASE, asha, lambda c: c.length(4000), lambda n: Path("/out") / str(n))
 
 
 def fresh(folder: Path) -> Ledger:
@@ -57,6 +61,7 @@ def test_a_point_is_on_disk_before_its_trial_is_handed_out(tmp_path: Path) -> No
         "out_dir": "/out/0",
         "rungs": [1000, 4000],
         "objective": "val_perplexity",
+        "micro_batch": None,
     }
     json.dumps(job)
 
@@ -140,6 +145,67 @@ def test_epochs_are_counted_out_for_each_config(tmp_path: Path) -> None:
     jobs = [hands.suggest("a"), hands.suggest("b")]
     rungs = {job["config"]["max_tokens"]: job["rungs"] for job in jobs if isinstance(job, dict)}
     assert rungs == {"1 epochs": [1000], "9 epochs": [1000, 4000, 16000]}
+
+
+def test_promotions_come_before_new_points_and_the_end_waits_for_those_that_run(tmp_path: Path) -> None:
+    ledger = fresh(tmp_path)
+    spec = study_spec(scheduler={"asha": {"first_rung": 1000, "factor": 2, "mode": "promote", "exempt": 0}})
+    asha = rebuild(spec, ledger.study)
+    assert asha is not None
+    asked = LedgerSearcher(ledger, spec, BASE, asha, lambda c: 4000, lambda n: Path("/out") / str(n))
+
+    def arrives(number: int, value: float) -> None:
+        journals.start(ledger, number)
+        journals.report(ledger, number, 1000, value, rung=1000)
+        assert decide(ledger, asha, number, 1000, value) == "pause"
+        ledger.write("status", trial=number, status="paused", rung=1000)
+
+    def suggests() -> Any:
+        job = asked.suggest("x")
+        return job["trial"] if isinstance(job, dict) else job
+
+    assert [suggests(), suggests()] == [0, 1]
+    arrives(0, 5.0)
+    assert suggests() == 2
+    arrives(1, 6.0)
+    assert suggests() == 0  # one of two
+    assert ledger.study.trials[0].decisions[-1]["action"] == "promote"
+    assert suggests() == 3
+    assert suggests() is None  # the budget has no more points, but 2 and 3 are on their way
+    for number in (0, 2, 3):
+        journals.end(ledger, number, "diverged")
+    assert suggests() == Searcher.FINISHED  # somebody went on from the rung
+    assert ledger.study.trials[1].status == "paused"
+
+
+def test_a_study_of_pausing_trials_always_brings_one_to_its_end(tmp_path: Path) -> None:
+    ledger = fresh(tmp_path)
+    spec = study_spec(budget={"trials": 1}, scheduler={"asha": {"first_rung": 1000, "mode": "promote", "exempt": 0}})
+    asha = rebuild(spec, ledger.study)
+    assert asha is not None
+    asked = LedgerSearcher(ledger, spec, BASE, asha, lambda c: 4000, lambda n: Path("/out") / str(n))
+    asked.suggest("a")
+    journals.report(ledger, 0, 1000, 5.0, rung=1000)
+    decide(ledger, asha, 0, 1000, 5.0)
+    ledger.write("status", trial=0, status="paused", rung=1000)
+    job = asked.suggest("b")
+    assert isinstance(job, dict)
+    assert job["trial"] == 0
+
+
+def test_what_fits_a_shape_is_handed_out_with_the_next_trial_of_that_shape(tmp_path: Path) -> None:
+    ledger = fresh(tmp_path)
+    space = {"n_layer": {"choice": [2, 4]}, "learning_rate": {"log": [1e-4, 1]}}
+    asked = searcher(ledger, space=space, budget={"trials": 16})
+    jobs: list[Any] = [asked.suggest(str(n)) for n in range(8)]
+    assert {job["micro_batch"] for job in jobs} == {None}
+    deep = [job["trial"] for job in jobs if job["config"]["n_layer"] == 4]
+    for number, size in zip(deep, (8, 4), strict=False):
+        measured = {"step": 1, "tokens": 100, "rung": None, "final": False, "checkpoint": None}
+        ledger.write("report", trial=number, **measured, metrics=journals.metrics(5.0), micro_batch=size)
+    jobs = [asked.suggest(str(n)) for n in range(8)]
+    assert len(deep) >= 2
+    assert {(job["config"]["n_layer"], job["micro_batch"]) for job in jobs} == {(2, None), (4, 4)}
 
 
 def test_tune_takes_it_and_its_snapshots_are_empty(tmp_path: Path) -> None:

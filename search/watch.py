@@ -1,0 +1,64 @@
+"""What the driver looks at between two events of Ray Tune: has the user had enough, does a trial hang, is there still
+a machine that can give a trial what it needs. Ray itself waits for ever in each of these.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune import Stopper
+
+from search.resources import Node, Share, has, slots
+from search.scheduler import LedgerScheduler
+
+_PATIENCE = 45.0  # seconds without a machine before it is said: one that was lost may be replaced
+_EVERY = 3.0  # seconds between looks at the cluster
+
+
+class Stopped(BaseException):
+    """The study stops here. No Exception: Tune would catch it."""
+
+
+class Watch(Stopper):
+    """Tune asks it, often, whether all trials should stop: that is where it looks.
+
+    asked: reasons to stop, from outside. nodes: the cluster as it is.
+    """
+
+    def __init__(
+        self, scheduler: LedgerScheduler, each: Share, asked: list[str], nodes: Callable[[], list[Node]]
+    ) -> None:
+        self._scheduler, self._each, self._asked, self._nodes = scheduler, each, asked, nodes
+        self._looked = self._supplied = time.monotonic()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        """Raises Stopped when there is a reason, having added to `asked` what it found itself.
+
+        No record is half written then: it is between two events. Tune's own way of stopping waits for each trial's
+        next report, then ten seconds more.
+        """
+        self._scheduler.end_silent()
+        if self._scheduler.no_space:
+            self._asked.append(self._scheduler.no_space)
+        now = time.monotonic()
+        if now - self._looked > _EVERY:
+            self._looked = now
+            self._look(now)
+        if self._asked:
+            raise Stopped
+        return False
+
+    def _look(self, now: float) -> None:
+        if not self._scheduler.idle or slots(self._each, nodes := self._nodes()):
+            self._supplied = now
+        elif now - self._supplied > _PATIENCE:
+            wanted = f"cpus: {self._each.cpus:g} and gpus: {self._each.gpus:g}"
+            self._asked.append(f"no machine is left that can give a trial {wanted}; there is {has(nodes)}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune's snapshot, which nobody reads, holds its stopper

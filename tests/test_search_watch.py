@@ -1,0 +1,71 @@
+"""What the driver looks at between two events of Ray Tune."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.resources import Node, Share
+from search.scheduler import LedgerScheduler
+from search.study import Ledger
+from search.watch import Stopped, Watch
+from tests import journals, specs
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("search.watch.time.monotonic", made)
+    return made
+
+
+def watch(folder: Path, asked: list[str], nodes: list[Node]) -> Watch:
+    ledger = Ledger(folder)
+    ledger.write("study", **journals.header())
+    scheduler = LedgerScheduler(ledger, specs.space(learning_rate={"log": [1e-4, 1]}), None)
+    return Watch(scheduler, Share(cpus=2, gpus=0, slots=1), asked, lambda: nodes)
+
+
+def test_without_a_machine_for_a_trial_the_study_stops_within_a_minute_and_says_what_there_is(
+    tmp_path: Path, clock: Clock
+) -> None:
+    asked: list[str] = []
+    nodes = [Node("big", 2, 0), Node("small", 1, 0)]
+    watching = watch(tmp_path, asked, nodes)
+    for clock.now in range(100):
+        assert watching.stop_all() is False
+    del nodes[0]  # lost; replaced half a minute later
+    for clock.now in range(100, 130):
+        assert watching.stop_all() is False
+    nodes.append(Node("big", 2, 0))
+    for clock.now in range(130, 160):
+        assert watching.stop_all() is False
+    nodes.pop()
+    with pytest.raises(Stopped):
+        for clock.now in range(160, 220):
+            watching.stop_all()
+    assert asked == ["no machine is left that can give a trial cpus: 2 and gpus: 0; there is small: 1 CPUs, 0 GPUs"]
+
+
+def test_a_reason_to_stop_is_heeded_at_once(tmp_path: Path, clock: Clock) -> None:
+    asked: list[str] = []
+    watching = watch(tmp_path, asked, [Node("n", 2, 0)])
+    watching.stop_all()
+    asked.append("stopped by Ctrl-C")
+    with pytest.raises(Stopped):
+        watching.stop_all()
+
+
+def test_tunes_snapshot_holds_nothing_of_it(tmp_path: Path, clock: Clock) -> None:
+    copy: Any = pickle.loads(pickle.dumps(watch(tmp_path, [], [])))
+    assert vars(copy) == {}
