@@ -9,13 +9,14 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test lint format bench soak lock clean
 
 help:
 	@echo "make demo    a real search on this machine: trials, leaderboard, export, full run, a story (about 5 minutes)"
 	@echo "make test    the test suite, without a network where the system allows it"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   speed against peers, as ratios (NANOGPT=DIR for nanoGPT's step)"
+	@echo "make soak    a search whose workers, nodes, drivers and MLflow server are killed again and again (minutes)"
 	@echo "make setup   .venv with the pinned set; the others call it when it is missing"
 
 setup: $(STAMP)
@@ -66,6 +67,9 @@ bench: $(STAMP)
 	@$(BIN)/python -m tests.benchmarks.bench_overhead --json out/bench/overhead.json
 	@$(if $(NANOGPT),$(BIN)/python -m tests.benchmarks.bench_step --nanogpt $(NANOGPT) --json out/bench/step.json,\
 	  echo "the step against nanoGPT's: make bench NANOGPT=DIR, a checkout of karpathy/nanoGPT")
+
+soak: $(STAMP)
+	@.ci/offline $(BIN)/python -m tests.soak $(ARGS)
 
 # write constraints.txt anew from what is installed, after a deliberate upgrade
 lock: $(STAMP)
