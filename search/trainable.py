@@ -30,7 +30,8 @@ ERROR = "error.txt"
 def trial(config: dict[str, Any], datasets: dict[str, Any], threads: int) -> None:
     """The function that Tune runs in a worker.
 
-    config: {"trial", "config", "resume", "out_dir", "rungs", "objective"}, as the searcher suggested it.
+    config: {"trial", "config", "resume", "out_dir", "rungs", "objective", "micro_batch"}, as the searcher suggested
+        it. micro_batch: sequences in one pass that are known to fit the trial's shape, or None.
     datasets: by tokenizer, a reference into Ray's object store: the workers of a node share its arrays.
     """
     import ray
@@ -50,11 +51,12 @@ def run(job: dict[str, Any], data: Dataset, send: Callable[[Message], Any], thre
 
     _release()
     torch.set_num_threads(threads)
-    facts: Message = {"node": f"{socket.gethostname()} {os.getpid()}", "n_parameters": None}
+    facts: Message = {"node": f"{socket.gethostname()} {os.getpid()}", "n_parameters": None, "micro_batch": None}
     final: Report | None = None
 
     def report(measured: Report) -> None:
         nonlocal final
+        facts["micro_batch"] = measured.micro_batch
         if measured.final:
             final = measured  # waits for its status: both are one message
         else:
@@ -73,7 +75,15 @@ def _train(job: dict[str, Any], data: Dataset, report: Callable[[Report], None],
     config = TrainConfig.model_validate(job["config"])
     facts["n_parameters"] = count_parameters(config.model(data.n_classes))
     out_dir = Path(job["out_dir"])
-    result = train(config, data, report, _resume(job, out_dir), out_dir=out_dir, rungs=job["rungs"])
+    result = train(
+        config,
+        data,
+        report,
+        _resume(job, out_dir),
+        out_dir=out_dir,
+        rungs=job["rungs"],
+        micro_batch=job.get("micro_batch"),
+    )
     return result.status, result.message
 
 
@@ -108,6 +118,8 @@ def _message(measured: Report | None, facts: Message) -> Message:
 
 def _failure(error: Exception, out_dir: Path) -> tuple[str, str]:
     """Status and cause of a trial that raised: one line with the place; the whole traceback goes to error.txt."""
+    from trainer import memory
+
     cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
     place = _place(error)
     _write_traceback(error, out_dir)
@@ -118,7 +130,7 @@ def _failure(error: Exception, out_dir: Path) -> tuple[str, str]:
         return "interrupted", " ".join(str(error).split())  # no fault of the trial; the driver stops the study
     if isinstance(error, UserError):
         return "failed", str(error)
-    return "out_of_memory" if _out_of_memory(error) else "failed", f"{cause} ({place})" if place else cause
+    return "out_of_memory" if memory.ran_out(error) else "failed", f"{cause} ({place})" if place else cause
 
 
 def _place(error: Exception) -> str:
@@ -143,13 +155,6 @@ def _write_traceback(error: Exception, out_dir: Path) -> None:
 def _disk_full(error: Exception) -> bool:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return full or (isinstance(error, UserError) and str(error).startswith("no space left"))
-
-
-def _out_of_memory(error: Exception) -> bool:
-    import torch
-
-    # torch's CPU allocator raises a plain RuntimeError
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _release() -> None:

@@ -15,11 +15,12 @@ from data.dataset import Dataset
 from data.errors import UserError
 from models.gpt import GPT
 from search.trainable import ERROR, Message, count_parameters, run
-from tests import tiny
+from tests import scarce, tiny
 from trainer import checkpoint
 from trainer.config import TrainConfig
 
-KEYS = {"step", "tokens", "rung", "final", "metrics", "checkpoint", "status", "cause", "n_parameters", "node"}
+KEYS = {"step", "tokens", "rung", "final", "metrics", "checkpoint"}
+KEYS |= {"status", "cause", "n_parameters", "node", "micro_batch"}
 
 
 def job(folder: Path, resume: str | None = None, rungs: list[int] | None = None, **changes: Any) -> dict[str, Any]:
@@ -183,3 +184,41 @@ def test_threads_are_those_of_the_trials_share(tmp_path: Path) -> None:
 def test_parameters_are_counted_as_the_model_counts_them(changes: dict[str, Any]) -> None:
     shape = TrainConfig(n_layer=3, n_head=2, n_embd=16, block_size=8, **changes).model(50)
     assert count_parameters(shape) == GPT(shape, torch.Generator()).n_parameters()
+
+
+def test_a_trial_that_ran_out_says_what_fits_and_the_next_of_its_shape_begins_there(tmp_path: Path) -> None:
+    with scarce.memory(training=2) as limits:
+        messages = said(job(tmp_path / "a"))
+        assert limits.refused == [4]
+        assert {message["micro_batch"] for message in messages} == {2}
+        assert messages[-1]["status"] == "completed"
+        again = said(job(tmp_path / "b") | {"micro_batch": messages[-1]["micro_batch"]})
+        assert limits.refused == [4]
+    assert [numbers(message) for message in again] == [numbers(message) for message in messages]
+
+
+def test_a_trial_with_memory_enough_says_nothing_of_it(tmp_path: Path) -> None:
+    assert {message["micro_batch"] for message in said(job(tmp_path))} == {None}
+
+
+def test_a_trial_of_which_not_one_sequence_fits_is_out_of_memory(tmp_path: Path) -> None:
+    with scarce.memory(training=0):
+        messages = said(job(tmp_path / "a"))
+    assert [message["status"] for message in messages] == ["out_of_memory"]
+    assert "not even one sequence of block_size 16 fits into memory (CUDA out of memory. " in messages[0]["cause"]
+    assert said(job(tmp_path / "b"))[-1]["status"] == "completed"  # in the same worker
+
+
+def test_a_trial_that_runs_out_on_the_way_keeps_what_it_said_before(tmp_path: Path) -> None:
+    messages: list[Message] = []
+    with scarce.memory(training=2) as limits:
+
+        def send(message: Message) -> None:
+            messages.append(message)
+            limits.training = 0
+
+        run(job(tmp_path), tiny.stories(), send, threads=1)
+    assert [(message["tokens"], message["status"], message["micro_batch"]) for message in messages] == [
+        (640, None, 2),
+        (0, "out_of_memory", 2),
+    ]

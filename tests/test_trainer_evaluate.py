@@ -13,7 +13,7 @@ from data.dataset import Split
 from data.tokens import subset
 from models.gpt import GPT
 from models.losses import log_probs, training_loss
-from tests import tiny
+from tests import scarce, tiny
 from trainer.config import TrainConfig
 from trainer.device import Machine
 from trainer.distributed import Ranks
@@ -140,3 +140,24 @@ def test_a_large_vocabulary_is_scored_in_chunks_with_the_same_result() -> None:
     model = GPT(settings.model(C), torch.Generator().manual_seed(0))
     found = evaluate(model, split, settings, np.ones(C, dtype=np.int64), CPU)
     assert found.loss == pytest.approx(math.log(C), abs=0.05)
+
+
+@pytest.mark.parametrize("size", [16, 11])
+def test_windows_that_do_not_fit_are_scored_in_smaller_batches_with_the_same_numbers(size: int) -> None:
+    settings = tiny.config(eval_batch_size=size)
+    expected = score(settings)
+    with scarce.memory(evaluating=2) as limits:
+        found = score(settings)
+    assert limits.refused == ([16, 8, 4] if size == 16 else [11, 6, 3])
+    assert (found.tokens, found.correct, found.bytes) == (expected.tokens, expected.correct, expected.bytes)
+    assert found.nll == pytest.approx(expected.nll, rel=1e-6)
+    assert found.objective == pytest.approx(expected.objective, rel=1e-6)
+    assert found.doc_nll == pytest.approx(expected.doc_nll, rel=1e-5)
+
+
+def test_a_window_that_does_not_fit_alone_is_said_and_the_models_mode_comes_back() -> None:
+    model = random_model(tiny.config())
+    model.train()
+    with scarce.memory(evaluating=0), pytest.raises(torch.OutOfMemoryError, match="not even one sequence"):
+        score(tiny.config(), model=model)
+    assert model.training

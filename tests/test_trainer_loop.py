@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from data.errors import UserError
-from tests import tiny
+from tests import scarce, tiny
 from trainer import checkpoint, config
 from trainer.report import Report
 
@@ -198,3 +199,75 @@ def test_bfloat16_trains_to_nearly_the_same_loss() -> None:
     )
     assert half["val_loss"] != full["val_loss"]
     assert half["val_loss"] == pytest.approx(full["val_loss"], abs=0.03)
+
+
+def test_memory_that_runs_out_on_the_way_halves_the_passes_and_is_reported(tmp_path: Path) -> None:
+    whole, expected = tiny.run(tiny.config(), out_dir=tmp_path / "whole")
+    with scarce.memory() as limits:
+
+        def shrink(tokens: int) -> None:
+            limits.training = 2 if tokens < 25 * PER_STEP else 1
+
+        result, reports = tiny.run(tiny.config(), out_dir=tmp_path / "scarce", on_step=shrink)
+    assert limits.refused == [4, 2]
+    assert [report.micro_batch for report in reports] == [2, 2, 1, 1]
+    assert [report.micro_batch for report in expected] == [None] * 4
+    assert [report.tokens for report in reports] == [report.tokens for report in expected]
+    assert (result.status, result.tokens) == (whole.status, whole.tokens)
+    for one, other in zip(reports, expected, strict=True):
+        assert tiny.values(one) == pytest.approx(tiny.values(other), rel=1e-4)
+    for name, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "scarce")[name], value, rtol=0, atol=2e-5)
+    lines = (tmp_path / "scarce" / checkpoint.METRICS).read_text().splitlines()
+    assert [json.loads(line)["micro_batch"] for line in lines] == [2, 2, 1, 1]
+
+
+def test_a_resumed_run_begins_with_the_size_that_fits_and_ends_with_the_same_bits(tmp_path: Path) -> None:
+    def stop(report: Report) -> None:
+        if report.step == 20:
+            raise KeyboardInterrupt
+
+    settings = tiny.config(dropout=0.1)
+    with scarce.memory(training=2):
+        tiny.run(settings, out_dir=tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt):
+            tiny.run(settings, out_dir=tmp_path / "stopped", report=stop)
+    with scarce.memory(training=2) as limits:
+        folder = tmp_path / "stopped"
+        _, reports = tiny.run(settings, out_dir=folder, resume=folder, micro_batch=3)
+    assert limits.refused == []
+    assert [report.micro_batch for report in reports] == [2, 2, 2]
+    assert equal(weights(tmp_path / "whole"), weights(folder))
+
+
+def test_a_size_that_is_known_to_fit_is_used_from_the_first_step() -> None:
+    with scarce.memory(training=2) as limits:
+        _, reports = tiny.run(tiny.config(), micro_batch=2)
+    assert (limits.refused, reports[-1].micro_batch) == ([], 2)
+    _, reports = tiny.run(tiny.config(), micro_batch=64)
+    assert reports[-1].micro_batch == 4  # no more than batch_size, whose steps they are
+
+
+def test_scoring_that_does_not_fit_is_halved_once_for_the_whole_run(tmp_path: Path) -> None:
+    _, expected = tiny.run(tiny.config(), out_dir=tmp_path / "whole")
+    with scarce.memory(evaluating=5) as limits:
+        _, reports = tiny.run(tiny.config(), out_dir=tmp_path / "scarce")
+    assert limits.refused == [16, 8]
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "scarce"))
+    for one, other in zip(reports, expected, strict=True):
+        assert tiny.values(one) == pytest.approx(tiny.values(other), rel=1e-6)
+        assert one.micro_batch is None  # training had room enough
+
+
+def test_a_checkpoint_from_before_sizes_were_kept_is_resumed(tmp_path: Path) -> None:
+    def stop(report: Report) -> None:
+        if report.step == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny.run(tiny.config(), out_dir=tmp_path, report=stop)
+    content = torch.load(tmp_path / checkpoint.CHECKPOINT)
+    del content["state"]["micro_batch"], content["state"]["report"]["micro_batch"]
+    torch.save(content, tmp_path / checkpoint.CHECKPOINT)
+    _, reports = tiny.run(tiny.config(), out_dir=tmp_path, resume=tmp_path)
+    assert [(report.step, report.micro_batch) for report in reports] == [(20, None), (30, None), (40, None)]

@@ -47,6 +47,7 @@ class State:
     step: steps done. seconds: of wall clock, over all resumptions; eval_seconds: those spent scoring.
     best: step, tokens, val_loss and val_perplexity of the best report, on the fixed subset; stale: reports since then.
     report: the last one, as plain values. total_steps: how long the run was to be; eval_tokens: size of the subset.
+    micro_batch: sequences in one pass, where that was given or memory allowed no more than a part of batch_size.
     ended: `completed` or `early_stopped` once it has ended by itself.
     """
 
@@ -58,6 +59,7 @@ class State:
     report: dict[str, Any] | None = None
     total_steps: int = 0
     eval_tokens: int = 0
+    micro_batch: int | None = None
     ended: Status | None = None
 
 

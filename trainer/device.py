@@ -79,6 +79,13 @@ class Machine:
         finally:
             self.set_randomness(found)
 
+    def empty_cache(self) -> None:
+        """Give memory that no tensor uses any more back to the device, where smaller pieces may want it."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
+
     def reset_peak_memory(self) -> None:
         """Forget the peak so far: workers are reused, and a trial must not inherit its predecessor's."""
         if self.device.type == "cuda":

@@ -4,7 +4,7 @@ Convention. The split is cut into windows of block_size that do not overlap, the
 predicted from those before it in its window (nanoGPT's mix of positions). `loss` and `perplexity` are per token,
 ends of documents included: the model must say where a text stops. `bits_per_byte` leaves special tokens, which
 stand for no bytes, out of its numerator and its denominator (as nanochat's evaluate_bpb), so that tokenizers with
-and without them compare. Batch size changes nothing but float noise.
+and without them compare. Batch size changes nothing but float noise: where memory does not suffice it is halved.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from models.losses import per_token_loss, target_log_probs
 from trainer.config import TrainConfig
 from trainer.device import Machine
 from trainer.distributed import Ranks
+from trainer.memory import MicroBatch
 
 # logits alive at once. On a CPU the passes over them want the cache: 4 MiB of float32 is 1.5 times as fast as 16, but
 # below some rows the matrix product suffers more (at C = 50,257). A GPU wants few launches: 256 MiB
@@ -72,6 +73,12 @@ class Evaluation:
         return self.correct / self.tokens
 
 
+def micro_batch(config: TrainConfig, machine: Machine, ranks: Ranks) -> MicroBatch:
+    """How many windows are scored in one pass, to begin with."""
+    size = config.eval_batch_size or max(16, config.batch_size)
+    return MicroBatch(size, config.block_size, machine, ranks.size, "lower eval_batch_size")
+
+
 def evaluate(
     model: GPT,
     split: Split,
@@ -79,17 +86,19 @@ def evaluate(
     token_bytes: np.ndarray,
     machine: Machine,
     ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
+    batch: MicroBatch | None = None,
 ) -> Evaluation:
     """Score `model` on `split`, the work shared by the ranks, the result whole on each of them.
 
-    token_bytes: (C,) of the tokenizer, which also says how many classes are real. Touches neither the model's
-    mode nor any generator.
+    token_bytes: (C,) of the tokenizer, which also says how many classes are real. batch: what an evaluation before
+    this one used, and learned about memory. Touches neither the model's mode nor any generator. Raises
+    torch.OutOfMemoryError where not even one window fits.
     """
     readouts = READOUTS[config.loss]
     # one row per readout (nats), then whether the chosen one was right, then the training loss
     scores = np.zeros((len(readouts) + 2, split.n_targets))
-    batch_size = config.eval_batch_size or max(16, config.batch_size)
-    with torch.no_grad(), _evaluation_mode(model):
+
+    def fill(batch_size: int) -> None:
         for number, (x, y, first) in enumerate(tokens.eval_batches(split, config.block_size, batch_size)):
             if number % ranks.size != ranks.rank:
                 continue
@@ -97,6 +106,9 @@ def evaluate(
                 hidden = model(machine.put(x)).flatten(0, 1)  # (B·T, D)
             out = scores[:, first - 1 : first - 1 + y.size]
             _score(model, hidden, machine.put(y).flatten(), config, len(token_bytes), out)
+
+    with torch.no_grad(), _evaluation_mode(model):
+        (batch or micro_batch(config, machine, ranks)).attempt(fill, undo=_nothing)
     scores = ranks.sum(scores, machine.device)
 
     starts = split.doc_starts[:-1] - 1  # documents among targets
@@ -114,6 +126,10 @@ def evaluate(
         readouts={name: float(row.sum()) for name, row in zip(readouts, scores, strict=False)},
         objective=float(scores[-1].mean()),
     )
+
+
+def _nothing() -> None:
+    """Scores that were begun need no undoing: they are written again."""
 
 
 def _score(model: GPT, hidden: Tensor, targets: Tensor, config: TrainConfig, n_classes: int, out: np.ndarray) -> None:

@@ -46,6 +46,7 @@ def train(
     out_dir: Path | None = None,
     rungs: Sequence[int] = (),
     on_step: Callable[[int], None] | None = None,
+    micro_batch: int | None = None,
 ) -> Result:
     """Train to the end, to early_stop, or to the first number that is not finite.
 
@@ -54,7 +55,10 @@ def train(
     out_dir: the run folder to write (see trainer.checkpoint); nothing is written without.
     rungs: token counts to be reported at, as the first step boundary at or after each.
     on_step: is told the tokens so far after every step, on rank 0, for a progress bar.
-    The caller's random state is left as it was found. Raises UserError for what does not fit together.
+    micro_batch: sequences in one pass to begin with, at most batch_size: what is known to fit. Without, batch_size;
+        halved wherever memory does not suffice, and kept so by the checkpoint.
+    The caller's random state is left as it was found. Raises UserError for what does not fit together,
+    torch.OutOfMemoryError where not even one sequence fits into memory.
     """
     machine_kind = device.kind(config)
     with distributed.joined(machine_kind) as ranks:
@@ -63,6 +67,7 @@ def train(
             run = _Run(config, data, machine, ranks, out_dir if ranks.rank == 0 else None, rungs)
             if resume is not None:
                 run.restore(resume)
+            run.stepper.micro_batch.limit(micro_batch)
             told = report if ranks.rank == 0 else _ignore
             return run.go(told, on_step if ranks.rank == 0 else None)
 
@@ -94,6 +99,7 @@ class _Run:
         self.train_subset = tokens.subset(data.train, -(-n_val // 4))  # shows the gap, decides nothing
         machine.reset_peak_memory()
         self.stepper = Stepper(config, data, machine, ranks)
+        self.eval_batch = evaluate.micro_batch(config, machine, ranks)
         self.state = State(total_steps=self.total_steps, eval_tokens=self.val_subset.n_targets)
         self.resumed_from: Path | None = None
         self.best_model: dict[str, Tensor] | None = None
@@ -116,6 +122,7 @@ class _Run:
         self.stepper.optimizers.load_state_dict(saved.optimizer or [])
         if self.ranks.rank == 0:  # only its masks are stored; the others' begin anew
             self.machine.set_randomness(saved.randomness or [])
+        self.stepper.micro_batch.limit(state.micro_batch)
         self.best_model = saved.best_model
         self.state = dataclasses.replace(state, total_steps=self.total_steps, eval_tokens=self.val_subset.n_targets)
         self.resumed_from = path
@@ -195,11 +202,11 @@ class _Run:
                 if self.val_subset is not self.data.val or state.ended == "early_stopped":
                     val = self._evaluate(self.data.val)
         metrics.update(evaluate.metrics(val, self.config), peak_memory_mb=self.machine.peak_memory_mb())
-        return Report(state.step, done, rung, state.ended is not None, metrics)
+        return Report(state.step, done, rung, state.ended is not None, metrics, self.stepper.micro_batch.known)
 
     def _evaluate(self, split: Split) -> evaluate.Evaluation:
         return evaluate.evaluate(
-            self.stepper.model, split, self.config, self.data.token_bytes, self.machine, self.ranks
+            self.stepper.model, split, self.config, self.data.token_bytes, self.machine, self.ranks, self.eval_batch
         )
 
     @contextlib.contextmanager
@@ -224,6 +231,7 @@ class _Run:
         """Write checkpoint.pt or best.pt, on the rank that writes, where there is a folder to write to."""
         if self.out_dir is None:
             return
+        self.state.micro_batch = self.stepper.micro_batch.known
         whole = name == checkpoint.CHECKPOINT
         eot = self.data.eot
         if eot is not None and self.data.train.tokens[0] != eot:

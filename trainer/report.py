@@ -24,6 +24,8 @@ class Report:
         val), train_loss (evaluation mode, fixed subset of train), learning_rate, gradient_norm, seconds (of the
         run so far) and eval_seconds (those of them spent scoring), tokens_per_second (of training, scoring left
         out), peak_memory_mb; on the final report also val_loss_subset, comparable with the curve.
+    micro_batch: sequences in one pass of the model while training, where that was given or memory allowed no more
+        than a part of batch_size; else None.
     checkpoint: the checkpoint written with this report, if one was.
     """
 
@@ -32,6 +34,7 @@ class Report:
     rung: int | None
     final: bool
     metrics: dict[str, float]
+    micro_batch: int | None = None
     checkpoint: Path | None = None
 
 

@@ -1,5 +1,9 @@
 """One training step: rows, forward, backward, clip, update. The loop decides when; this file knows how.
 
+A step for which memory does not suffice is done again with half the sequences in one pass (`memory.MicroBatch`): the
+same rows, the same tokens, without dropout the same result up to the order of sums. The update itself is not done
+again: it may have changed some weights already, and smaller passes would not help it.
+
 The parts beside the matrix products are kept cheap: rows are gathered in one go, AdamW is fused, and on a GPU the
 host never waits for the step it has just launched (`Watch`).
 """
@@ -22,6 +26,7 @@ from trainer import optim
 from trainer.config import TrainConfig
 from trainer.device import Machine
 from trainer.distributed import Ranks
+from trainer.memory import MicroBatch
 
 
 class Objective(nn.Module):
@@ -52,7 +57,9 @@ class Stepper:
         self.machine, self.ranks = machine, ranks
         self.rows_per_step = config.batch_size * config.gradient_accumulation_steps
         self.first_row, self.n_rows = ranks.share(self.rows_per_step)
-        self.batch_size = min(config.batch_size, self.n_rows)
+        advice = "lower batch_size and raise gradient_accumulation_steps by as much"
+        size = min(config.batch_size, self.n_rows)
+        self.micro_batch = MicroBatch(size, config.block_size, machine, ranks.size, advice)
         self.grad_clip = config.grad_clip or math.inf
         self.batches = tokens.Batches(data.train, config.block_size, config.data_order, config.seed)
         generator = torch.Generator().manual_seed(config.seed)
@@ -66,11 +73,30 @@ class Stepper:
             self._objective = DistributedDataParallel(self._objective)
 
     def step(self, step: int, multiplier: float) -> Tensor:
-        """Train on the rows of `step` at `multiplier` times the peak rate. Returns (2,): loss, gradient norm."""
+        """Train on the rows of `step` at `multiplier` times the peak rate. Returns (2,): loss, gradient norm.
+
+        Raises torch.OutOfMemoryError, the weights as before, where not even one sequence fits.
+        """
+        drawn = self.machine.randomness()
+
+        def undo() -> None:
+            self.optimizers.zero_grad()
+            self.machine.set_randomness(drawn)
+
+        total = self.micro_batch.attempt(lambda size: self._accumulate(step, size), undo)
+        self.ranks.add(total)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)
+        self.optimizers.scale(multiplier)
+        self.optimizers.step()
+        self.optimizers.zero_grad()
+        return torch.stack([total, norm])
+
+    def _accumulate(self, step: int, size: int) -> Tensor:
+        """Gradients of this rank's rows of `step`, `size` sequences in one pass. Returns its part of the loss, ()."""
         at, end = self.first_row, self.first_row + self.n_rows
         total = torch.zeros((), device=self.machine.device)
         while at < end:
-            count = min(self.batch_size, end - at)
+            count = min(size, end - at)
             x, y = self.batches.rows(step * self.rows_per_step + at, count)
             at += count
             with self._synchronised(at == end):
@@ -79,12 +105,7 @@ class Stepper:
                 loss = loss * (count / self.rows_per_step)  # a mean of means, whatever the sizes
                 (loss * self.ranks.size).backward()  # DDP divides the sum of gradients by the number of ranks
             total += loss.detach()
-        self.ranks.add(total)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)
-        self.optimizers.scale(multiplier)
-        self.optimizers.step()
-        self.optimizers.zero_grad()
-        return torch.stack([total, norm])
+        return total
 
     def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[object]:
         """Ranks exchange gradients once a step, with its last forward pass."""
