@@ -2,10 +2,15 @@
 
 Each proposal is a function of the spec, its seed, the trial's number and the study as it stands: Optuna's study
 is made anew from ours for every ask, so that it can be replayed from the journal and a resumed search goes on as
-if it had never stopped. What Optuna is told: the logarithm of the perplexity (bits per byte as they are); of
-pruned trials that they were pruned, with their value at each rung; of running ones that they run (so that
-parallel workers don't get the same point); of trials that diverged, failed or ran out of memory a value just
-worse than the worst, and that they broke a constraint: the samplers rank them last and avoid their region.
+if it had never stopped. The points of `start` come first, in their order; what one leaves out is proposed.
+
+What Optuna is told, of an earlier study's trials (`warm_start`) and then of ours: the logarithm of the perplexity
+(bits per byte as they are); of pruned and paused trials that they were pruned, with their value at each rung; of
+running ones that they run (TPE counts them as bad, the GP asks what is best beside them); of trials that diverged,
+failed or ran out of memory a value just worse than the worst at full length, and that they broke a constraint: the
+samplers rank them last and avoid their region. Among choices and whole numbers TPE and the GP come back to points
+that they know, the GP to running ones too: trained with the same seed these would tell nothing new, so such a
+proposal is made again.
 
 grid    every combination of choices once, in an order shuffled by the seed: sorted, ASHA would compare the
         neighbours in one corner first. Parameters that do not exist at a point make no copies of it.
@@ -23,19 +28,25 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from search.journal import ENDED
+from search.journal import AT_REST
+from search.leaderboard import BROKEN
 from search.points import Point, candidates, exists, number_kind, ordered, points
 from search.spec import Parameter, StudySpec
-from search.study import Study, Trial
+from search.start import known_points
+from search.study import Prior, Study, Trial
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
+
+# a point that the study has already is proposed again so often, then drawn at random; where every one is taken it stays
+_AGAIN, _AT_RANDOM = 4, 100
 
 
 class Sampler:
@@ -45,82 +56,142 @@ class Sampler:
         self._spec = spec
         self._space = spec.space
         self._names = ordered(spec.space)
+        self._start = known_points(spec)
         self._grid: list[Point] = []
         if spec.sampler == "grid":
-            self._grid = list(points(spec.space, {name: candidates(name, p) for name, p in spec.space.items()}))
-            random.Random(spec.seed).shuffle(self._grid)
+            grid = list(points(spec.space, {name: candidates(name, p) for name, p in spec.space.items()}))
+            random.Random(spec.seed).shuffle(grid)
+            self._grid = [*self._start, *(point for point in grid if point not in self._start)]
 
     def ask(self, number: int, study: Study) -> Point | None:
         """The point of trial `number`, given all that the study knows; None when the grid has no more."""
         if self._spec.sampler == "grid":
             return self._grid[number] if number < len(self._grid) else None
         with _quiet():
-            import optuna
+            told = [] if self._spec.sampler == "random" else self._told(study)
+            point = self._propose(number, self._spec.sampler, told)
+            if self._spec.sampler == "random" or number < len(self._start):
+                return point
+            taken = [trial.point for trial in study.trials.values()]
+            for attempt in range(1, _AGAIN + _AT_RANDOM):
+                if point not in taken:
+                    break
+                kind = self._spec.sampler if attempt < _AGAIN else "random"
+                point = self._propose(number, kind, told, attempt)
+        return point
 
-            seed = int(np.random.SeedSequence([self._spec.seed, number]).generate_state(1)[0])
-            asked = optuna.create_study(sampler=self._optuna(seed))
-            if self._spec.sampler != "random":
-                asked.add_trials(self._told(study))
-            trial = asked.ask()
-            point: Point = {}
-            for name in self._names:
-                if exists(self._space, name, point):
-                    point[name] = _suggest(trial, name, self._space[name])
+    def _propose(self, number: int, kind: str, told: list[FrozenTrial], *attempt: int) -> Point:
+        import optuna
+
+        seed = int(np.random.SeedSequence([self._spec.seed, number, *attempt]).generate_state(1)[0])
+        asked = optuna.create_study(sampler=_optuna(kind, seed))
+        asked.add_trials(told)
+        if number < len(self._start):
+            known = self._start[number]
+            asked.enqueue_trial({name: _external(self._space[name], value) for name, value in known.items()})
+        trial = asked.ask()
+        point: Point = {}
+        for name in self._names:
+            if exists(self._space, name, point):
+                point[name] = _suggest(trial, name, self._space[name])
         return {name: point[name] for name in self._space if name in point}
 
-    def _optuna(self, seed: int) -> BaseSampler:
-        from optuna.samplers import GPSampler, RandomSampler, TPESampler
-
-        if self._spec.sampler == "gp":
-            return GPSampler(seed=seed, warn_independent_sampling=False)
-        if self._spec.sampler == "tpe":
-            return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-        return RandomSampler(seed=seed)
-
     def _told(self, study: Study) -> list[FrozenTrial]:
-        """Our trials as Optuna's, in the order of their numbers."""
+        """The trials taken over from an earlier study, then ours in the order of their numbers, as Optuna's."""
         from optuna.trial import TrialState, create_trial
 
-        trials = [study.trials[number] for number in sorted(study.trials)]
-        scores = {trial.number: _scores(trial, self._spec.objective) for trial in trials}
-        known = [value for by_tokens in scores.values() for value in by_tokens.values()] or [0.0]
+        objective = self._spec.objective
+        seen = [_prior(prior, objective) for prior in study.priors]
+        seen += [_own(study.trials[number], objective) for number in sorted(study.trials)]
+        # of those at full length, if there are any: values at rungs are worse by what training still does
+        known = [one.value for one in seen if one.value is not None]
+        known = known or [value for one in seen for value in one.scores.values()] or [0.0]
         # worse by a little, whatever the scale: a large penalty would flatten all other differences for the GP
         worst = max(known) + 0.05 * (max(known) - min(known)) + 1e-3
-        broken = {t.number for t in trials if t.status in ENDED and t.status != "pruned" and t.final is None}
         # the GP divides by zero where every trial that ended broke; where none did there is nothing to learn
-        constrained = broken and (self._spec.sampler == "tpe" or any(trial.final for trial in trials))
+        states = {one.state for one in seen}
+        constrained = "broken" in states and (self._spec.sampler == "tpe" or "complete" in states)
         distributions = {name: _distribution(name, self._space[name]) for name in self._names}
         told = []
-        for trial in trials:
-            facts: dict[str, Any] = {"state": TrialState.COMPLETE}
-            if trial.number in broken:
-                facts["value"] = worst
-            elif trial.final is not None:
-                facts["value"] = score(trial.final["metrics"], self._spec.objective)
-            elif trial.status == "pruned":
-                facts = {"state": TrialState.PRUNED, "intermediate_values": scores[trial.number]}
-            else:
-                facts = {"state": TrialState.RUNNING}
-            if constrained and trial.status in ENDED:
-                facts["constraints"] = {"ended well": 1.0 if trial.number in broken else -1.0}
-            params = {name: _external(self._space[name], value) for name, value in trial.point.items()}
+        for one in seen:
+            facts: dict[str, Any] = {"state": TrialState.RUNNING}
+            if one.state == "pruned":
+                facts = {"state": TrialState.PRUNED, "intermediate_values": one.scores}
+            elif one.state != "running":
+                facts = {"state": TrialState.COMPLETE, "value": worst if one.value is None else one.value}
+            if constrained and one.state != "running":
+                facts["constraints"] = {"ended well": 1.0 if one.state == "broken" else -1.0}
+            params = {name: _external(self._space[name], value) for name, value in one.point.items()}
             told.append(create_trial(params=params, distributions={n: distributions[n] for n in params}, **facts))
         return told
 
 
-def score(metrics: dict[str, float], objective: str) -> float:
-    """What is minimised: log-perplexity, or bits per byte."""
-    return math.log(metrics[objective]) if objective == "val_perplexity" else metrics[objective]
+State = Literal["complete", "pruned", "broken", "running"]
 
 
-def _scores(trial: Trial, objective: str) -> dict[int, float]:
-    """A trial's finite scores at rungs and at its end, by tokens (nominal ones at a rung)."""
+@dataclass(frozen=True)
+class _Seen:
+    """A trial as the sampler sees it. scores: at rungs and at its end, by tokens; value: at full length."""
+
+    point: Point
+    state: State
+    scores: dict[int, float]
+    value: float | None
+
+
+def _optuna(kind: str, seed: int) -> BaseSampler:
+    from optuna.samplers import GPSampler, RandomSampler, TPESampler
+
+    if kind == "gp":
+        return GPSampler(seed=seed, warn_independent_sampling=False)
+    if kind == "tpe":
+        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    return RandomSampler(seed=seed)
+
+
+def _own(trial: Trial, objective: str) -> _Seen:
+    scores = {tokens: _score(value, objective) for tokens, value in objectives(trial, objective).items()}
+    last = math.nan if trial.final is None else trial.final["metrics"].get(objective, math.nan)
+    value = _score(last, objective) if math.isfinite(last) else None
+    state: State = "complete"
+    if trial.status not in AT_REST:
+        state = "running"
+    elif trial.status in ("pruned", "paused"):
+        state = "pruned"
+    elif value is None:
+        state = "broken"
+    return _Seen(trial.point, state, scores, value)
+
+
+def _prior(prior: Prior, objective: str) -> _Seen:
+    scores = {tokens: _score(value, objective) for tokens, value in prior.scores.items()}
+    value = None if prior.objective is None else _score(prior.objective, objective)
+    return _Seen(prior.point, told_as(prior.status, prior.objective), scores, value)
+
+
+def told_as(status: str, value: float | None) -> State:
+    """What an earlier study's trial counts as here. value: its objective at this study's full length, or None.
+
+    Whatever has neither ended at full length nor broken was cut short: nobody goes on with it.
+    """
+    if status in BROKEN:
+        return "broken"
+    return "pruned" if value is None else "complete"
+
+
+def objectives(trial: Trial, objective: str) -> dict[int, float]:
+    """A trial's finite values at rungs and at its end, by tokens (nominal ones at a rung)."""
     found = {}
     for report in trial.reports:
         at = report["tokens"] if report["final"] else report["rung"]
         if at is not None and math.isfinite(report["metrics"].get(objective, math.nan)):
-            found[at] = score(report["metrics"], objective)
+            found[at] = report["metrics"][objective]
     return found
+
+
+def _score(value: float, objective: str) -> float:
+    """What is minimised: log-perplexity, or bits per byte."""
+    return math.log(value) if objective == "val_perplexity" else value
 
 
 def _distribution(name: str, parameter: Parameter) -> BaseDistribution:

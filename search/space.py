@@ -26,6 +26,7 @@ from search.points import (
     wanted,
 )
 from search.spec import Parameter, StudySpec
+from search.start import known_points, refusal
 from search.units import count
 from trainer.config import TrainConfig, replace
 from trainer.yaml_file import Place, YamlFile
@@ -131,6 +132,7 @@ def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
             "compare tokenizers; use objective: val_bits_per_byte"
         )
     _check_grid(spec, file)
+    _check_learns(spec, file)
     _check_rungs(spec, [value for value in _values_of("max_tokens", spec, base) if isinstance(value, int)], file)
     _check_combinations(spec, base, taken, file)
 
@@ -207,9 +209,7 @@ def _typed(field: str, value: Any, place: Place, file: YamlFile) -> Any:
     try:
         return typed(field, value)
     except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        got = "" if ", got " in message else f", got {value!r}"
-        raise UserError(f"{_at(file, *place)}: {message[0].lower() + message[1:]}{got}") from None
+        raise UserError(f"{_at(file, *place)}: {refusal(error, value)}") from None
 
 
 def _check_when(name: str, parameter: Parameter, space: Space, file: YamlFile) -> None:
@@ -256,15 +256,33 @@ def _check_grid(spec: StudySpec, file: YamlFile) -> None:
         raise UserError(f"{file.where(('space',))}: a grid of more than {_LARGEST_GRID:,} points; use sampler: random")
 
 
+def _check_learns(spec: StudySpec, file: YamlFile) -> None:
+    if spec.warm_start is not None and spec.sampler in ("grid", "random"):
+        raise UserError(
+            f"{file.where(('warm_start',))}: sampler: {spec.sampler} learns from no trial, so an earlier study's are "
+            "no use to it; use sampler: tpe or gp, or remove warm_start"
+        )
+
+
 def _check_combinations(spec: StudySpec, base: TrainConfig, taken: dict[str, str], file: YamlFile) -> None:
-    """All combinations of choices and ends of ranges; beyond 10,000 so many of them, drawn."""
+    """All combinations of choices and ends of ranges, and of what start points leave out; beyond 10,000 so many of
+    them, drawn."""
     values = {name: candidates(name, parameter) for name, parameter in spec.space.items()}
-    for point in some_points(spec.space, values, _TRIED):
+    _check_configs(spec, base, values, ("space",), taken, file)
+    for index, known in enumerate(known_points(spec, file)):
+        given = {**values, **{name: [value] for name, value in known.items()}}
+        _check_configs(spec, base, given, ("start", index), taken, file)
+
+
+def _check_configs(
+    spec: StudySpec, base: TrainConfig, values: dict[str, list[Any]], at: Place, taken: dict[str, str], file: YamlFile
+) -> None:
+    for point in some_points(spec.space, values, _TRIED if at == ("space",) else _TRIED // len(spec.start)):
         try:
             configure(base, spec.space, point)
         except UserError as error:
             message = str(error).removeprefix("config: ")
             # a rule between keys opens with the key to change
             culprit = next((taken[word] for word in re.findall(r"\w+", message) if word in taken), None)
-            place = () if culprit is None else (culprit,)
-            raise UserError(f"{_at(file, *place)}: {message} (at {readable(point)})") from None
+            place = at if culprit is None else (*at, culprit)
+            raise UserError(f"{file.where(place)}: {message} (at {readable(point)})") from None
