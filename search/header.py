@@ -139,6 +139,13 @@ def check_same_data(data: dict[str, Any], header: Record) -> None:
         )
 
 
+def differences(old: dict[str, Any], base: TrainConfig) -> list[tuple[str, str]]:
+    """The keys in which a base config differs from an earlier study's, each with what it was and is, as text."""
+    new = plain(base)
+    keys = [key for key in new if key in old and old[key] != new[key]]
+    return [(key, f"{key} was {_short(old[key])}, is {_short(new[key])}") for key in keys]
+
+
 def _difference(old: Any, new: Any, at: str) -> tuple[str, str, str] | None:
     """The first place where two plain values differ: its dotted name, and both values as text."""
     if isinstance(old, dict) and isinstance(new, dict):

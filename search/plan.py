@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from data.errors import UserError
-from search import header, points, resources, space, units
+from search import header, points, prior, resources, space, units
 from search.lookup import find_folder
 from search.spec import Budget, Parameter, StudySpec
+from search.start import known_points
 from search.study import Study, read_study, spent
-from search.tuner import prepare
+from search.tuner import Plan, prepare
 from trainer.config import TrainConfig
 from trainer.yaml_file import YamlFile
 
@@ -32,6 +33,8 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
         "data": "; ".join(_data(name, about) for name, about in plan.data["tokenizers"].items()),
         "space": f"{len(spec.space)} parameters, by {spec.sampler}",
         **{f"  {name}": _range(parameter) for name, parameter in spec.space.items()},
+        **_start(spec),
+        **_warm_start(plan, known, file),
         "trial": f"{units.count(plan.length)} tokens, {_span(sizes)} parameters",
         "rungs": rungs,
         "budget": _budget(spec.budget, plan.length),
@@ -63,6 +66,26 @@ def _range(parameter: Parameter) -> str:
         text = f"{low} to {high}" + (", logarithmic" if parameter.log else "")
     when = " and ".join(f"{name} is {value}" for name, value in (parameter.when or {}).items())
     return f"{text} (where {when})" if when else text
+
+
+def _start(spec: StudySpec) -> dict[str, str]:
+    points = "; ".join(space.readable(point) for point in known_points(spec))
+    return {"start": f"first {points}"} if points else {}
+
+
+def _warm_start(plan: Plan, known: Study, file: YamlFile) -> dict[str, str]:
+    """From the journal once it stands there, else from the earlier study itself."""
+    spec = plan.spec
+    if spec.warm_start is None:
+        return {}
+    if known.header:
+        told = [(one.status, one.objective) for one in known.priors]
+        return {"warm start": f"{spec.warm_start}: {prior.summary(told, spec.sampler)}"}
+    taken = prior.take_over(spec, plan.data, plan.length, file)
+    told = [(one["status"], one["objective"]) for one in taken]
+    other = prior.other_base(spec, plan.base)
+    note = f" (its base config is another: {other})" if other else ""
+    return {"warm start": f"{spec.warm_start}: {prior.summary(told, spec.sampler)}{note}"}
 
 
 def _parameters(spec: StudySpec, base: TrainConfig, classes: dict[str, int]) -> list[int]:

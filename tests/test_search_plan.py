@@ -1,0 +1,64 @@
+"""What `nanosweep plan` says of the points that a search begins with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from search import header
+from search.plan import describe
+from search.prior import take_over
+from search.spec import load_spec
+from search.study import Ledger
+from search.tuner import prepare
+from tests import journals, specs
+
+BASE = """
+corpus: "text:corpus.txt"
+n_layer: 1
+n_head: 2
+n_embd: 16
+block_size: 16
+batch_size: 2
+max_tokens: 8k
+eval_tokens: 256
+"""
+SPEC = """
+space:
+  learning_rate: {log: [1e-4, 1e-2]}
+  loss: {choice: [cross_entropy, squentropy]}
+  squentropy_lambda: {log: [1e-3, 1], when: {loss: squentropy}}
+sampler: gp
+start: [{learning_rate: 3e-3, loss: squentropy}, {learning_rate: 1e-3}]
+warm_start: before
+"""
+
+
+def test_plan_names_the_start_points_and_counts_what_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NANOSWEEP_CACHE", str(tmp_path / "cache"))
+    Path("corpus.txt").write_text("the cat sat on the mat. " * 400)
+    loaded = load_spec(specs.write(tmp_path, SPEC, BASE))
+    with pytest.raises(UserError, match=r"spec.yaml:11: warm_start: before: no such study"):
+        describe(*loaded)
+    spec, base, file = loaded
+    plan = prepare(spec, base, file, {})
+    known = journals.write_study(
+        Path("runs/before"), data=plan.data, base=header.plain(plan.base.model_copy(update={"n_layer": 3}))
+    )
+    text = describe(*loaded)
+    assert "first lr=3e-3 squentropy; lr=1e-3" in text
+    summary = "before: 6 trials: 2 complete, 2 cut short, 2 broken; gp does not learn from those cut short"
+    assert f"{summary} (its base config is another: n_layer was 3, is 1)" in text
+    # once begun, the journal says it, whatever has become of the earlier study
+    ledger = Ledger(spec.folder)
+    ledger.write("study", **header.fields(spec, plan.base, plan.data, []))
+    for row in take_over(spec, plan.data, plan.length)[:4]:
+        ledger.write("prior", **row)
+    ledger.close()
+    known.journal.path.unlink()
+    assert "before: 4 trials: 2 complete, 1 cut short, 1 broken" in describe(*loaded)
