@@ -34,7 +34,7 @@ n_embd: 32
 block_size: 16
 batch_size: 4
 max_tokens: 96k
-eval_every: 8k
+eval_every: 6k
 eval_tokens: 1500
 schedule: wsd
 device: cpu

@@ -37,7 +37,7 @@ def schedule(n: int, trials: int, seed: int) -> list[Fault]:
     kinds = [kind for kind, times in KINDS.items() for _ in range(times)]
     kinds = (kinds * (n // len(kinds) + 1))[:n] if n >= len(kinds) else draw.sample(kinds, n)
     draw.shuffle(kinds)
-    pace = 4 * trials / n  # a trial makes about 6 reports
+    pace = 4 * trials / n  # a trial makes about 6 reports, and some pass while a fault is done
     return [Fault(kind, round(pace * draw.uniform(0.5, 1.5)), round(pace * draw.uniform(0.2, 1.2))) for kind in kinds]
 
 
@@ -182,8 +182,7 @@ class Maltreated:
     def _kill_server(self, fault: Fault) -> str:
         if self._server_due is not None:
             self._repair(self._server_due)
-        self.server.wait()
-        pid = self.server.kill()
+        pid = self.server.kill()  # perhaps as it starts
         self._server_due = self.follower.reports + fault.repair
         return f"server {pid} killed"
 

@@ -122,10 +122,10 @@ class Server:
 
 
 class Driver:
-    """`nanosweep run SPEC --address`, the same command each time."""
+    """`nanosweep run SPEC`, the same command each time; address: of a Ray cluster, else Ray is started for it."""
 
-    def __init__(self, spec: Path, address: str, environment: dict[str, str], log: Path) -> None:
-        self.command = [sys.executable, "-m", "search", "run", str(spec), "--address", address]
+    def __init__(self, spec: Path, address: str | None, environment: dict[str, str], log: Path) -> None:
+        self.command = [sys.executable, "-m", "search", "run", str(spec)] + (["--address", address] if address else [])
         self.environment, self.log = environment, log
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0
