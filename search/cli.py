@@ -1,6 +1,7 @@
 """The `nanosweep` command, also `python -m search`. `nanosweep COMMAND --help` has each command's options.
 
-Exit codes: 0 done; 2 a mistake in what was given, in one line; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 a search without a single trial of full length, or Ray died under it; 2 a mistake in what was
+given, in one line; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def _run(given: argparse.Namespace) -> int:
     if any(trial.status == "interrupted" for trial in study.trials.values()):
         print("stopped; nothing is lost, the same command goes on")
         return 130
-    return 0
+    return 0 if best(study) is not None else 1
 
 
 def _plan(given: argparse.Namespace) -> None:

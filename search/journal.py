@@ -10,7 +10,7 @@ prior     study, trial: of the earlier study that this one starts from (`warm_st
           Written once, after the first study record: a proposal never depends on another study's files
 point     trial, point (what the sampler proposed), config (whole TrainConfig), name (readable), sampler,
           bracket, exempt (from being stopped)
-status    trial, status (below), and with it: cause (text), rung, seconds (so far), n_parameters, node;
+status    trial, status (below), and with it: cause (text), rung, seconds (so far), n_parameters, node, micro_batch;
           with `running`: tokens, from where it trains (0, or those of the checkpoint that it goes on from);
           with `interrupted`: worker_lost, true where its worker was killed and not its driver
 report    trial, step, tokens, rung (nominal or null), final, metrics, checkpoint (path or null), seconds (so far),

@@ -15,14 +15,19 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.errors import UserError
 from search.spec import Resources
 from trainer.yaml_file import YamlFile
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+_MARK = "driver.lock"
 # set before Ray is imported, unless the user set them
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -154,7 +159,7 @@ def ray_session(address: str | None, machine: Node) -> Iterator[Path]:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
-    scratch = _scratch()
+    scratch, lock = _scratch()
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
     try:
         if address:
@@ -179,6 +184,7 @@ def ray_session(address: str | None, machine: Node) -> Iterator[Path]:
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+        lock.release()
 
 
 def _check_address(address: str) -> None:
@@ -197,10 +203,22 @@ def _check_address(address: str) -> None:
         raise UserError(f"no Ray cluster answers at {address}: {error}; start it, or leave the address out") from None
 
 
-def _scratch() -> Path:
-    """A new folder with a short name: Ray's sockets lie in it, and a socket's path has at most 107 characters."""
-    parent = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="nanosweep-", dir=parent if len(parent) < 25 else "/tmp"))
+def _scratch() -> tuple[Path, FileLock]:
+    """A new folder, locked as long as we live; those of drivers that were killed go away.
+
+    Its name is short: Ray's sockets lie in it, and a socket's path has at most 107 characters.
+    """
+    from filelock import FileLock, Timeout
+
+    usual = Path(tempfile.gettempdir())
+    parent = usual if len(str(usual)) < 25 else Path("/tmp")
+    for mark in parent.glob(f"nanosweep-*/{_MARK}"):
+        with suppress(Timeout, OSError), FileLock(mark, timeout=0):
+            shutil.rmtree(mark.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="nanosweep-", dir=parent))
+    lock = FileLock(folder / _MARK)
+    lock.acquire()
+    return folder, lock
 
 
 def check_nodes_share(folder: Path) -> None:

@@ -68,7 +68,7 @@ class LedgerScheduler(TrialScheduler):
         metrics = {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
         if metrics:
             self._report(number, result, metrics)
-        about = {key: result[key] for key in ("n_parameters", "node") if result.get(key) is not None}
+        about = {key: result[key] for key in ("n_parameters", "node", "micro_batch") if result.get(key) is not None}
         status, value = result.get("status"), metrics.get(self._objective, math.nan)
         if not math.isfinite(value) and status in (None, *FULL):
             cause = f"{self._objective} is {value:g} after {result['tokens']:,} tokens"

@@ -251,6 +251,8 @@ def load_spec(path: Path, overrides: list[str] | None = None) -> tuple[StudySpec
     if changes != spec.set:
         spec = spec.model_copy(update={"set": changes})
     base = load_config(_find_base(spec.base, path, file))
+    if spec.scheduler and "schedule" not in base.model_fields_set:
+        changes = {"schedule": "wsd", **changes}
     if changes:
         merged = {**base.model_dump(), **changes}
         lines: dict[yaml_file.Place, int] = {

@@ -113,10 +113,10 @@ class Study:
         if number not in self.trials:
             raise ValueError(f"a {kind} record of trial {number}, which has no point")
         trial = self.trials[number]
+        trial.micro_batch = record.get("micro_batch") or trial.micro_batch
         if kind == "report":
             trial.reports.append({**record, "metrics": decode_metrics(record["metrics"])})
             trial.seconds = record.get("seconds") or trial.seconds
-            trial.micro_batch = record.get("micro_batch") or trial.micro_batch
         elif kind == "decision":
             trial.decisions.append(record)
             if record["action"] == "promote":

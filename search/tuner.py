@@ -9,10 +9,12 @@ files lie in a scratch folder and are thrown away.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from data.dataset import Dataset
 from data.errors import UserError
 from search import export, header, live, points, space, table
+from search.advice import advice
 from search.folder import Weights, held, trial_folder, write_spec
 from search.journal import NAME, Record
 from search.resources import Share, check_nodes_share, cluster, ray_session, share, this_machine
@@ -30,6 +33,8 @@ from trainer.yaml_file import YamlFile
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from search.tracking import Tracker
 
 CTRL_C = "stopped by Ctrl-C"
 
@@ -71,6 +76,8 @@ def run(
         known = _known(spec.folder)
         header.check_same(spec, base, known.header)
         plan = prepare(spec, base, file, known.header, show=console.is_terminal)
+        for line in advice(spec, plan.base, plan.length):
+            print(f"note: {line}", file=console.file)
         if known.header and not known.unfinished() and spent(known, spec.budget):
             _track(spec)  # nothing to do but to send what MLflow may still lack
         else:
@@ -124,6 +131,7 @@ def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Record, s
 def _search(plan: Plan, each: Share, scratch: Path, console: Console) -> None:
     """Write the header, hand out trials until the budget is spent or the user has had enough."""
     from search.asha import rebuild
+    from search.pulse import beating
     from search.scheduler import LedgerScheduler, settle
     from search.searcher import LedgerSearcher
     from search.tracking import Tracker
@@ -142,6 +150,7 @@ def _search(plan: Plan, each: Share, scratch: Path, console: Console) -> None:
         scheduler = LedgerScheduler(ledger, spec, asha)
         with live.shown(ledger.study, each.slots, plan.length, console) as view, _ctrl_c() as asked:
             ledger.listeners += [view, Weights(spec.folder, ledger.study)]
+            stack.enter_context(beating(lambda cause: _leave(cause, ledger, tracker, console, scratch)))
             try:
                 _fit(plan, each, scratch, searcher, scheduler, asked)
             except Stopped:
@@ -153,6 +162,25 @@ def _search(plan: Plan, each: Share, scratch: Path, console: Console) -> None:
                     raise ledger.broken from None  # Ray wraps it into a page of its own
                 scheduler.interrupt("the driver failed")
                 raise
+
+
+def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console, scratch: Path) -> None:
+    """End this process from another thread: the main one waits inside Ray, which does not come back."""
+    import psutil
+
+    with suppress(UserError):
+        for number in ledger.study.unfinished():
+            if ledger.study.trials[number].status == "running":
+                ledger.write("status", trial=number, status="interrupted", cause=cause)
+    missing = tracker.close(10)
+    for process in psutil.Process().children(recursive=True):  # what is left of a Ray that we started
+        with suppress(psutil.Error):
+            process.kill()
+    shutil.rmtree(scratch, ignore_errors=True)
+    console.show_cursor()
+    lines = [f"nanosweep: {cause}; nothing is lost, the same command goes on", *([missing] if missing else [])]
+    print("\n".join(lines), file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _begin(plan: Plan, ledger: DriverLedger) -> None:

@@ -25,6 +25,8 @@ VENDORS = {
         "search/scheduler.py",
         "search/searcher.py",
         "search/resources.py",
+        "search/pulse.py",
+        "search/watch.py",
     },
     "optuna": {"search/sampler.py"},
     "mlflow": {"search/mlflow_store.py", "search/mlflow_runs.py"},

@@ -11,12 +11,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from data.errors import UserError
@@ -26,6 +23,7 @@ from search.sampler import Sampler
 from search.spec import load_spec
 from search.study import Study, Trial, read_study
 from tests import tiny
+from tests.drivers import records, until, workers
 from tests.limits import largest_file
 from trainer.config import TrainConfig
 from trainer.config import load as load_config
@@ -195,29 +193,6 @@ def test_a_larger_budget_extends_the_study(spec_file: Path, study: Study, folder
 
 
 # one study, maltreated
-
-
-def until(said: Callable[[], Any], seconds: float = 120) -> Any:
-    """Wait for something to become true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := said():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it did not happen")
-
-
-def records(journal: Path, kind: str, trial: int) -> list[dict[str, Any]]:
-    if not journal.exists():
-        return []
-    lines = [json.loads(line) for line in journal.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [record for record in lines if record["record"] == kind and record["trial"] == trial]
-
-
-def workers(driver: int) -> list[psutil.Process]:
-    """Processes that train; psutil reads a process's name as Ray rewrites it."""
-    found = psutil.Process(driver).children(recursive=True)
-    return [process for process in found if "ImplicitFunc" in "".join(process.cmdline()[:1])]
 
 
 @pytest.mark.slow

@@ -271,3 +271,9 @@ def test_a_checkpoint_from_before_sizes_were_kept_is_resumed(tmp_path: Path) -> 
     torch.save(content, tmp_path / checkpoint.CHECKPOINT)
     _, reports = tiny.run(tiny.config(), out_dir=tmp_path, resume=tmp_path)
     assert [(report.step, report.micro_batch) for report in reports] == [(20, None), (30, None), (40, None)]
+
+
+def test_a_rung_has_a_checkpoint_however_seldom_they_are_written(tmp_path: Path) -> None:
+    _, reports = tiny.run(tiny.config(checkpoint_every=10_000_000), out_dir=tmp_path, rungs=[640])
+    assert [report.checkpoint is not None for report in reports] == [True, False, False, True]
+    assert [report.rung for report in reports] == [640, None, None, None]

@@ -33,6 +33,13 @@ def main(argv: list[str] | None = None) -> int:
         if from_environment().rank == 0:
             print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        from trainer.memory import ran_out
+
+        if not ran_out(error):
+            raise
+        print(f"out of memory: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         kept = (out / "checkpoint.pt").exists()
         next_move = f"{out} keeps the last checkpoint: add --resume to go on" if kept else "no checkpoint yet"

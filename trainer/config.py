@@ -140,7 +140,7 @@ class TrainConfig(BaseModel):
     early_stop: Whole | None = None
     """end after so many reports without a new best"""
     checkpoint_every: Tokens | None = None
-    """tokens between checkpoints; default: with every report"""
+    """tokens between checkpoints, those at rungs and at the end apart; default: with every report"""
 
     # machine
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

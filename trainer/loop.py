@@ -153,7 +153,7 @@ class _Run:
             rung = schedule.rung_reached(self.rungs, before, after)
             due = last or rung is not None or schedule.crossed(self.eval_every, before, after)
             every = self.config.checkpoint_every
-            save = due if every is None else last or schedule.crossed(every, before, after)
+            save = due if every is None else last or rung is not None or schedule.crossed(every, before, after)
             if broken is None and (due or save):
                 broken = watch.settle()
             if broken is not None:

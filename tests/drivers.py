@@ -1,0 +1,34 @@
+"""A driver as a process of its own, to be maltreated: what its journal says, and which processes train for it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+def until(said: Callable[[], Any], seconds: float = 120) -> Any:
+    """Wait for something to become true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := said():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")
+
+
+def records(journal: Path, kind: str, trial: int) -> list[dict[str, Any]]:
+    if not journal.exists():
+        return []
+    lines = [json.loads(line) for line in journal.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [record for record in lines if record["record"] == kind and record["trial"] == trial]
+
+
+def workers(driver: int) -> list[psutil.Process]:
+    """Processes that train; psutil reads a process's name as Ray rewrites it."""
+    found = psutil.Process(driver).children(recursive=True)
+    return [process for process in found if "ImplicitFunc" in "".join(process.cmdline()[:1])]
