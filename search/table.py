@@ -1,5 +1,5 @@
 """The leaderboard as text: a table for the terminal, Markdown, CSV, JSON, and the lines under it that a careful
-reader wants: the entropy floor, rungs that were reached at different tokens."""
+reader wants: the entropy floor, rungs that were reached at different tokens, how well rungs foretold the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from search import units
+from search import agreement, units
 from search.leaderboard import BROKEN, Row, best, groups, objective, objective_name, rows
 from search.study import Study, Trial
 
@@ -155,7 +155,14 @@ def _score(value: float) -> str:
 
 def _below(study: Study, left_out: int) -> list[str]:
     more = [f"... and {left_out} more (--limit 0 shows all)"] if left_out else []
-    return [*more, _counts(study), *cause_lines(study), *floor_lines(study), *spread_lines(study)]
+    return [
+        *more,
+        _counts(study),
+        *cause_lines(study),
+        *floor_lines(study),
+        *spread_lines(study),
+        *agreement.lines(study),
+    ]
 
 
 def _counts(study: Study) -> str:
