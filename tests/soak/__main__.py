@@ -139,7 +139,11 @@ def _left() -> list[str]:
     try:
         until(lambda: not ours(), 15, "processes")
     except TimeoutError:
-        return [said(process) for process in ours()]
+        left = ours()
+        lines = [said(process) for process in left]
+        for process in left:
+            process.kill()
+        return lines
     return []
 
 
@@ -150,6 +154,7 @@ def _check_journal(verdict: Verdict, study: Maltreated, spec_path: Path, given: 
     verdict("each trial ended once, and nothing is written of it afterwards", checks.endings(records, folded))
     verdict("only what is wrong in itself failed", checks.failures(folded))
     verdict("reports grow, and each start is from the last checkpoint", checks.progress(records))
+    verdict("no half-written file is left", checks.files(study.follower.path.parent))
     verdict("one decision per trial and rung", checks.decisions(records))
     began = time.monotonic()
     undisturbed = alone.train_all(list(folded.trials.values()), _rungs(spec, folded))

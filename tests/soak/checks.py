@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from search.journal import ENDED, FULL, Record
@@ -98,6 +99,11 @@ def _difference(here: Numbers, there: Numbers) -> str:
             if repr(mine.get(name)) != repr(its.get(name)):
                 return f"{name} at {tokens} tokens is {mine.get(name)}, alone {its.get(name)}"
     return f"{len(here)} reports, alone {len(there)}"
+
+
+def files(folder: Path) -> Wrong:
+    """Nothing half written is left in the trials' folders."""
+    return [str(path.relative_to(folder)) for path in folder.glob("trials/*/.*")]
 
 
 def mlflow(study: Study, uri: str) -> Wrong:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -15,8 +17,9 @@ from tests.soak.follower import Follower
 from tests.soak.nodes import Nodes
 from tests.soak.processes import Driver, Server, trainers, until
 
-# of twenty
-KINDS = {"worker": 7, "node": 4, "driver": 4, "ctrl-c": 2, "server": 3}
+# of twenty. hang: a node that stops answering while its worker trains on; start: a driver killed twice, the second
+# time while it begins
+KINDS = {"worker": 6, "node": 3, "hang": 2, "driver": 3, "start": 2, "ctrl-c": 2, "server": 2}
 STANDSTILL = 120.0  # seconds without a record: the driver waits for something that will not come
 GOODBYE = 100.0  # seconds that a driver may take to end after Ctrl-C
 MOST_BREAKDOWNS = 5
@@ -37,7 +40,7 @@ def schedule(n: int, trials: int, seed: int) -> list[Fault]:
     kinds = [kind for kind, times in KINDS.items() for _ in range(times)]
     kinds = (kinds * (n // len(kinds) + 1))[:n] if n >= len(kinds) else draw.sample(kinds, n)
     draw.shuffle(kinds)
-    pace = 4 * trials / n  # a trial makes about 6 reports, and some pass while a fault is done
+    pace = 5 * trials / n  # a trial makes about 8 reports, and some pass while a fault is done
     return [Fault(kind, round(pace * draw.uniform(0.5, 1.5)), round(pace * draw.uniform(0.2, 1.2))) for kind in kinds]
 
 
@@ -52,6 +55,7 @@ class Maltreated:
         self.began = time.monotonic()
         self._draw = random.Random(seed + 1)
         self._over = False
+        self._hanging = 0  # pid of the raylet
         self._node_due: int | None = None  # the number of reports at which it is repaired
         self._server_due: int | None = None
 
@@ -105,6 +109,9 @@ class Maltreated:
         """What is due at so many reports; None: everything."""
         if self._node_due is not None and (reports is None or reports >= self._node_due):
             self._node_due = None
+            if self._hanging:
+                self.nodes.lose(self._hanging)
+                self._hanging = 0
             self._say("repair", f"node {self.nodes.add()} joins")
         if self._server_due is not None and (reports is None or reports >= self._server_due):
             self._server_due = None
@@ -117,7 +124,9 @@ class Maltreated:
         what = {
             "worker": self._kill_worker,
             "node": self._lose_node,
+            "hang": self._hang_node,
             "driver": self._kill_driver,
+            "start": self._kill_beginner,
             "ctrl-c": self._interrupt,
             "server": self._kill_server,
         }[fault.kind](fault)
@@ -145,23 +154,52 @@ class Maltreated:
         return f"worker {victim.pid} killed"
 
     def _lose_node(self, fault: Fault) -> str:
-        self._repair(None)
-        victim = self._victim()
-        if victim is None:
+        found = self._busy_node(fault)
+        if found is None:
             return ""
-        with suppress(psutil.NoSuchProcess):
-            raylet = victim.ppid()
-            if raylet in self.nodes.raylets:
-                self.nodes.lose(raylet)
-                self._node_due = self.follower.reports + fault.repair
-                return f"node of raylet {raylet} and its worker {victim.pid} killed"
-        return self._lose_node(fault)  # that worker was just dying
+        raylet, worker = found
+        self.nodes.lose(raylet)
+        return f"node of raylet {raylet} and its worker {worker} killed"
+
+    def _hang_node(self, fault: Fault) -> str:
+        found = self._busy_node(fault)
+        if found is None:
+            return ""
+        self._hanging, worker = found
+        os.kill(self._hanging, signal.SIGSTOP)
+        return f"raylet {self._hanging} hangs, its worker {worker} does not"
+
+    def _busy_node(self, fault: Fault) -> tuple[int, int] | None:
+        """Raylet and worker of a node on which a trial runs, all nodes being there; to be replaced later."""
+        self._repair(None)
+        while victim := self._victim():
+            with suppress(psutil.NoSuchProcess):  # that worker was just dying
+                raylet = victim.ppid()
+                if raylet in self.nodes.raylets:
+                    self._node_due = self.follower.reports + fault.repair
+                    return raylet, victim.pid
+            self._watch()
+        return None
 
     def _kill_driver(self, fault: Fault) -> str:
         pid = self.driver.pid
         self.driver.kill()
         left = len(trainers())
         return f"driver {pid} killed, {left} of its workers alive"
+
+    def _kill_beginner(self, fault: Fault) -> str:
+        """The second one as soon as it has written some records, of which the first says that it is there."""
+        first = self.driver.pid
+        self.driver.kill()
+        self._start()
+        self.follower.read()
+        begun, some = len(self.follower.records), self._draw.randint(1, 6)
+        while not self._over and len(self.follower.records) < begun + some:
+            self._watch()
+            time.sleep(0.01)
+        second = self.driver.pid
+        self.driver.kill()
+        return f"driver {first} killed, and {second} after {len(self.follower.records) - begun} records"
 
     def _interrupt(self, fault: Fault) -> str:
         self._repair(None)  # a server that is away would only make it wait

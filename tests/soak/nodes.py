@@ -16,8 +16,8 @@ from typing import Any
 
 from tests.soak.processes import ROOT, end
 
-# Ray notices a lost node within seconds, not half a minute
-_WATCHFUL = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+# Ray notices a node that hangs within some ten seconds, not half a minute
+_WATCHFUL = {"health_check_period_ms": 1000, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 4}
 
 
 class Nodes:
