@@ -52,10 +52,10 @@ max_failures: 20
 seed: {seed}
 storage: {storage}
 """
-ASHA = "{asha: {first_rung: 24k, factor: 2}}"
+ASHA = "{{asha: {{first_rung: 24k, factor: 2, mode: {}}}}}"
 
 
-def write(folder: Path, trials: int, seed: int, scheduler: str = ASHA, storage: str = "runs") -> Path:
+def write(folder: Path, trials: int, seed: int, scheduler: str, storage: str = "runs") -> Path:
     (folder / "base.yaml").write_text(BASE)
     path = folder / f"{storage}.yaml"
     path.write_text(SPEC.format(folder=folder, trials=trials, seed=seed, scheduler=scheduler, storage=folder / storage))
@@ -81,7 +81,7 @@ def soak(given: argparse.Namespace, folder: Path, work: Path) -> bool:
     os.environ.update(_environment(folder, work))
     server = Server(folder)
     server.start()
-    spec_path = write(folder, given.trials, given.seed)
+    spec_path = write(folder, given.trials, given.seed, ASHA.format(given.mode))
     nodes = Nodes(2, dict(os.environ), folder / "ray.log")
     server.wait()
     environment = {**os.environ, "MLFLOW_TRACKING_URI": server.uri, "TMPDIR": str(scratch)}
@@ -191,6 +191,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--faults", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mode", choices=("stop", "promote"), default="stop", help="of ASHA")
     parser.add_argument("--keep", type=Path, help="a new folder for journal, logs and MLflow's store")
     about = "then the same search undisturbed and without a scheduler too: every trial at full length"
     parser.add_argument("--against-search", action="store_true", help=about)

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from search.journal import ENDED, FULL, Record
+from search.journal import AT_REST, ENDED, FULL, Record
 from search.leaderboard import objective
 from search.mlflow_facts import RUN_STATUS
 from search.sampler import Sampler
@@ -35,7 +35,7 @@ def points(records: list[Record], spec: StudySpec) -> Wrong:
 
 
 def endings(records: list[Record], study: Study) -> Wrong:
-    """Each trial ends once; nothing is written of it afterwards."""
+    """Each trial ends once, or pauses for good; nothing is written of it after its end."""
     wrong, over = [], set()
     for record in records:
         number = record.get("trial")
@@ -43,7 +43,7 @@ def endings(records: list[Record], study: Study) -> Wrong:
             wrong.append(f"trial {number} has ended, then: {record['record']} {record.get('status', '')}")
         elif record.get("status") in ENDED:
             over.add(number)
-    return wrong + [f"trial {t.number} is {t.status}" for t in study.trials.values() if t.number not in over]
+    return wrong + [f"trial {t.number} is {t.status}" for t in study.trials.values() if t.status not in AT_REST]
 
 
 def failures(study: Study) -> Wrong:

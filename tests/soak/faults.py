@@ -166,6 +166,7 @@ class Maltreated:
         if found is None:
             return ""
         self._hanging, worker = found
+        self._node_due = self.follower.reports + 3 * fault.repair  # Ray takes a while to notice
         os.kill(self._hanging, signal.SIGSTOP)
         return f"raylet {self._hanging} hangs, its worker {worker} does not"
 
