@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +71,19 @@ def progress(records: list[Record]) -> Wrong:
 
 
 def decisions(records: list[Record]) -> Wrong:
-    """One word per trial and rung, and not a word without a report."""
-    made = Counter((record["trial"], record["rung"]) for record in of(records, "decision"))
-    known = {(record["trial"], record["rung"]) for record in of(records, "report")}
-    wrong = [f"trial {number}, rung {rung}: {n} decisions" for (number, rung), n in made.items() if n > 1]
-    return wrong + [f"trial {number}, rung {rung}: no report" for number, rung in made if (number, rung) not in known]
+    """One word per trial and rung, and perhaps a promotion after a pause; not a word without a report."""
+    wrong: Wrong = []
+    made: dict[tuple[Any, Any], str] = {}
+    known = set()
+    for record in records:
+        place = record.get("trial", -1), record.get("rung")
+        if record["record"] == "report":
+            known.add(place)
+        elif record["record"] == "decision":
+            if place not in known or made.get(place) != ("pause" if record["action"] == "promote" else None):
+                wrong.append(f"trial {place[0]}, rung {place[1]}: {record['action']} after {made.get(place)}")
+            made[place] = record["action"]
+    return wrong
 
 
 def values(study: Study, alone: dict[int, Numbers], only_full: bool = False) -> Wrong:

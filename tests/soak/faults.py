@@ -172,6 +172,8 @@ class Maltreated:
 
     def _busy_node(self, fault: Fault) -> tuple[int, int] | None:
         """Raylet and worker of a node on which a trial runs, all nodes being there; to be replaced later."""
+        if self._hanging:
+            self._until_reports(self._node_due)
         self._repair(None)
         while victim := self._victim():
             with suppress(psutil.NoSuchProcess):  # that worker was just dying
