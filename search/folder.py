@@ -111,6 +111,6 @@ class Weights:
         ranked = sorted((score, number) for number, score in scores.items() if score is not None)
         self._kept = {number for _, number in ranked[:BEST]}
         for number in candidates - self._kept:
-            for file in trial_folder(self.folder, number).glob("*.pt"):
+            for file in trial_folder(self.folder, number).glob("*.pt*"):  # and what a killed worker left half written
                 with suppress(OSError):  # a file that will not go must not end the study
                     file.unlink()

@@ -1,13 +1,13 @@
 """The journal, `<storage>/<study>/trials.jsonl`: the append-only record from which everything can be rebuilt.
 
 One JSON object a line, flushed to disk before anyone acts on it. Every record has `record` (its kind), `time`
-(seconds since the epoch) and, but for `study`, `trial` (its number from 0). Schema version 2:
+(seconds since the epoch) and, but for `study` and `prior`, `trial` (its number from 0). Schema version 2:
 
 study     version, spec, base (whole TrainConfig), data (corpus, tokenizer, hash, floor; each tokenizer's own under
           tokenizers), rungs, commit, dirty, packages, host. Written at each start of a driver; the last one holds.
-prior     study, trial: of the earlier study that this one starts from (`warm_start`); point, status, tokens (its
-          length), scores (objective by tokens at its rungs), objective (at its full length, or null).
-          Written once, after the first study record: a proposal never depends on another study's files
+prior     trials: those of the earlier study that this one starts from (`warm_start`), each with study, trial, point,
+          status, tokens (its length), scores (objective by tokens at its rungs), objective (at this study's length,
+          or null). Written once, before the first point: a proposal never depends on another study's files
 point     trial, point (what the sampler proposed), config (whole TrainConfig), name (readable), sampler,
           bracket, exempt (from being stopped)
 status    trial, status (below), and with it: cause (text), rung, seconds (so far), n_parameters, node, micro_batch;

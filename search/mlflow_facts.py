@@ -96,6 +96,6 @@ def study_tags(study: Study) -> dict[str, Any]:
 
 def split(study: Study) -> dict[str, Any]:
     """The leaderboard in the layout that MLflow's page shows as a table."""
-    found = json.loads(table.as_json(study))
+    found = json.loads(table.as_json(study))["trials"]
     columns = list(dict.fromkeys(key for row in found for key in row))
     return {"columns": columns, "data": [[row.get(key) for key in columns] for row in found]}

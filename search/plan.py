@@ -24,7 +24,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
     folder = find_folder(spec.folder)
     known = read_study(folder) if folder else Study()
     header.check_same(spec, base, known.header)
-    plan = prepare(spec, base, file, known.header)
+    plan = prepare(spec, base, file, known)
     sizes = _parameters(spec, base, {name: dataset.n_classes for name, dataset in plan.datasets.items()})
     rungs = ", ".join(units.count(rung) for rung in spec.rungs(plan.length)) or "none: every trial runs to its end"
     each = f"{share.cpus:g} CPU" + (f", {share.gpus:g} GPU" if share.gpus else "")
@@ -34,7 +34,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
         "space": f"{len(spec.space)} parameters, by {spec.sampler}",
         **{f"  {name}": _range(parameter) for name, parameter in spec.space.items()},
         **_start(spec),
-        **_warm_start(plan, known, file),
+        **_warm_start(plan, known),
         "trial": f"{units.count(plan.length)} tokens, {_span(sizes)} parameters",
         "rungs": rungs,
         "budget": _budget(spec.budget, plan.length),
@@ -73,16 +73,15 @@ def _start(spec: StudySpec) -> dict[str, str]:
     return {"start": f"first {points}"} if points else {}
 
 
-def _warm_start(plan: Plan, known: Study, file: YamlFile) -> dict[str, str]:
+def _warm_start(plan: Plan, known: Study) -> dict[str, str]:
     """From the journal once it stands there, else from the earlier study itself."""
     spec = plan.spec
     if spec.warm_start is None:
         return {}
-    if known.header:
+    if known.trials or known.priors:
         told = [(one.status, one.objective) for one in known.priors]
         return {"warm start": f"{spec.warm_start}: {prior.summary(told, spec.sampler)}"}
-    taken = prior.take_over(spec, plan.data, plan.length, file)
-    told = [(one["status"], one["objective"]) for one in taken]
+    told = [(one["status"], one["objective"]) for one in plan.priors]
     other = prior.other_base(spec, plan.base)
     note = f" (its base config is another: {other})" if other else ""
     return {"warm start": f"{spec.warm_start}: {prior.summary(told, spec.sampler)}{note}"}

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
 from search.spec import Resources
@@ -242,13 +242,23 @@ def check_nodes_share(folder: Path) -> None:
             ).remote(str(mark))
             for node in nodes
         }
-        without = [name for name, answer in asked.items() if not ray.get(answer, timeout=60)]
+        without = [name for name, answer in asked.items() if not _got(answer)]
     finally:
         mark.unlink()
     if without:
         raise UserError(
             f"storage: {folder} cannot be read and written from {', '.join(without)}; give a path that all nodes share"
         )
+
+
+def _got(answer: Any) -> bool:
+    """What a node said; False when it was lost or does not answer within a minute."""
+    import ray
+
+    try:
+        return bool(ray.get(answer, timeout=60))
+    except ray.exceptions.RayError:
+        return False
 
 
 def _can_write(mark: str) -> bool:

@@ -101,10 +101,10 @@ class Study:
             return
         if self.sessions:
             self.sessions[-1] = (self.sessions[-1][0], max(at, self.sessions[-1][1]))
-        number = record["trial"]
         if kind == "prior":
-            self.priors.append(_prior(record))
+            self.priors += [_prior(taken) for taken in record["trials"]]
             return
+        number = record["trial"]
         if kind == "point":
             about = {"bracket": record.get("bracket", 0), "exempt": record.get("exempt", False)}
             name = record.get("name", str(number))

@@ -9,6 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from search import agreement, units
@@ -71,9 +72,14 @@ def as_csv(study: Study, by: str | None = None) -> str:
 
 
 def as_json(study: Study, by: str | None = None) -> str:
-    """All rows as a list of objects; null where there is no number or no finite one."""
-    table = [{key: _plain(value) for key, value in row.items()} for row in (groups(study, by) if by else rows(study))]
-    return json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """{trials: all rows, or groups: with `by`; rungs: how well each foretold the final order}; null where there is no
+    number or no finite one."""
+    found = {"groups": groups(study, by)} if by else {"trials": rows(study)}
+    found["rungs"] = [asdict(row) for row in agreement.agreement(study)]
+    plain = {
+        name: [{key: _plain(value) for key, value in row.items()} for row in table] for name, table in found.items()
+    }
+    return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

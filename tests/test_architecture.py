@@ -21,7 +21,7 @@ MAY_IMPORT = {
 VENDORS = {
     "ray": {
         "search/trainable.py",
-        "search/tuner.py",
+        "search/driver.py",
         "search/scheduler.py",
         "search/searcher.py",
         "search/resources.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,10 @@ def test_only_trials_that_no_rung_chose_are_counted(tmp_path: Path) -> None:
     assert "4k too few to say (0 of them, at least 8 needed)" in line
     assert line in table.render(ledger.study).splitlines()
     assert f"{line}  " in table.markdown(ledger.study).splitlines()
+    shown = json.loads(table.as_json(ledger.study))
+    assert shown["rungs"][0] == {"rung": 1000, "n": 12, "tau": first.tau, "low": first.low, "high": first.high}
+    assert shown["rungs"][1]["tau"] is None
+    assert len(shown["trials"]) == 42
 
 
 def test_what_a_rung_compared_counts_before_what_was_measured_again(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_leaderboard_in_each_format(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["leaderboard", "quick"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["1", "1", "4.000"]
     assert main(["leaderboard", "quick", "--format", "json"]) == 0
-    assert [row["trial"] for row in json.loads(capsys.readouterr().out)][:2] == [1, 0]
+    assert [row["trial"] for row in json.loads(capsys.readouterr().out)["trials"]][:2] == [1, 0]
     assert main(["leaderboard", "runs/quick", "--format", "csv", "--by", "loss"]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("squentropy,4.0,")
     assert main(["leaderboard", "quick", "--format", "md", "--limit", "1"]) == 0

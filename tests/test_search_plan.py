@@ -11,7 +11,7 @@ from search import header
 from search.plan import describe
 from search.prior import take_over
 from search.spec import load_spec
-from search.study import Ledger
+from search.study import Ledger, Study
 from search.tuner import prepare
 from tests import journals, specs
 
@@ -46,7 +46,7 @@ def test_plan_names_the_start_points_and_counts_what_is_taken_over(
     with pytest.raises(UserError, match=r"spec.yaml:11: warm_start: before: no such study"):
         describe(*loaded)
     spec, base, file = loaded
-    plan = prepare(spec, base, file, {})
+    plan = prepare(spec.model_copy(update={"warm_start": None}), base, file, Study())
     known = journals.write_study(
         Path("runs/before"), data=plan.data, base=header.plain(plan.base.model_copy(update={"n_layer": 3}))
     )
@@ -57,8 +57,7 @@ def test_plan_names_the_start_points_and_counts_what_is_taken_over(
     # once begun, the journal says it, whatever has become of the earlier study
     ledger = Ledger(spec.folder)
     ledger.write("study", **header.fields(spec, plan.base, plan.data, []))
-    for row in take_over(spec, plan.data, plan.length)[:4]:
-        ledger.write("prior", **row)
+    ledger.write("prior", trials=take_over(spec, plan.data, plan.length)[:4])
     ledger.close()
     known.journal.path.unlink()
     assert "before: 4 trials: 2 complete, 1 cut short, 1 broken" in describe(*loaded)

@@ -50,8 +50,7 @@ def told(rows: list[dict[str, Any]], folder: Path) -> Study:
     """The rows as a new study's journal gives them back."""
     ledger = Ledger(folder)
     ledger.write("study", **journals.header("s"))
-    for row in rows:
-        ledger.write("prior", **row)
+    ledger.write("prior", trials=rows)
     ledger.close()
     return Ledger(folder).study
 

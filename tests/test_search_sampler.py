@@ -136,8 +136,9 @@ def test_every_proposal_of_a_journal_follows_from_what_stood_there_before_it(kin
     for number, status in enumerate(["completed", "pruned", "diverged"] * 3):
         point = {"learning_rate": 1e-3 * (number + 1), "dropout": 0.2, "loss": "cross_entropy"}
         value = perplexity(point) if status == "completed" else None
-        about = {"study": "before", "trial": number, "status": status, "tokens": 9999, "point": point}
-        told.write({"record": "prior", **about, "scores": {1000: 2 * perplexity(point)}, "objective": value})
+        about: dict[str, Any] = {"study": "before", "trial": number, "status": status, "tokens": 9999, "point": point}
+        about |= {"scores": {1000: 2 * perplexity(point)}, "objective": value}
+        told.write({"record": "prior", "trials": [about]})
     ends = ["completed", "pruned", "completed", "paused", "diverged", "completed", "failed", "out_of_memory"]
     for number in range(n):
         asked = Sampler(given).ask(number, told.study)
@@ -265,7 +266,7 @@ def test_an_earlier_studys_trials_are_told_first_as_what_they_count_here(objecti
         ]
     ):
         about = {"study": "before", "trial": number, "status": status, "tokens": 8000, "point": point}
-        told.write({"record": "prior", **about, "scores": scores, "objective": value})
+        told.write({"record": "prior", "trials": [{**about, "scores": scores, "objective": value}]})
     told.point(0, point)
     told.report(0, 4.0)
     told.end(0, "completed")
@@ -289,8 +290,9 @@ def test_an_earlier_study_spares_the_random_beginning(kind: str) -> None:
         for trial in before.study.trials.values():
             value = trial.final["metrics"]["val_perplexity"] if trial.final else None
             scores = {1000: 2 * perplexity(trial.point)} if trial.status == "pruned" else {}
-            about = {"study": "before", "trial": trial.number, "status": trial.status, "tokens": 9999}
-            told.write({"record": "prior", **about, "point": trial.point, "scores": scores, "objective": value})
+            about: dict[str, Any] = {"study": "before", "trial": trial.number, "status": trial.status, "tokens": 9999}
+            about |= {"point": trial.point, "scores": scores, "objective": value}
+            told.write({"record": "prior", "trials": [about]})
         point = Sampler(spec(kind, SMALL, seed=seed)).ask(0, told.study)
         assert point is not None
         away.append(abs(math.log10(point["learning_rate"]) + 2.5))

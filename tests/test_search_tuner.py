@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from search import tuner
+from search import driver, tuner
 from search.journal import ENDED, NAME, read_records
 from search.sampler import Sampler
 from search.spec import load_spec
@@ -263,7 +263,7 @@ def test_a_tracking_server_that_is_away_is_said_before_anything_is_prepared(
 
 
 def test_a_journal_that_cannot_be_written_is_remembered_in_the_users_words(tmp_path: Path) -> None:
-    ledger = tuner.DriverLedger(tmp_path)
+    ledger = driver.DriverLedger(tmp_path)
     ledger.write("study", version=1)
     with largest_file(100), pytest.raises(UserError, match="cannot write the journal: File too large"):
         ledger.write("study", version=1, spec={"study": "x" * 100})

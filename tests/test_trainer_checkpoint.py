@@ -211,3 +211,11 @@ def test_whoever_reads_a_file_while_it_is_replaced_sees_the_old_one_whole(tmp_pa
         checkpoint.write_text(path, "new")
         assert reader.read() == "old"
     assert path.read_text() == "new"
+
+
+def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+    left = tmp_path / ".checkpoint.pt.4242.partial"
+    left.write_bytes(b"half a checkpoint")
+    tiny.run(tiny.config(max_tokens=640), out_dir=tmp_path)
+    assert not left.exists()
+    assert not list(tmp_path.glob("*.partial"))

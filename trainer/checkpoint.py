@@ -140,6 +140,8 @@ def open_folder(folder: Path, config: TrainConfig, data: Dataset, notes: dict[st
     comments = "".join(f"# {key}: {value}\n" for key, value in notes.items())
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for partial in folder.glob(".*.partial"):  # of a process that was killed while it wrote
+            partial.unlink(missing_ok=True)
         write_text(folder / CONFIG, comments + configs.dump(config))
         if data.path.is_dir():  # not on a cluster's worker, which has the tokens but no cache
             tokenizers.load(data.path).save(folder)
@@ -174,7 +176,7 @@ def write_text(path: Path, text: str) -> None:
 
 def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
     """Fill a temporary neighbour, then rename. On a full disk: the old file stays, UserError."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             fill(file)
