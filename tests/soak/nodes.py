@@ -16,8 +16,10 @@ from typing import Any
 
 from tests.soak.processes import ROOT, end
 
-# Ray notices a node that hangs within some ten seconds, not half a minute
+# Ray notices a node that hangs within some ten seconds, not half a minute; and it asks a lost node for the data that
+# were there for one second, not ten, before it asks another
 _WATCHFUL = {"health_check_period_ms": 1000, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 4}
+_WATCHFUL |= {"object_manager_pull_timeout_ms": 1000}
 
 
 class Nodes:
