@@ -108,22 +108,40 @@ def _scale(bits: np.ndarray, n: int) -> np.ndarray:
     return ((bits >> np.uint64(11)) * (n * 2.0**-53)).astype(np.int64)
 
 
-def eval_batches(split: Split, block_size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Every target of the split exactly once, in order: non-overlapping windows, the shorter last one included.
+def eval_batches(
+    split: Split, context: int, batch_size: int, stride: int | None = None, wanted: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Every target of the split exactly once, in order, after as much text before it as its window has.
 
-    Yields (x, y, first): x and y (b, t) int64; the targets y, row after row, are tokens[first : first + b * t].
-    The last window comes alone, (1, t) with t < block_size, when the split does not divide.
+    Windows hold `context` targets and begin every `stride` (1 to context; default: context, no overlap). The first
+    gives all of its targets, any later one its last `stride`; the last window is cut short where the split ends. So
+    a target has at least min(its position, context - stride) tokens before the one that it follows.
+
+    Yields (x, y, at): x (b, t) int64 the inputs of b <= batch_size windows; y and at (b, s) int64, the targets that
+    their last s <= t positions predict, and where these are among the split's targets, counted from 0.
+    wanted: (N,) bool over the targets: only windows that give a wanted one are yielded.
     """
-    tokens = np.asarray(split.tokens)
-    full = split.n_targets // block_size
-    for window in range(0, full, batch_size):
-        first, rows = window * block_size, min(batch_size, full - window)
-        chunk = tokens[first : first + rows * block_size + 1].astype(np.int64)
-        yield chunk[:-1].reshape(rows, block_size), chunk[1:].reshape(rows, block_size), first + 1
-    first = full * block_size
-    if first < split.n_targets:
-        chunk = tokens[first:].astype(np.int64)
-        yield chunk[None, :-1], chunk[None, 1:], first + 1
+    tokens, n, stride = np.asarray(split.tokens), split.n_targets, stride or context
+    overlap, chosen = context - stride, None if wanted is None else np.concatenate(([0], np.cumsum(wanted)))
+
+    def batch(starts: np.ndarray, size: int, skip: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        at = starts[:, None] + np.arange(size)  # (b, t)
+        at_scored = at[:, skip:]
+        return tokens[at].astype(np.int64), tokens[at_scored + 1].astype(np.int64), at_scored
+
+    def given(starts: np.ndarray, size: int, skip: int) -> np.ndarray:
+        return starts if chosen is None else starts[chosen[starts + size] > chosen[starts + skip]]
+
+    n_windows = 1 + max(0, -(-(n - context) // stride))
+    starts = np.arange(n_windows, dtype=np.int64) * stride
+    whole = starts[starts + context <= n]
+    # of one shape each: the first, whose targets all count, unless all of every window do; whole ones; the short one
+    groups = [(whole[:1], context, 0), (whole[1:], context, overlap)] if overlap else [(whole, context, 0)]
+    groups += [(starts[i : i + 1], n - int(starts[i]), overlap if i else 0) for i in range(len(whole), n_windows)]
+    for group, size, skip in groups:
+        left = given(group, size, skip)
+        for first in range(0, len(left), batch_size):
+            yield batch(left[first : first + batch_size], size, skip)
 
 
 def subset(split: Split, n_tokens: int) -> Split:

@@ -132,26 +132,54 @@ def test_an_unknown_order_is_refused() -> None:
         Batches(single(100), 10, "randon", seed=1)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("block_size", [1, 7, 10, 64, 99, 100, 500])
+@pytest.mark.parametrize("context", [1, 7, 10, 64, 99, 100, 500])
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_an_evaluation_scores_every_target_once_in_order(block_size: int, batch_size: int) -> None:
+def test_an_evaluation_scores_every_target_once_in_order(context: int, batch_size: int) -> None:
     split = single(101)
     seen: list[int] = []
-    for x, y, first in eval_batches(split, block_size, batch_size):
-        assert y.ravel().tolist() == split.tokens[first : first + y.size].tolist()
+    for x, y, at in eval_batches(split, context, batch_size):
+        assert np.array_equal(y, split.tokens[at + 1])
         assert np.array_equal(x + 1, y)
-        assert x.shape == y.shape
-        assert y.shape[1] == block_size or y.shape[0] == 1
+        assert y.shape[1] == context or y.shape[0] == 1
         assert len(y) <= batch_size
         seen += y.ravel().tolist()
     assert seen == list(range(1, 101))
 
 
-def test_windows_of_an_evaluation_do_not_depend_on_its_batch_size() -> None:
-    def windows(batch_size: int) -> list[list[int]]:
-        return [row.tolist() for x, _, _ in eval_batches(single(1000), 64, batch_size) for row in x]
+@pytest.mark.parametrize("n", [2, 5, 12, 13, 40, 101])
+@pytest.mark.parametrize(("context", "stride"), [(12, 1), (12, 5), (12, 6), (12, 11), (12, 12), (1, 1)])
+def test_overlapping_windows_give_every_target_once_and_enough_history(n: int, context: int, stride: int) -> None:
+    split = single(n)
+    seen: list[int] = []
+    for x, y, at in eval_batches(split, context, 4, stride):
+        assert x.shape[1] <= context
+        assert np.array_equal(y, split.tokens[at + 1])
+        for row, places in zip(x, at, strict=True):
+            assert row[-1] == places[-1]  # the tokens of `single` are their own places
+            for place in places:
+                assert row[0] <= place, "the token before the target is in the window"
+                assert place - row[0] >= min(place, context - stride)
+        seen += at.ravel().tolist()
+    assert sorted(seen) == list(range(n - 1))
+    assert seen == sorted(seen)
 
-    assert windows(1) == windows(5) == windows(1000)
+
+@pytest.mark.parametrize("stride", [3, 8])
+def test_only_windows_with_a_wanted_target_are_read(stride: int) -> None:
+    split, wanted = single(100), np.zeros(99, dtype=np.bool_)
+    wanted[[0, 30, 31, 98]] = True
+    everything = [places.tolist() for _, _, at in eval_batches(split, 8, 1, stride) for places in at]
+    found = [places.tolist() for _, _, at in eval_batches(split, 8, 5, stride, wanted) for places in at]
+    assert found == [places for places in everything if wanted[places].any()]
+    assert 3 <= len(found) <= 4
+
+
+def test_windows_of_an_evaluation_do_not_depend_on_its_batch_size() -> None:
+    def windows(batch_size: int, stride: int) -> list[list[int]]:
+        return [row.tolist() for x, _, _ in eval_batches(single(1000), 64, batch_size, stride) for row in x]
+
+    for stride in (64, 20):
+        assert windows(1, stride) == windows(5, stride) == windows(1000, stride)
 
 
 def test_a_subset_is_whole_documents_with_their_floor() -> None:

@@ -187,6 +187,7 @@ def test_the_run_folder_holds_all_that_is_needed_elsewhere(tmp_path: Path) -> No
         "checkpoint.pt",
         "config.yaml",
         "metrics.jsonl",
+        "scores.npz",
         "tokenizer.json",
     ]
     assert config.load(tmp_path / checkpoint.CONFIG) == settings

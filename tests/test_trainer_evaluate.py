@@ -60,7 +60,7 @@ def test_it_equals_scoring_one_target_at_a_time(loss: str) -> None:
     assert found.nll == pytest.approx(sum(nll), rel=1e-5)
     assert (found.tokens, found.correct) == (99, correct)
     assert found.objective == pytest.approx(np.mean(objective), rel=1e-5)
-    assert found.doc_nll == pytest.approx([sum(nll[:39]), sum(nll[39:89]), sum(nll[89:])], rel=1e-5)
+    assert found.scores.nll == pytest.approx([sum(nll[:39]), sum(nll[39:89]), sum(nll[89:])], rel=1e-5)
     assert found.readouts[settings.chosen_readout] == found.nll
     assert len(found.readouts) == (1 if loss in ("cross_entropy", "brier") else 2)
 
@@ -71,7 +71,7 @@ def test_batch_size_changes_nothing_but_float_noise() -> None:
     for result in results:
         assert result.tokens == split.n_targets
         assert result.nll == pytest.approx(results[0].nll, rel=1e-6)
-        assert result.doc_nll == pytest.approx(results[0].doc_nll, rel=1e-5)
+        assert result.scores.nll == pytest.approx(results[0].scores.nll, rel=1e-5)
         assert result.correct == results[0].correct
 
 
@@ -86,7 +86,7 @@ def test_ranks_together_score_what_one_process_scores() -> None:
 
     parts = [score(tiny.config(eval_batch_size=5), ranks=Part(rank, 3)) for rank in range(3)]
     assert sum(part.nll for part in parts) == pytest.approx(whole.nll, rel=1e-12)
-    assert sum(part.doc_nll for part in parts) == pytest.approx(whole.doc_nll, rel=1e-12)
+    assert sum(part.scores.nll for part in parts) == pytest.approx(whole.scores.nll, rel=1e-12)
     assert sum(part.correct for part in parts) == whole.correct
 
 
@@ -94,14 +94,14 @@ def test_documents_add_up_and_special_tokens_are_left_out_of_bits_per_byte() -> 
     data = tiny.stories()
     found = score(tiny.config())
     text = [data.token_bytes[data.val.tokens[a:b]].sum() for a, b in pairwise(data.val.doc_starts)]
-    assert found.doc_nll.dtype == np.float64
-    assert found.doc_nll.sum() == pytest.approx(found.nll)
-    assert found.doc_bytes.tolist() == text
+    assert found.scores.nll.dtype == np.float64
+    assert found.scores.nll.sum() == pytest.approx(found.nll)
+    assert found.scores.bytes.tolist() == text
     assert found.bytes == sum(text)
-    assert found.doc_tokens.sum() == found.tokens == data.val.n_targets
+    assert found.scores.tokens.sum() == found.tokens == data.val.n_targets
     assert found.bytes == found.tokens - data.val.n_docs  # stories are ASCII: a byte per character, none per EOT
-    assert found.byte_nll < found.nll
-    assert found.bits_per_byte == pytest.approx(found.byte_nll / math.log(2) / found.bytes)
+    assert found.scores.byte_nll.sum() < found.nll
+    assert found.bits_per_byte == pytest.approx(found.scores.byte_nll.sum() / math.log(2) / found.bytes)
     assert found.perplexity == pytest.approx(math.exp(found.nll / found.tokens))
 
 
@@ -152,7 +152,7 @@ def test_windows_that_do_not_fit_are_scored_in_smaller_batches_with_the_same_num
     assert (found.tokens, found.correct, found.bytes) == (expected.tokens, expected.correct, expected.bytes)
     assert found.nll == pytest.approx(expected.nll, rel=1e-6)
     assert found.objective == pytest.approx(expected.objective, rel=1e-6)
-    assert found.doc_nll == pytest.approx(expected.doc_nll, rel=1e-5)
+    assert found.scores.nll == pytest.approx(expected.scores.nll, rel=1e-5)
 
 
 def test_a_window_that_does_not_fit_alone_is_said_and_the_models_mode_comes_back() -> None:

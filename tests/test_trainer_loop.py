@@ -101,7 +101,10 @@ def test_all_that_is_promised_is_reported() -> None:
         promised = {"val_loss", "val_perplexity", "val_bits_per_byte", "val_accuracy", "val_loss_softmax", "train_loss"}
         promised |= {"val_objective_loss", "learning_rate", "gradient_norm", "seconds", "eval_seconds"}
         promised |= {"tokens_per_second", "peak_memory_mb"}
-        assert promised | ({"val_loss_subset"} if report.final else set()) == set(report.metrics)
+        if report.final:
+            promised |= {"val_loss_subset", "val_ece", "val_temperature"}
+            promised |= {"val_perplexity_calibrated", "val_perplexity_uncalibrated"}
+        assert promised == set(report.metrics)
         assert all(math.isfinite(value) for value in report.metrics.values())
     assert reports[0].metrics["val_perplexity"] == pytest.approx(math.exp(reports[0].metrics["val_loss"]))
 

@@ -5,6 +5,7 @@
     checkpoint.pt    the latest state: model, optimizer, position, randomness
     best.pt          the weights with the least val_loss on the way, not the latest
     metrics.jsonl    a line per report
+    scores.npz       per-document results of the final report's evaluation
 
 Every file is whole at any moment: written under another name, then renamed. Checkpoints hold tensors and plain
 values only, so `torch.load(weights_only=True)` reads them.
@@ -13,14 +14,10 @@ values only, so `torch.load(weights_only=True)` reads them.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
-import os
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,9 +26,10 @@ from data import tokenizers
 from data.dataset import Dataset
 from data.errors import UserError
 from trainer import config as configs
-from trainer import yaml_file
+from trainer import files, yaml_file
 from trainer.config import TrainConfig
 from trainer.report import Report, Status
+from trainer.scores import SCORES
 
 CHECKPOINT, BEST, CONFIG, METRICS = "checkpoint.pt", "best.pt", "config.yaml", "metrics.jsonl"
 FORMAT = 1
@@ -87,7 +85,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     content["format"] = FORMAT
     content["config"] = configs.dump(checkpoint.config)
     content["state"] = dataclasses.asdict(checkpoint.state)
-    _write(path, lambda file: torch.save(content, file))
+    files.write(path, lambda file: torch.save(content, file))
 
 
 def load(path: Path, map_location: str | torch.device = "cpu") -> Checkpoint:
@@ -163,28 +161,22 @@ def _step(line: str) -> float:
     return json.loads(line)["step"]
 
 
-def copy_best(source: Path, folder: Path) -> None:
-    """Take along the best weights of the run that is being resumed, if its folder has them."""
-    best = (source if source.is_dir() else source.parent) / BEST
-    if best.exists() and not (folder / BEST).exists():
-        _write(folder / BEST, lambda file: file.write(best.read_bytes()))
+def take_along(source: Path, folder: Path, ended: bool) -> None:
+    """What the folder of the run that is being resumed has: its best weights, and its scores where it has ended.
+
+    Scores of a run that goes on after all are of weights which its next final report will not be about: they go.
+    """
+    origin = source if source.is_dir() else source.parent
+    for name in (BEST, SCORES) if ended else (BEST,):
+        if (origin / name).exists() and not (folder / name).exists():
+            _copy(origin / name, folder / name)
+    if not ended:
+        (folder / SCORES).unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    files.write(target, lambda file: file.write(source.read_bytes()))
 
 
 def write_text(path: Path, text: str) -> None:
-    _write(path, lambda file: file.write(text.encode()))
-
-
-def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """Fill a temporary neighbour, then rename. On a full disk: the old file stays, UserError."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            fill(file)
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save turns a failed write into a RuntimeError
-        full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(path.parent).free < 2**20
-        if not full:
-            raise
-        raise UserError(f"no space left for {path}; the checkpoint before it is whole. Free some and resume") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    files.write(path, lambda file: file.write(text.encode()))

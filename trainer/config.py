@@ -137,6 +137,12 @@ class TrainConfig(BaseModel):
     to 1M, so that scoring stays under 3 % of the run. The last report scores the full split"""
     eval_batch_size: Whole | None = None
     """sequences in one evaluation pass (changes no number); default: batch_size, at least 16"""
+    eval_context: Whole | None = None
+    """tokens of a window that is scored, at most block_size; default: block_size. Equal in all trials, they compare
+    across block_size"""
+    eval_stride: Whole | None = None
+    """targets from one window to the next: every target has at least eval_context - eval_stride tokens of history;
+    default: eval_context, windows that do not overlap. Half of it doubles the cost of scoring"""
     early_stop: Whole | None = None
     """end after so many reports without a new best"""
     checkpoint_every: Tokens | None = None
@@ -163,6 +169,20 @@ class TrainConfig(BaseModel):
                     raise ValueError(f"{name} belongs to loss: {loss}, but loss is {self.loss}; remove one of them")
         if self.readout not in ("auto", *READOUTS[self.loss]):
             raise ValueError(f"readout: {self.readout} does not exist for loss: {self.loss}; {_options(self.loss)}")
+        if self.eval_context is not None and self.eval_context > self.block_size:
+            raise ValueError(
+                f"eval_context ({self.eval_context}) exceeds block_size ({self.block_size}), which is all that the "
+                "model sees; lower eval_context or raise block_size"
+            )
+        if self.eval_stride is not None and self.eval_context is None:
+            raise ValueError(
+                f"eval_stride ({self.eval_stride}) needs eval_context, the windows that it moves; set both"
+            )
+        if self.eval_stride is not None and self.eval_stride > (self.eval_context or 0):
+            raise ValueError(
+                f"eval_stride ({self.eval_stride}) exceeds eval_context ({self.eval_context}): tokens between two "
+                "windows would not be scored; lower it"
+            )
         if self.schedule == "wsd" and self.warmup_frac + self.decay_frac > 1:
             raise ValueError(f"warmup_frac ({self.warmup_frac}) + decay_frac ({self.decay_frac}) exceed 1")
         return self

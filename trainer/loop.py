@@ -34,6 +34,7 @@ from trainer.config import TrainConfig
 from trainer.device import Machine
 from trainer.distributed import Ranks
 from trainer.report import Report, Result
+from trainer.scores import SCORES
 from trainer.step import Stepper, Watch
 
 
@@ -116,8 +117,8 @@ class _Run:
                 f"{path} is at {state.step * self.config.tokens_per_step:,} tokens and max_tokens is "
                 f"{self.config.max_tokens}: nothing is left to train; raise max_tokens"
             )
-        if state.eval_tokens != self.state.eval_tokens:
-            state.best, state.stale = {}, 0  # measured on other text
+        if state.eval_tokens != self.state.eval_tokens or evaluate.rule(saved.config) != evaluate.rule(self.config):
+            state.best, state.stale = {}, 0  # measured on other text, or with other context
         self.stepper.model.load_state_dict(saved.model)
         self.stepper.optimizers.load_state_dict(saved.optimizer or [])
         if self.ranks.rank == 0:  # only its masks are stored; the others' begin anew
@@ -136,7 +137,7 @@ class _Run:
         if self.out_dir is not None:
             checkpoint.open_folder(self.out_dir, self.config, self.data, self._notes())
             if self.resumed_from is not None:
-                checkpoint.copy_best(self.resumed_from, self.out_dir)
+                checkpoint.take_along(self.resumed_from, self.out_dir, self.state.ended is not None)
         state, per_step = self.state, self.config.tokens_per_step
         if state.report is not None and state.report["step"] == state.step:
             self._tell(report)
@@ -184,7 +185,8 @@ class _Run:
         metrics = {"learning_rate": rate, "gradient_norm": norm, "tokens_per_second": speed}
         state = self.state
         done = state.step * self.config.tokens_per_step
-        val = self._evaluate(self.val_subset)
+        subset_is_all = last and self.val_subset is self.data.val
+        val = self._evaluate(self.val_subset, final=subset_is_all)
         metrics["train_loss"] = self._evaluate(self.train_subset).loss
         if val.loss < state.best.get("val_loss", math.inf):
             state.best = {"step": state.step, "tokens": done, "val_loss": val.loss, "val_perplexity": val.perplexity}
@@ -199,15 +201,15 @@ class _Run:
         if state.ended:
             with self._weights(self.best_model if state.ended == "early_stopped" else None):
                 metrics["val_loss_subset"] = state.best["val_loss"] if state.ended == "early_stopped" else val.loss
-                if self.val_subset is not self.data.val or state.ended == "early_stopped":
-                    val = self._evaluate(self.data.val)
+                val = val if subset_is_all else self._evaluate(self.data.val, final=True)
+            if self.out_dir is not None and math.isfinite(val.loss):
+                val.scores.save(self.out_dir / SCORES)
         metrics.update(evaluate.metrics(val, self.config), peak_memory_mb=self.machine.peak_memory_mb())
         return Report(state.step, done, rung, state.ended is not None, metrics, self.stepper.micro_batch.known)
 
-    def _evaluate(self, split: Split) -> evaluate.Evaluation:
-        return evaluate.evaluate(
-            self.stepper.model, split, self.config, self.data.token_bytes, self.machine, self.ranks, self.eval_batch
-        )
+    def _evaluate(self, split: Split, final: bool = False) -> evaluate.Evaluation:
+        model, sizes, batch = self.stepper.model, self.data.token_bytes, self.eval_batch
+        return evaluate.evaluate(model, split, self.config, sizes, self.machine, self.ranks, batch, final)
 
     @contextlib.contextmanager
     def _weights(self, weights: dict[str, Tensor] | None) -> Iterator[None]:
