@@ -26,6 +26,8 @@ from search.resampling import Interval, Text
 # the share of studies of copies that may come out as more than one group: by the race's looks, by the table
 RACE, TABLE = 0.01, 0.04
 _95 = 0.975  # quantile of a two-sided 95 % interval
+# as in printed tables, rounded down: a quantile takes scipy 0.1 s, and each row of a leaderboard has its own
+_DF = (*range(1, 11), 12, 15, 20, 24, 30, 40, 60, 120, 1000)
 
 
 @dataclass(frozen=True)
@@ -123,14 +125,15 @@ def added(parts: Iterable[Noise]) -> Noise:
 def margin(noise: Noise, compared: int, level: float = TABLE) -> float:
     """Half the Tukey-Kramer interval of a difference among `compared` trials: at most `level` of all such families
     of intervals miss anything."""
-    return _range_quantile(1 - level, compared, math.floor(noise.df)) / math.sqrt(2) * math.sqrt(noise.variance)
+    df = max((listed for listed in _DF if listed <= noise.df * (1 + 1e-9)), default=1)
+    return _range_quantile(1 - level, compared, df) / math.sqrt(2) * math.sqrt(noise.variance)
 
 
-@lru_cache(maxsize=4096)  # 0.1 s each
+@lru_cache(maxsize=4096)
 def _range_quantile(probability: float, compared: int, df: int) -> float:
     from scipy.stats import studentized_range
 
-    return float(studentized_range.ppf(probability, compared, max(1, df) if df < 1000 else math.inf))
+    return float(studentized_range.ppf(probability, compared, df))
 
 
 def compare(
