@@ -29,11 +29,11 @@ def main(argv: list[str] | None = None) -> int:
         if given[:1] == ["train"]:
             from trainer.__main__ import main as train
 
-            return train(given[1:])
+            return train(given[1:], prog="nanosweep train")
         if given[:1] == ["sample"]:
             from trainer.sample import main as sample
 
-            return sample(given[1:])
+            return sample(given[1:], prog="nanosweep sample")
         arguments = parser().parse_args(given)
         return int(arguments.command(arguments) or 0)
     except UserError as error:
@@ -80,6 +80,10 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "sample", help="write text with a trained run; same as python -m trainer.sample", add_help=False
     )
+
+    final = command("finalize", _finalize, "the finalists on the test split, once; nothing is chosen by it")
+    final.add_argument("study", metavar="STUDY", help="its name in the storage, or its folder")
+    final.add_argument("--storage", type=Path, help="where studies live; default ./runs")
 
     ui = command("ui", _ui, "MLflow's page over the storage, on this machine, until Ctrl-C")
     ui.add_argument("study", nargs="?", metavar="STUDY", help="the study to link to; default: the newest")
@@ -171,6 +175,14 @@ def _export(given: argparse.Namespace) -> None:
         return
     export.write(study, given.out, given.trial)
     print(f"{given.out}: {export.provenance(study, export.choose(study, given.trial))[0]}")
+
+
+def _finalize(given: argparse.Namespace) -> None:
+    from search import finalize
+    from search.lookup import study_folder
+
+    folder = study_folder(given.study, given.storage)
+    print(finalize.render(finalize.finalize(folder)), end="")
 
 
 def _ui(given: argparse.Namespace) -> None:

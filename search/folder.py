@@ -88,7 +88,8 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 
 class Weights:
-    """Keeps the weights of the best trials, and of those that are not over, and deletes the others' as they end.
+    """Keeps the weights of the best trials, of finalists' runs, and of those that are not over; deletes the others' as
+    they end.
 
     A listener of the ledger: `ledger.listeners.append(Weights(folder, ledger.study))`.
     """
@@ -104,8 +105,8 @@ class Weights:
             self._ended(self.study.trials[record["trial"]])
 
     def _ended(self, trial: Trial) -> None:
-        if trial.status not in ENDED:
-            return
+        if trial.status not in ENDED or trial.of is not None:
+            return  # a finalist's run keeps its weights: `nanosweep finalize` scores them
         candidates = self._kept | {trial.number}
         scores = {number: objective(self.study, self.study.trials[number]) for number in candidates}
         ranked = sorted((score, number) for number, score in scores.items() if score is not None)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError, nearest
-from search.journal import FULL
+from search.journal import AT_REST, FULL
 from search.lookup import open_study
+from search.statistics import fit
 from search.study import Study, Trial
 
 if TYPE_CHECKING:
@@ -37,11 +38,39 @@ def objective(study: Study, trial: Trial) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def score(study: Study, trial: Trial) -> float:
+    """A trial's objective where differences are compared: log-perplexity in nats, or bits per byte; inf without."""
+    value = objective(study, trial)
+    if value is None:
+        return math.inf
+    return math.log(value) if objective_name(study) == "val_perplexity" else value
+
+
+def seed_scores(study: Study, number: int) -> list[float]:
+    """The scores of a finalist's runs with fresh seeds, round by round, up to the first that has not ended."""
+    found = []
+    for trial in study.again(number):
+        if trial.status not in AT_REST:
+            break
+        found.append(score(study, trial))
+    return found
+
+
+def finalists(study: Study) -> dict[int, list[float]]:
+    """The scores of all finalists' runs, by trial; of those whose every run so far reached full length."""
+    chosen = sorted({trial.of for trial in study.trials.values() if trial.of is not None})
+    found = {number: seed_scores(study, number) for number in chosen}
+    return {number: scores for number, scores in found.items() if scores and all(map(math.isfinite, scores))}
+
+
 def best(study: Study) -> Trial | None:
-    """The trial that leads, or None as long as none has ended at full length."""
-    ranked = [
-        (value, trial.number) for trial in study.trials.values() if (value := objective(study, trial)) is not None
-    ]
+    """The trial that leads, or None as long as none has ended at full length.
+
+    Where there are finalists, the one with the best mean over fresh seeds; else the one with the best objective.
+    """
+    if means := fit(finalists(study)).means:
+        return study.trials[min(means, key=lambda number: means[number])]
+    ranked = [(value, trial.number) for trial in study.searched if (value := objective(study, trial)) is not None]
     return study.trials[min(ranked)[1]] if ranked else None
 
 
@@ -66,7 +95,7 @@ def rows(study: Study) -> list[Row]:
 def order(study: Study) -> list[Trial]:
     """Full-length trials by objective; then those stopped, going on or interrupted, the longest first; then the
     waiting; then those that broke."""
-    return sorted(study.trials.values(), key=lambda trial: _place(study, trial))
+    return sorted(study.searched, key=lambda trial: _place(study, trial))
 
 
 def _place(study: Study, trial: Trial) -> tuple[float, ...]:
@@ -124,7 +153,7 @@ def groups(study: Study, by: str) -> list[Row]:
     Raises UserError for a key that the config does not have.
     """
     table: dict[str, list[Trial]] = {}
-    for trial in study.trials.values():
+    for trial in study.searched:
         if by not in trial.config:
             raise UserError(f"--by {by}: not a key of the config; {nearest(by, _searched(study) or trial.config)}")
         table.setdefault(str(trial.config[by]), []).append(trial)
@@ -133,7 +162,7 @@ def groups(study: Study, by: str) -> list[Row]:
 
 
 def _searched(study: Study) -> list[str]:
-    return sorted({name for trial in study.trials.values() for name in parameters(trial.point)})
+    return sorted({name for trial in study.searched for name in parameters(trial.point)})
 
 
 def _group(study: Study, by: str, value: str, trials: list[Trial]) -> Row:

@@ -118,7 +118,7 @@ class View:
 
     def _head(self, trials: list[Trial]) -> str:
         busy = sum(trial.status == "running" for trial in trials)
-        ended = sum(trial.status in AT_REST for trial in trials)
+        ended = sum(trial.status in AT_REST for trial in trials if trial.of is None)
         now = time.monotonic()
         since, tokens = self._pace_from or (now, self.study.tokens)
         left = time_left(self.study, self.budget, self.length, now - since, self.study.tokens - tokens)
@@ -153,7 +153,9 @@ class View:
         """How much of each part of the budget is spent."""
         spent = {"trials": str(ended), "tokens": units.count(self.study.tokens)}
         spent["hours"] = units.duration(self.study.seconds(time.time()))
-        return ", ".join(f"{spent[key]} of {limit}" for key, limit in self._limits().items())
+        again = len(self.study.trials) - len(self.study.searched)
+        parts = [f"{spent[key]} of {limit}" for key, limit in self._limits().items()]
+        return ", ".join(parts + ([f"{again} runs of finalists"] if again else []))
 
     def _score(self, trial: Trial) -> str:
         metrics: dict[str, Any] = trial.reports[-1]["metrics"] if trial.reports else {}
@@ -171,7 +173,7 @@ def _chosen(study: Study, trials: list[Trial], height: int) -> tuple[list[Trial]
     """The best and the running trials for which there is room, and a line that counts the others."""
     room = max(2, height - 5)  # two lines above, the heads, the counts, the cursor
     running = [trial for trial in trials if trial.status == "running"]
-    ranked = sorted((s, t.number) for t in trials if (s := objective(study, t)) is not None)
+    ranked = sorted((s, t.number) for t in trials if t.of is None and (s := objective(study, t)) is not None)
     full = [study.trials[number] for _, number in ranked]
     shown_running = running[: max(1, room - min(TOP, len(full), room // 2))]
     top = full[: min(TOP, room - len(shown_running))]
@@ -196,7 +198,7 @@ def time_left(study: Study, budget: dict[str, Any], length: int, elapsed: float,
         usual = sum(ended) / len(ended) if ended else length
         going = [max(0.0, usual - trial.tokens) for trial in trials if trial.status not in AT_REST]
         if budget.get("trials"):
-            todo = sum(going) + usual * max(0, budget["trials"] - len(trials))
+            todo = sum(going) + usual * max(0, budget["trials"] - len(study.searched))
             found.append(todo * elapsed / trained)
         if budget.get("tokens"):
             todo = max(sum(going), budget["tokens"] - study.tokens)

@@ -36,6 +36,16 @@ def open_study(study: Study | Path | str, storage: Path | None = None) -> Study:
     )
 
 
+def study_folder(study: Path | str, storage: Path | None = None) -> Path:
+    """The folder of a study on this machine. Raises UserError with the nearest known name."""
+    if (folder := find_folder(study, storage)) is not None:
+        return folder
+    place = storage or STORAGE
+    known = names(place)
+    hint = nearest(str(study), known) if known else "it holds no study"
+    raise UserError(f"{study}: no such study in {place.resolve()}; {hint} (--storage names another place)")
+
+
 def find_folder(study: Path | str, storage: Path | None = None) -> Path | None:
     """The folder of a study given by path or by name, or None."""
     path = Path(study).expanduser()

@@ -9,6 +9,7 @@ from typing import Any
 from search import table
 from search.journal import FULL, Record
 from search.leaderboard import best, objective
+from search.statistics import Standing
 from search.study import Study, Trial
 
 Metric = tuple[str, float, int, int]  # key, value, milliseconds since the epoch, step (tokens)
@@ -56,7 +57,9 @@ def status(trial: Trial) -> tuple[str, str, str]:
 
 def ending(study: Study, trial: Trial, at: int) -> list[Metric]:
     """What is known when a status changes. at: milliseconds since the epoch."""
-    known = {"n_parameters": trial.n_parameters, "objective": objective(study, trial)}
+    # a finalist's lucky seed must not lead a sort by `objective`
+    name = "objective" if trial.of is None else "finalist_objective"
+    known = {"n_parameters": trial.n_parameters, name: objective(study, trial)}
     return [(key, float(value), at, trial.tokens) for key, value in known.items() if value is not None]
 
 
@@ -94,8 +97,8 @@ def study_tags(study: Study) -> dict[str, Any]:
     }
 
 
-def split(study: Study) -> dict[str, Any]:
+def split(study: Study, found: list[Standing]) -> dict[str, Any]:
     """The leaderboard in the layout that MLflow's page shows as a table."""
-    found = json.loads(table.as_json(study))["trials"]
-    columns = list(dict.fromkeys(key for row in found for key in row))
-    return {"columns": columns, "data": [[row.get(key) for key in columns] for row in found]}
+    rows = json.loads(table.as_json(study, found=found))["trials"]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return {"columns": columns, "data": [[row.get(key) for key in columns] for row in rows]}

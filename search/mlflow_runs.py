@@ -4,7 +4,8 @@
 outage, or for a whole journal at the start, it is the same step, and doing it twice changes nothing.
 Metrics have tokens as their step. A run's status is FINISHED for a trial of full length; KILLED (tag `status`:
 pruned, paused, interrupted) or FAILED (diverged, failed, out_of_memory) otherwise. The metric `objective` exists on
-full-length trials alone: a sort by it never mixes budgets.
+the search's full-length trials alone: a sort by it never mixes budgets, and never shows a finalist's lucky seed
+first (`finalist_objective`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from search import mlflow_facts as facts
 from search.journal import NAME, Record
 from search.leaderboard import best
 from search.mlflow_store import ARTIFACTS, served
+from search.standing import standings
 from search.study import Study, Trial
 
 if TYPE_CHECKING:
@@ -167,6 +169,8 @@ class Runs:
         if trial.number not in self._sent:
             tags = {PARENT: self.parent_id, TRIAL: str(trial.number), "loss": str(trial.config.get("loss"))}
             tags |= {"mlflow.user": facts.user(), "mlflow.source.name": "nanosweep run"}
+            if trial.of is not None:
+                tags |= {"finalist_of": str(trial.of), "round": str(trial.round)}
             self._unsure.add(trial.number)
             began = round(trial.reports[0]["time"] * 1000) if trial.reports else at
             run = self.client.create_run(self.experiment_id, start_time=began, tags=tags, run_name=trial.name)
@@ -187,11 +191,12 @@ class Runs:
         for name in (NAME, "spec.yaml"):
             if (self.folder / name).exists():
                 self.client.log_artifact(self.parent_id, str(self.folder / name))
-        self.client.log_text(self.parent_id, table.markdown(self.study), "leaderboard.md")
-        self.client.log_text(self.parent_id, json.dumps(facts.split(self.study)), "leaderboard.json")
+        found = standings(self.study)
+        self.client.log_text(self.parent_id, table.markdown(self.study, found=found), "leaderboard.md")
+        self.client.log_text(self.parent_id, json.dumps(facts.split(self.study, found)), "leaderboard.json")
         if best(self.study) is not None:
             self.client.log_text(self.parent_id, export.text(self.study), export.NAME)
-        note = table.markdown(self.study, limit=15)
+        note = table.markdown(self.study, limit=15, found=found)
         shown = {
             "mlflow.note.content": note,
             "mlflow.loggedArtifacts": '[{"path": "leaderboard.json", "type": "table"}]',

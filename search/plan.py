@@ -50,7 +50,7 @@ def _state(known: Study, budget: Budget) -> str:
     done = spent(known, budget)
     unfinished = len(known.unfinished())
     ending = f"its budget is used up: {done}" if done and not unfinished else f"{unfinished} of them to go on with"
-    return f"begun: {len(known.trials)} trials, {ending}"
+    return f"begun: {len(known.searched)} trials, {ending}"
 
 
 def _data(tokenizer: str, about: dict[str, Any]) -> str:

@@ -43,7 +43,7 @@ def take_over(spec: StudySpec, data: dict[str, Any], length: int, file: YamlFile
     earlier = _earlier(spec, where)
     _check_comparable(spec, data, earlier, where)
     name = str(earlier.header["spec"]["study"])
-    found = [_taken(spec, earlier, earlier.trials[number], data, length, where) for number in sorted(earlier.trials)]
+    found = [_taken(spec, earlier, trial, data, length, where) for trial in earlier.searched]
     kept = [{"study": name, **known} for known in found if known is not None]
     if not kept:
         raise UserError(

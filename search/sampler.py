@@ -72,7 +72,7 @@ class Sampler:
             point = self._propose(number, self._spec.sampler, told)
             if self._spec.sampler == "random" or number < len(self._start):
                 return point
-            taken = [trial.point for trial in study.trials.values()]
+            taken = [trial.point for trial in study.searched]
             for attempt in range(1, _AGAIN + _AT_RANDOM):
                 if point not in taken:
                     break
@@ -102,7 +102,7 @@ class Sampler:
 
         objective = self._spec.objective
         seen = [_prior(prior, objective) for prior in study.priors]
-        seen += [_own(study.trials[number], objective) for number in sorted(study.trials)]
+        seen += [_own(trial, objective) for trial in study.searched]
         # of those at full length, if there are any: values at rungs are worse by what training still does
         known = [one.value for one in seen if one.value is not None]
         known = known or [value for one in seen for value in one.scores.values()] or [0.0]

@@ -13,12 +13,14 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from search.asha import Asha, bracket, exempt
+from search.finalists import fresh_seed, pending
+from search.points import Point
 from search.sampler import Sampler
 from search.scheduler import write_decision
 from search.space import configure, readable
 from search.spec import StudySpec
 from search.study import Ledger, Trial, spent, used_up
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, replace
 
 # what memory depends on, the machine and the optimizer's moments apart
 _SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "batch_size", "vocab_size", "tokenizer", "mlp", "loss", "dtype")
@@ -53,10 +55,16 @@ class LedgerSearcher(Searcher):
         number = self._promoted()
         if number is None:
             number = self._new()
-        if number is None and self._ledger.study.unfinished():
-            return None if self._promotes else str(Searcher.FINISHED)  # who still runs may yet promote another
+        study = self._ledger.study
+        if number is None and any(study.trials[left].of is None for left in study.unfinished()):
+            # who still runs may yet promote another, or be among the finalists
+            return None if self._promotes or self._spec.finalists else str(Searcher.FINISHED)
         if number is None:
             number = self._promoted(last=True)
+        if number is None:
+            number = self._again()
+        if number is None and study.unfinished():
+            return None  # a round of finalists is under way
         return str(Searcher.FINISHED) if number is None else self._hand_out(number)
 
     @property
@@ -78,13 +86,29 @@ class LedgerSearcher(Searcher):
     def _new(self) -> int | None:
         """A trial with a new point, as long as the budget lasts and the sampler has one."""
         study, spec = self._ledger.study, self._spec
-        number = max(study.trials, default=-1) + 1
-        point = None if spent(study, spec.budget, time.time()) else self._sampler.ask(number, study)
+        place = len(study.searched)  # what points depend on; its number, but for finalists that came before
+        point = None if spent(study, spec.budget, time.time()) else self._sampler.ask(place, study)
         if point is None:
             return None
         config = configure(self._base, spec.space, point)
-        facts = {"point": point, "config": config.model_dump(mode="json"), "name": readable(point)}
-        self._ledger.write("point", trial=number, **facts, sampler=spec.sampler, **self._treatment(number, config))
+        treatment = self._treatment(place, config)
+        return self._write_point(point, config, readable(point), sampler=spec.sampler, **treatment)
+
+    def _again(self) -> int | None:
+        """A finalist's run with a fresh seed; all other trials are over."""
+        found = pending(self._ledger.study, self._spec)
+        if not found:
+            return None
+        number, round_ = found[0]
+        trial = self._ledger.study.trials[number]
+        config = replace(TrainConfig.model_validate(trial.config), seed=fresh_seed(self._spec, round_))
+        name = f"{trial.name} (trial {number}, seed {config.seed})"
+        return self._write_point(trial.point, config, name, of=number, round=round_)
+
+    def _write_point(self, point: Point, config: TrainConfig, name: str, **more: Any) -> int:
+        number = max(self._ledger.study.trials, default=-1) + 1
+        facts = {"point": point, "config": config.model_dump(mode="json"), "name": name}
+        self._ledger.write("point", trial=number, **facts, **more)
         return number
 
     def _treatment(self, number: int, config: TrainConfig) -> dict[str, Any]:
@@ -103,7 +127,7 @@ class LedgerSearcher(Searcher):
             "config": trial.config,
             "resume": trial.checkpoint,
             "out_dir": str(self._out_dir(number)),
-            "rungs": self._spec.rungs(length, trial.bracket),
+            "rungs": [] if trial.of is not None else self._spec.rungs(length, trial.bracket),
             "objective": self._spec.objective,
             "micro_batch": self._fits(trial),
         }

@@ -129,6 +129,17 @@ class Budget(_Strict):
         return self
 
 
+class Finalists(_Strict):
+    """The best trials once more, with fresh seeds that all of them share: what one seed gave may have been luck.
+
+    A round is one fresh seed for each of them; who is clearly behind is not in the next. They come after the search,
+    beyond its budget: at most top x seeds trials.
+    """
+
+    top: Annotated[int, Field(ge=2)] = 4
+    seeds: Annotated[int, Field(ge=2)] = 3
+
+
 class Resources(_Strict):
     """Of one trial."""
 
@@ -196,6 +207,8 @@ class StudySpec(_Strict):
     ] = None
     """{asha: {first_rung: 1M, factor: 4}}, or none"""
     budget: Budget
+    finalists: Finalists | None = None
+    """{top: 4, seeds: 3}: the best 4 again, with up to 3 fresh seeds"""
     objective: Objective = "val_perplexity"
     """at the end of a trial, on the full validation split"""
     resources: Annotated[
@@ -228,7 +241,7 @@ class StudySpec(_Strict):
 
 
 # keys that may change when a study goes on
-MAY_CHANGE = ("budget", "resources", "storage", "max_failures", "report_timeout_minutes")
+MAY_CHANGE = ("budget", "finalists", "resources", "storage", "max_failures", "report_timeout_minutes")
 
 
 def load_spec(path: Path, overrides: list[str] | None = None) -> tuple[StudySpec, TrainConfig, yaml_file.YamlFile]:

@@ -28,6 +28,8 @@ class Trial:
     rung: int | None = None
     seconds: float = 0.0
     n_parameters: int | None = None
+    of: int | None = None  # a finalist's run: of which trial, with which fresh seed (from 1)
+    round: int | None = None
     bracket: int = 0
     exempt: bool = False
     micro_batch: int | None = None  # sequences in one pass, where memory allowed no more
@@ -35,6 +37,7 @@ class Trial:
     repeated: int = 0  # tokens trained twice because a worker or driver was lost
     reports: list[Record] = field(default_factory=list)
     decisions: list[Record] = field(default_factory=list)
+    test: dict[str, float] | None = None  # its scores on the test split, once the study was finalized
 
     @property
     def tokens(self) -> int:
@@ -77,11 +80,21 @@ class Study:
     priors: list[Prior] = field(default_factory=list)
     trials: dict[int, Trial] = field(default_factory=dict)
     sessions: list[tuple[float, float]] = field(default_factory=list)  # of each driver: its first and last record
+    folder: Path | None = field(default=None, compare=False)  # where its trials' files lie
+
+    @property
+    def searched(self) -> list[Trial]:
+        """The trials of the search, in order: without the finalists' runs."""
+        return [self.trials[number] for number in sorted(self.trials) if self.trials[number].of is None]
+
+    def again(self, number: int) -> list[Trial]:
+        """The runs of a finalist with fresh seeds, in order of their rounds."""
+        return sorted((t for t in self.trials.values() if t.of == number), key=lambda trial: trial.round or 0)
 
     @property
     def tokens(self) -> int:
-        """Trained on by all trials together, what was trained twice included."""
-        return sum(trial.tokens + trial.repeated for trial in self.trials.values())
+        """Trained on by the search's trials together, what was trained twice included."""
+        return sum(trial.tokens + trial.repeated for trial in self.searched)
 
     def seconds(self, now: float | None = None) -> float:
         """Wall seconds of all drivers together. now: seconds since the epoch, while a driver runs."""
@@ -106,7 +119,7 @@ class Study:
             return
         number = record["trial"]
         if kind == "point":
-            about = {"bracket": record.get("bracket", 0), "exempt": record.get("exempt", False)}
+            about = {key: record[key] for key in ("of", "round", "bracket", "exempt") if key in record}
             name = record.get("name", str(number))
             self.trials[number] = Trial(number, record["point"], record["config"], name, **about)
             return
@@ -117,6 +130,8 @@ class Study:
         if kind == "report":
             trial.reports.append({**record, "metrics": decode_metrics(record["metrics"])})
             trial.seconds = record.get("seconds") or trial.seconds
+        elif kind == "test":
+            trial.test = decode_metrics(record["metrics"])
         elif kind == "decision":
             trial.decisions.append(record)
             if record["action"] == "promote":
@@ -150,8 +165,8 @@ def spent(study: Study, budget: Budget, now: float | None = None) -> str:
 
     No trial begins after that; those that run go on to their end.
     """
-    if budget.trials is not None and len(study.trials) >= budget.trials:
-        return f"{len(study.trials)} of {budget.trials} trials"
+    if budget.trials is not None and len(study.searched) >= budget.trials:
+        return f"{len(study.searched)} of {budget.trials} trials"
     return used_up(study, budget, now)
 
 
@@ -216,4 +231,6 @@ def read_study(folder: Path) -> Study:
     path = folder / NAME
     if not path.exists():
         raise UserError(f"{path}: no such study")
-    return fold(read_records(path), str(path))
+    study = fold(read_records(path), str(path))
+    study.folder = folder
+    return study

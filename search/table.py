@@ -1,5 +1,4 @@
-"""The leaderboard as text: a table for the terminal, Markdown, CSV, JSON, and the lines under it that a careful
-reader wants: the entropy floor, rungs that were reached at different tokens, how well rungs foretold the end."""
+"""The leaderboard as text: a table for the terminal, Markdown, CSV, JSON; under it the lines of `search.notes`."""
 
 from __future__ import annotations
 
@@ -7,14 +6,16 @@ import csv
 import io
 import json
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from search import agreement, units
-from search.leaderboard import BROKEN, Row, best, groups, objective, objective_name, rows
-from search.study import Study, Trial
+from search.leaderboard import Row, groups, objective_name
+from search.notes import below
+from search.standing import rows, standings
+from search.statistics import Standing
+from search.study import Study
 
 UNITS = {"val_perplexity": "perplexity", "val_bits_per_byte": "bits/byte"}
 
@@ -27,7 +28,8 @@ def render(
     from rich.table import Table
     from rich.text import Text
 
-    heads, lines, left_out = _fit(*_cells(study, by, limit), width or 200)
+    found = standings(study, _leaders(study, by))
+    heads, lines, left_out = _fit(*_cells(study, by, limit, found), width or 200)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for head in heads:
         table.add_column(head, justify="left" if head in ("status", "config", by) else "right", no_wrap=True)
@@ -37,12 +39,17 @@ def render(
     console = Console(file=out, width=width or 200, force_terminal=color, color_system="auto" if color else None)
     console.print(table)
     text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-    return "\n".join([text, "", *_below(study, left_out)]) + "\n"
+    return "\n".join([text, "", *below(study, left_out, found)]) + "\n"
+
+
+def _leaders(study: Study, by: str | None) -> list[int] | None:
+    """With `by`: the best trial of each value, which are then compared with each other alone."""
+    return None if by is None else [row["best_trial"] for row in groups(study, by) if row["best_trial"] is not None]
 
 
 def _fit(heads: list[str], lines: list[list[str]], left_out: int, width: int) -> tuple[list[str], list[list[str]], int]:
     """Without the columns that a narrow terminal has no room for, the least telling first."""
-    for dropped in ("memory", "params", "on the way", "time", "bits/byte"):
+    for dropped in ("memory", "params", "on the way", "time", "bits/byte", "text", "seeds"):
         if sum(max(len(cell) for cell in column) + 2 for column in zip(heads, *lines, strict=True)) - 2 <= width:
             break
         if dropped in heads[:2] or dropped not in heads:
@@ -52,18 +59,20 @@ def _fit(heads: list[str], lines: list[list[str]], left_out: int, width: int) ->
     return heads, lines, left_out
 
 
-def markdown(study: Study, by: str | None = None, limit: int | None = 100) -> str:
-    """leaderboard.md: the same table, with a heading."""
-    heads, lines, left_out = _cells(study, by, limit)
+def markdown(study: Study, by: str | None = None, limit: int | None = 100, found: list[Standing] | None = None) -> str:
+    """leaderboard.md: the same table, with a heading. found: the trials' standings, where somebody has them."""
+    found = standings(study, _leaders(study, by)) if found is None else found
+    heads, lines, left_out = _cells(study, by, limit, found)
     ruled = [heads, ["---" if head in ("status", "config", by) else "---:" for head in heads], *lines]
     table = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in ruled]
     title = f"# {study.header.get('spec', {}).get('study', 'study')}"
-    return "\n".join([title, "", *table, "", *(f"{line}  " for line in _below(study, left_out))]) + "\n"
+    return "\n".join([title, "", *table, "", *(f"{line}  " for line in below(study, left_out, found))]) + "\n"
 
 
 def as_csv(study: Study, by: str | None = None) -> str:
     """All rows, plain numbers; empty where there is none."""
-    table = groups(study, by) if by else rows(study)
+    found = standings(study, _leaders(study, by))
+    table = _groups(study, by, found) if by else rows(study, found)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(key for row in table for key in row)), lineterminator="\n")
     writer.writeheader()
@@ -71,13 +80,14 @@ def as_csv(study: Study, by: str | None = None) -> str:
     return out.getvalue()
 
 
-def as_json(study: Study, by: str | None = None) -> str:
+def as_json(study: Study, by: str | None = None, found: list[Standing] | None = None) -> str:
     """{trials: all rows, or groups: with `by`; rungs: how well each foretold the final order}; null where there is no
     number or no finite one."""
-    found = {"groups": groups(study, by)} if by else {"trials": rows(study)}
-    found["rungs"] = [asdict(row) for row in agreement.agreement(study)]
+    found = standings(study, _leaders(study, by)) if found is None else found
+    tables = {"groups": _groups(study, by, found)} if by else {"trials": rows(study, found)}
+    tables["rungs"] = [asdict(row) for row in agreement.agreement(study)]
     plain = {
-        name: [{key: _plain(value) for key, value in row.items()} for row in table] for name, table in found.items()
+        name: [{key: _plain(value) for key, value in row.items()} for row in table] for name, table in tables.items()
     }
     return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -86,11 +96,27 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _cells(study: Study, by: str | None, limit: int | None) -> tuple[list[str], list[list[str]], int]:
+def _groups(study: Study, by: str, found: list[Standing]) -> list[Row]:
+    """The best of each value, as they stand among each other; those without a full-length trial last."""
+    about = {row["trial"]: row for row in rows(study, found)}
+    kept = ("group", "seeds", "value", "difference", "difference_low", "difference_high")
+    table = [{**row, **{key: about.get(row["best_trial"], {}).get(key) for key in kept}} for row in groups(study, by)]
+    order = [standing.number for standing in found]
+    return sorted(table, key=lambda row: order.index(row["best_trial"]) if row["best_trial"] in order else len(order))
+
+
+def _cells(
+    study: Study, by: str | None, limit: int | None, found: list[Standing]
+) -> tuple[list[str], list[list[str]], int]:
     columns = _by_columns(study, by) if by else _columns(study)
-    table = groups(study, by) if by else rows(study)
+    table = _groups(study, by, found) if by else rows(study, found)
     shown = table if limit is None else table[:limit]
-    lines = [[_cell(row, key, form) for key, form in columns.values()] for row in _ranked(shown)]
+    percent = objective_name(study) == "val_perplexity"
+    ranked = _ranked(shown, percent)
+    for head, key in (("seeds", "seeds"), ("text", "text_low"), ("from leader", "difference")):
+        if not any(row.get(key) for row in ranked):  # of one seed, or without scores: a column that says nothing
+            columns.pop(head, None)
+    lines = [[_cell(row, key, form) for key, form in columns.values()] for row in ranked]
     return list(columns), lines, len(table) - len(shown)
 
 
@@ -104,9 +130,12 @@ def _columns(study: Study) -> Columns:
     return {
         "#": ("rank", str),
         "trial": ("trial", str),
-        unit: ("objective", _score),
-        other: (f"val_{other.replace('/', '_per_')}" if other == "bits/byte" else "val_perplexity", _score),
-        "on the way": ("best_on_the_way", _score),
+        unit: ("shown", units.score),
+        "seeds": ("seed_text", str),
+        "text": ("text_text", str),
+        "from leader": ("difference_text", str),
+        other: (f"val_{other.replace('/', '_per_')}" if other == "bits/byte" else "val_perplexity", units.score),
+        "on the way": ("best_on_the_way", units.score),
         "tokens": ("tokens", units.count),
         "time": ("seconds", units.duration),
         "params": ("n_parameters", units.count),
@@ -118,9 +147,11 @@ def _columns(study: Study) -> Columns:
 
 def _by_columns(study: Study, by: str) -> Columns:
     return {
+        "#": ("rank", str),
         by: (by, str),
-        UNITS[objective_name(study)]: ("objective", _score),
-        "median": ("median", _score),
+        UNITS[objective_name(study)]: ("shown", units.score),
+        "from leader": ("difference_text", str),
+        "median": ("median", units.score),
         "full length": ("full_length", str),
         "trials": ("trials", str),
         "tokens": ("tokens", units.count),
@@ -129,115 +160,50 @@ def _by_columns(study: Study, by: str) -> Columns:
     }
 
 
-def _ranked(table: list[Row]) -> list[Row]:
+def _ranked(table: list[Row], percent: bool) -> list[Row]:
     return [
-        {**row, "rank": place if row["objective"] is not None else None, "state": _state(row)}
+        {
+            **row,
+            "rank": None if row["objective"] is None else row.get("group") or place,
+            "shown": row["objective"] if row.get("value") is None else row["value"],
+            "seed_text": _seeds(row),
+            "text_text": _range(row.get("text_low"), row.get("text_high")),
+            "difference_text": _difference(row, percent),
+            "state": _state(row),
+        }
         for place, row in enumerate(table, 1)
     ]
 
 
+def _seeds(row: Row) -> str | None:
+    """How many seeds stand behind the value, and its interval over seeds."""
+    if row.get("seeds") is None:
+        return None
+    span = _range(row.get("seed_low"), row.get("seed_high"))
+    return f"{row['seeds'] or 'one'}{': ' + span if span and row['seeds'] else ''}"
+
+
+def _range(low: float | None, high: float | None) -> str | None:
+    return None if low is None or high is None else f"{units.score(low)}–{units.score(high)}"
+
+
+def _difference(row: Row, percent: bool) -> str | None:
+    if row.get("difference") is None:
+        return None
+    unit, digits = ("%", 1) if percent else ("", 4)
+    text = f"{row['difference']:+.{digits}f}{unit}"
+    if row.get("difference_low") is None:
+        return text
+    return f"{text} ({row['difference_low']:+.{digits}f} to {row['difference_high']:+.{digits}f})"
+
+
 def _state(row: Row) -> str:
     status = str(row.get("status", ""))
-    if status == "pruned" and row["rung"]:
-        return f"pruned at {units.count(row['rung'])}"
+    if status in ("pruned", "paused") and row["rung"]:
+        return f"{status} at {units.count(row['rung'])}"
     return status.replace("_", " ")
 
 
 def _cell(row: Row, key: str, form: Format) -> str:
     value = row.get(key)
     return "" if value is None else form(value)
-
-
-def _score(value: float) -> str:
-    """Four digits or more: two trials that differ by 0.1 % must not look alike.
-
-    >>> _score(3.21456), _score(12.3456), _score(1234.56), _score(1.5e7)
-    ('3.215', '12.35', '1234.6', '1.5e+07')
-    """
-    if not math.isfinite(value) or abs(value) >= 100_000:
-        return f"{value:.3g}"
-    return f"{value:.{3 if value < 10 else 2 if value < 1000 else 1}f}"
-
-
-def _below(study: Study, left_out: int) -> list[str]:
-    more = [f"... and {left_out} more (--limit 0 shows all)"] if left_out else []
-    return [
-        *more,
-        _counts(study),
-        *cause_lines(study),
-        *floor_lines(study),
-        *spread_lines(study),
-        *agreement.lines(study),
-    ]
-
-
-def _counts(study: Study) -> str:
-    found = Counter(trial.status.replace("_", " ") for trial in study.trials.values())
-    parts = [f"{number} {status}" for status, number in found.most_common()]
-    return f"{len(study.trials)} trials: {', '.join(parts)}" if parts else "no trials yet"
-
-
-def cause_lines(study: Study, most: int = 3) -> list[str]:
-    """Why trials broke: the first few, a line each."""
-    broken = [trial for trial in study.trials.values() if trial.status in BROKEN and trial.cause]
-    lines = [f"trial {t.number} {t.status.replace('_', ' ')}: {_short(t.cause)}" for t in broken[:most]]
-    return lines + ([f"... and {len(broken) - most} more broke (--format json has every cause)"] * (len(broken) > most))
-
-
-def _short(cause: str) -> str:
-    line = " ".join(cause.split())
-    return line if len(line) <= 110 else line[:107] + "..."
-
-
-def floor_lines(study: Study) -> list[str]:
-    """Where the corpus's entropy is known: the floor, the leader's gap to it, and an alarm for whoever is under it.
-
-    Bits per byte are the same for every tokenizer, perplexity is not.
-    """
-    floors = _floors(study)
-    if not floors:
-        return []
-    each = [f"{_score(floor['val_perplexity'])} ({name})" for name, floor in floors.items()]
-    first = next(iter(floors.values()))
-    perplexity = ", ".join(each) if len(each) > 1 else _score(first["val_perplexity"])
-    line = f"entropy floor: perplexity {perplexity}, {_score(first['val_bits_per_byte'])} bits/byte"
-    gaps = {number: found for number, trial in study.trials.items() if (found := _gap(study, trial, floors))}
-    leader = best(study)
-    if leader is not None and leader.number in gaps:
-        gap, ratio = gaps[leader.number]
-        line += f"; the leader is {abs(gap):.3g} {'above' if gap >= 0 else 'BELOW'} it ({ratio:.4g} × the floor)"
-    under = ", ".join(str(number) for number, (low, _) in sorted(gaps.items()) if low < 0)
-    alarm = f"WARNING: trial {under} is under the floor: nothing honest can be; look for a leak"
-    return [line, alarm] if under else [line]
-
-
-def _floors(study: Study) -> dict[str, dict[str, float]]:
-    """By tokenizer."""
-    data = study.header.get("data") or {}
-    each = {name: about.get("floor") for name, about in (data.get("tokenizers") or {}).items()}
-    each = each or {str(data.get("tokenizer")): data.get("floor")}
-    return {name: floor for name, floor in each.items() if floor}
-
-
-def _gap(study: Study, trial: Trial, floors: dict[str, dict[str, float]]) -> tuple[float, float] | None:
-    """How far a trial's objective is above its floor, and how many times the floor it is."""
-    value, floor = objective(study, trial), floors.get(str(trial.config.get("tokenizer")))
-    if value is None or floor is None:
-        return None
-    low = floor[objective_name(study)]
-    return value - low, value / low
-
-
-def spread_lines(study: Study) -> list[str]:
-    """Where trials reached one rung at different true tokens (batch sizes differ), how far apart."""
-    found: dict[int, list[int]] = {}
-    for trial in study.trials.values():
-        for report in trial.reports:
-            if report["rung"] is not None:
-                found.setdefault(report["rung"], []).append(report["tokens"])
-    spread = [
-        f"{units.count(rung)} at {min(tokens):,}–{max(tokens):,}"
-        for rung, tokens in sorted(found.items())
-        if min(tokens) < max(tokens)
-    ]
-    return [f"rungs were reached at different tokens, as batch sizes differ: {'; '.join(spread)}"] if spread else []

@@ -18,6 +18,7 @@ from data.dataset import Dataset
 from search import export, header, points, prior, space, table
 from search.advice import advice
 from search.asha import rebuild
+from search.finalists import pending
 from search.folder import held
 from search.journal import NAME
 from search.resources import check_nodes_share, cluster, ray_session, share, this_machine
@@ -105,7 +106,7 @@ def _known(folder: Path) -> Study:
 
 def _over(spec: StudySpec, known: Study) -> bool:
     """Whether no trial is left to go on with, to promote or to begin."""
-    if not known.header or known.unfinished() or not spent(known, spec.budget):
+    if not known.header or known.unfinished() or not spent(known, spec.budget) or pending(known, spec):
         return False
     asha = rebuild(spec, known)
     return asha is None or asha.promotion(last=True) is None or bool(used_up(known, spec.budget))

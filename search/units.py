@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def count(number: float) -> str:
     """Three digits and k, M, B or T: tokens, parameters.
@@ -36,3 +38,14 @@ def memory(megabytes: float) -> str:
     ('812 MB', '4.1 GB')
     """
     return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
+
+
+def score(value: float) -> str:
+    """Four digits or more: two trials that differ by 0.1 % must not look alike.
+
+    >>> score(3.21456), score(12.3456), score(1234.56), score(1.5e7)
+    ('3.215', '12.35', '1234.6', '1.5e+07')
+    """
+    if not math.isfinite(value) or abs(value) >= 100_000:
+        return f"{value:.3g}"
+    return f"{value:.{3 if value < 10 else 2 if value < 1000 else 1}f}"

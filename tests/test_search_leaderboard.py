@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search import leaderboard, table
+from search import leaderboard, notes, table
 from search.study import read_study
 from tests import journals
 
@@ -72,7 +72,7 @@ def test_the_objective_may_be_bits_per_byte(tmp_path: Path) -> None:
     spec = {**journals.header("bits")["spec"], "objective": "val_bits_per_byte"}
     study = journals.write_study(tmp_path / "bits", spec=spec).study
     assert leaderboard.rows(study)[0]["objective"] == pytest.approx(2.0)
-    assert table.render(study).splitlines()[0].split()[:4] == ["#", "trial", "bits/byte", "perplexity"]
+    assert table.render(study).splitlines()[0].split()[:3] == ["#", "trial", "bits/byte"]
 
 
 def test_frames_have_a_row_per_trial_and_a_row_per_report(study) -> None:
@@ -123,7 +123,7 @@ def test_an_unknown_study_names_the_nearest(tmp_path: Path, monkeypatch: pytest.
 def test_the_table_fits_a_narrow_terminal_without_breaking_lines(study) -> None:
     lines = table.render(study, width=80).splitlines()
     assert all(len(line) <= 80 for line in lines[:8])
-    assert lines[0].split() == ["#", "trial", "perplexity", "bits/byte", "tokens", "status", "config"]
+    assert lines[0].split() == ["#", "trial", "perplexity", "from", "leader", "tokens", "status", "config"]
     assert lines[1].split()[:3] == ["1", "1", "4.000"]
     assert lines[8] == ""
 
@@ -148,16 +148,16 @@ def test_markdown_cells_keep_their_columns(tmp_path: Path) -> None:
     ledger = journals.write_study(tmp_path / "quick")
     ledger.write("point", trial=7, point={}, config=ledger.study.trials[0].config, name="a|b\nc", sampler="random")
     ruled = [line for line in table.markdown(ledger.study).splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in ruled} == {12}
+    assert {line.replace("\\|", "").count("|") for line in ruled} == {13}
 
 
 def test_the_floor_and_the_gap_to_it_are_shown_where_it_is_known(tmp_path: Path) -> None:
     data = {**journals.header()["data"], "floor": FLOOR}
     study = journals.write_study(tmp_path / "quick", data=data).study
-    text = "\n".join(table.floor_lines(study))
+    text = "\n".join(notes.floor_lines(study))
     assert "perplexity 2.718, 1.400 bits/byte; the leader is 1.28 above it (1.472 × the floor)" in text
     assert "WARNING" not in text
-    assert table.floor_lines(journals.write_study(tmp_path / "other").study) == []
+    assert notes.floor_lines(journals.write_study(tmp_path / "other").study) == []
 
 
 def test_a_trial_under_the_floor_raises_an_alarm(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_each_tokenizer_has_its_own_perplexity_floor(tmp_path: Path) -> None:
     other = {**FLOOR, "val_perplexity": 3.9}
     about = {"tokenizers": {"gpt2": {"floor": {**FLOOR, "val_perplexity": 1000.0}}, "char": {"floor": other}}}
     data = {**journals.header()["data"], "floor": {**FLOOR, "val_perplexity": 1000.0}, **about}
-    lines = table.floor_lines(journals.write_study(tmp_path / "quick", data=data).study)
+    lines = notes.floor_lines(journals.write_study(tmp_path / "quick", data=data).study)
     assert not any("WARNING" in line for line in lines)
     assert "3.900" in lines[0]
     assert "1000" in lines[0]
@@ -178,10 +178,10 @@ def test_each_tokenizer_has_its_own_perplexity_floor(tmp_path: Path) -> None:
 
 def test_rungs_reached_at_different_tokens_are_said(tmp_path: Path) -> None:
     ledger = journals.write_study(tmp_path / "quick")
-    assert table.spread_lines(ledger.study) == []
+    assert notes.spread_lines(ledger.study) == []
     journals.start(ledger, 6)
     journals.report(ledger, 6, 1024, 5.0, rung=1000)
-    assert table.spread_lines(ledger.study) == [
+    assert notes.spread_lines(ledger.study) == [
         "rungs were reached at different tokens, as batch sizes differ: 1k at 1,000–1,024"
     ]
 

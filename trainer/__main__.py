@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from trainer.config import TrainConfig
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+def main(argv: list[str] | None = None, prog: str = "python -m trainer") -> int:
+    """prog: what the user typed, for usage and errors. Returns the exit code."""
+    arguments = parser(prog).parse_args(argv)
     out = arguments.out or Path("out") / arguments.config.stem
     try:
         return _run(arguments, out)
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         from trainer.distributed import from_environment
 
         if from_environment().rank == 0:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"{prog}: {error}", file=sys.stderr)
         return 2
     except Exception as error:
         from trainer.memory import ran_out
@@ -47,9 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "python -m trainer") -> argparse.ArgumentParser:
     about = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser(prog="python -m trainer", description=about)
+    parser = argparse.ArgumentParser(prog=prog, description=about)
     parser.add_argument("config", type=Path, help="a YAML file, see trainer/configs/")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value; repeatable")
     parser.add_argument("--max-tokens", metavar="N", help="same as --set max_tokens=N (500k, 20M, 2B, `7 epochs`)")

@@ -187,8 +187,8 @@ def _load_nanogpt(file: Path) -> Trained:
     return Trained(model, tokenizer, None, lambda logits: softmax(logits[:, : tokenizer.n_classes]))
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trainer.sample", description=(__doc__ or "").splitlines()[0])
+def parser(prog: str = "python -m trainer.sample") -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, help="a run folder, or a checkpoint file in one")
     parser.add_argument("--prompt", default="", help="what the text begins with; default: a new document")
     parser.add_argument("--num-samples", type=int, default=1, metavar="N")
@@ -199,8 +199,9 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    given = parser().parse_args(argv)
+def main(argv: list[str] | None = None, prog: str = "python -m trainer.sample") -> int:
+    """prog: what the user typed, for usage and errors. Returns the exit code."""
+    given = parser(prog).parse_args(argv)
     try:
         trained = load(given.run)
         texts = trained.write(
@@ -212,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
             seed=given.seed,
         )
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
     print("\n---\n".join(texts))
     if trained.corpus.partition(":")[0] == "stories":

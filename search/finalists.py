@@ -1,0 +1,44 @@
+"""Finalists: the best trials of a search again, with fresh seeds, a round at a time. Pure: no Ray, no files.
+
+All share the seeds, and with them the order of the data and the initial weights of equal shapes: differences are
+paired. Who is clearly behind after a round is not in the next (`search.racing`); a run that breaks says the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from search.leaderboard import objective, seed_scores
+from search.racing import in_doubt
+from search.spec import StudySpec
+from search.study import Study
+
+
+def fresh_seed(spec: StudySpec, round_: int) -> int:
+    """The seed that all finalists share in a round (from 1)."""
+    return int(np.random.SeedSequence([spec.seed, 0xF1A, round_]).generate_state(1)[0]) % 2**31
+
+
+def candidates(study: Study, top: int) -> list[int]:
+    """The best trials of the search by the objective, at most `top`, the best first."""
+    ranked = [(value, trial.number) for trial in study.searched if (value := objective(study, trial)) is not None]
+    return [number for _, number in sorted(ranked)[:top]]
+
+
+def pending(study: Study, spec: StudySpec) -> list[tuple[int, int]]:
+    """Trials that are to be run again, with their round; none while a round is under way, or when all is clear."""
+    if spec.finalists is None:
+        return []
+    chosen = candidates(study, spec.finalists.top)
+    for round_ in range(1, spec.finalists.seeds + 1):
+        known = {number: seed_scores(study, number)[: round_ - 1] for number in chosen}
+        whole = {number: found for number, found in known.items() if all(map(math.isfinite, found))}
+        doubtful = in_doubt(whole, spec.finalists.seeds) if round_ > 1 else chosen
+        missing = [number for number in doubtful if all(run.round != round_ for run in study.again(number))]
+        if missing:
+            return [(number, round_) for number in missing]
+        if any(len(seed_scores(study, number)) < round_ for number in doubtful):
+            return []
+    return []

@@ -1,0 +1,33 @@
+"""Score a run again from its folder, on any split: the weights that its last report was about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from data.dataset import Dataset, Split
+from data.errors import UserError
+from models.gpt import GPT
+from trainer import checkpoint, device, evaluate
+from trainer.evaluate import Evaluation
+
+
+def rescore(folder: Path, data: Dataset, split: Split) -> Evaluation:
+    """Evaluate a run that has ended. data: what it was trained on, of which `split` may be any split.
+
+    Raises UserError where the folder holds no run that has ended, or one of other data.
+    """
+    saved = checkpoint.load(folder)
+    if saved.state.ended is None:
+        raise UserError(f"{folder}: its run has not ended")
+    if saved.data_hash != data.hash:
+        raise UserError(
+            f"{folder} was trained on other data (hash {saved.data_hash[:12]}) than {data.corpus}, {data.tokenizer} "
+            f"(hash {data.hash[:12]})"
+        )
+    early = saved.state.ended == "early_stopped" and saved.best_model is not None
+    machine = device.choose(saved.config)
+    model = GPT(saved.config.model(data.n_classes), torch.Generator()).to(machine.device)
+    model.load_state_dict(saved.best_model if early and saved.best_model is not None else saved.model)
+    return evaluate.evaluate(model, split, saved.config, data.token_bytes, machine)
