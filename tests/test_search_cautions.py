@@ -1,0 +1,196 @@
+"""What a careful person says of a search that has run, and when they keep quiet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search.cautions import cautions
+from search.spec import StudySpec
+from search.study import Ledger
+from tests import journals, specs
+
+RATE = {"log": [1e-4, 1e-2]}
+
+
+def said(folder: Path, spec: StudySpec, points: list[dict[str, Any]], value: Callable[[Any], float], n: int = 0) -> str:
+    """All cautions of a study of these points at full length, in one text; the first n are stopped at a rung."""
+    ledger = Ledger(folder)
+    ledger.write("study", **journals.header("s"))
+    for number, given in enumerate(points):
+        point = {"warmup_frac": 0.2, **given}  # of six steps, at least one
+        if number < n:
+            journals.point(ledger, number, **point)
+            journals.start(ledger, number)
+            journals.report(ledger, number, 1000, value(point), rung=1000)
+            journals.end(ledger, number, "pruned", rung=1000)
+        else:
+            journals.complete(ledger, number, value(point), **point)
+    ledger.close()
+    return "\n".join(cautions(ledger.study, spec))
+
+
+def rates(low: float, high: float, n: int = 9) -> list[dict[str, Any]]:
+    return [{"learning_rate": float(rate)} for rate in np.geomspace(low, high, n)]
+
+
+# edges
+
+
+def test_the_best_at_the_upper_edge_comes_with_a_wider_range(tmp_path: Path) -> None:
+    text = said(tmp_path, specs.space(learning_rate=RATE), rates(1e-4, 9.5e-3), lambda p: 9 - p["learning_rate"])
+    assert "learning_rate: the best trial has 0.0095, at the upper edge of log: [0.0001, 0.01]" in text
+    assert "widen it to log: [0.0001, 0.1]" in text
+
+
+def test_the_best_at_the_lower_edge_comes_with_a_wider_range(tmp_path: Path) -> None:
+    text = said(tmp_path, specs.space(learning_rate=RATE), rates(1e-4, 1e-2), lambda p: 3 + p["learning_rate"])
+    assert "at the lower edge" in text
+    assert "widen it to log: [1e-05, 0.01]" in text
+
+
+def test_a_best_in_the_middle_says_nothing(tmp_path: Path) -> None:
+    points = rates(1e-4, 1e-2)
+    text = said(
+        tmp_path, specs.space(learning_rate=RATE), points, lambda p: 3 + abs(math.log(p["learning_rate"] / 1e-3))
+    )
+    assert text == ""
+
+
+def test_an_edge_that_nothing_inside_was_compared_with_says_nothing(tmp_path: Path) -> None:
+    assert said(tmp_path, specs.space(learning_rate=RATE), rates(9.9e-3, 1e-2, 1), lambda p: 3.0) == ""
+
+
+def test_a_wider_range_keeps_to_what_the_config_takes(tmp_path: Path) -> None:
+    points = [{"dropout": value} for value in (0.0, 0.2, 0.4, 0.6)]
+    low = specs.space(dropout={"uniform": [0.0, 0.6]})
+    assert said(tmp_path / "a", low, points, lambda p: 3 + p["dropout"]) == ""  # there is no dropout below 0
+    text = said(
+        tmp_path / "b",
+        specs.space(dropout={"uniform": [0.05, 0.6]}),
+        [*points[1:], {"dropout": 0.05}],
+        lambda p: 3 + p["dropout"],
+    )
+    assert "widen it to uniform: [0, 0.6]" in text
+    high = specs.space(dropout={"uniform": [0.0, 0.8]})
+    text = said(tmp_path / "c", high, [{"dropout": v} for v in (0.1, 0.4, 0.8)], lambda p: 3 - p["dropout"])
+    assert "widen it to uniform: [0, 0.9]" in text  # 1 is no dropout any more
+
+
+def test_the_end_of_a_choice_of_numbers_is_an_edge_too(tmp_path: Path) -> None:
+    points = [{"n_layer": n} for n in (2, 4, 8)]
+    text = said(tmp_path / "a", specs.space(n_layer={"choice": [2, 4, 8]}), points, lambda p: 9 - p["n_layer"])
+    assert "n_layer: the best trial has 8, the largest of its choice" in text
+    assert "add 12" in text
+    assert said(tmp_path / "b", specs.space(n_layer={"choice": [4, 8]}), points[1:], lambda p: 9 - p["n_layer"]) == ""
+    mlp = [{"mlp": kind} for kind in ("gelu", "relu2", "swiglu")]
+    assert said(tmp_path / "c", specs.space(mlp={"choice": ["gelu", "relu2", "swiglu"]}), mlp, lambda p: 3.0) == ""
+
+
+def test_each_losss_own_best_learning_rate_is_looked_at(tmp_path: Path) -> None:
+    points = [{**point, "loss": loss} for loss in ("cross_entropy", "mse") for point in rates(1e-4, 1e-2)]
+    spec = specs.space(learning_rate=RATE, loss={"choice": ["cross_entropy", "mse"]})
+
+    def value(point: dict[str, Any]) -> float:
+        if point["loss"] == "mse":
+            return 9 - 100 * point["learning_rate"]
+        return 3 + abs(math.log(point["learning_rate"] / 1e-3))
+
+    text = said(tmp_path, spec, points, value)
+    assert "learning_rate: the best trial of mse has 0.01, at the upper edge" in text
+    assert "learning_rate: the best trial has" not in text
+
+
+# losses
+
+
+def test_losses_tuned_unequally_are_named(tmp_path: Path) -> None:
+    spec = specs.space(learning_rate=RATE, loss={"choice": ["cross_entropy", "mse"]})
+    points = [{**p, "loss": "mse" if i < 3 else "cross_entropy"} for i, p in enumerate(rates(2e-4, 5e-3, 12))]
+    text = said(tmp_path / "a", spec, points, lambda p: 3 + abs(math.log(p["learning_rate"] / 1e-3)))
+    assert "loss: cross_entropy has 9 trials at full length, mse 3" in text
+    even = [{**p, "loss": "mse" if i % 2 else "cross_entropy"} for i, p in enumerate(rates(2e-4, 5e-3, 12))]
+    assert "full length" not in said(tmp_path / "b", spec, even, lambda p: 3 + p["learning_rate"])
+    # stopped trials do not count: their best is not known
+    assert "full length" in said(tmp_path / "c", spec, even[1::2] + even[::2], lambda p: 3.0, n=4)
+
+
+def test_learning_rates_searched_unequally_are_named(tmp_path: Path) -> None:
+    spec = specs.space(learning_rate=RATE, loss={"choice": ["cross_entropy", "mse"]})
+    points = [{**p, "loss": "mse"} for p in rates(9e-4, 2e-3, 6)]
+    points += [{**p, "loss": "cross_entropy"} for p in rates(1e-4, 1e-2, 6)]
+    text = said(tmp_path, spec, points, lambda p: 3 + abs(math.log(p["learning_rate"] / 1e-3)))
+    assert "learning rates of cross_entropy were searched over a factor 100, those of mse over 2.22" in text
+
+
+# rungs and schedules
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_rung_that_did_not_predict_is_named(tmp_path: Path, agrees: bool) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write("study", **journals.header("s"))
+    finals = np.random.default_rng(0).permutation(12) / 10 + 3
+    for number, final in enumerate(finals):
+        ledger.write("point", trial=number, point={}, config={}, name="", exempt=True)
+        journals.start(ledger, number)
+        journals.report(ledger, number, 1000, final + 2 if agrees else 5 + number / 10, rung=1000)
+        journals.report(ledger, number, journals.LENGTH, final)
+        journals.end(ledger, number, "completed")
+    text = "\n".join(cautions(ledger.study, specs.space(learning_rate=RATE)))
+    assert ("the rung at 1k tokens has not been seen to predict" in text) is not agrees
+
+
+def test_a_warm_up_or_decay_without_a_step_is_named(tmp_path: Path) -> None:
+    # journals' trials have 8,000 tokens and 12 x 128 in a step: 6 steps
+    spec = specs.space(warmup_frac={"choice": [0.01, 0.2]}, schedule={"choice": ["cosine", "wsd"]})
+    points = [{"warmup_frac": w, "schedule": "wsd", "decay_frac": d} for w in (0.01, 0.2) for d in (0.05, 0.2)]
+    text = said(tmp_path / "a", spec, points, lambda p: 3.0)
+    assert "warmup_frac: the warm-up of 2 of 4 trials (0, 1) comes to no whole step" in text
+    assert "decay_frac: the decay of 2 of 4 trials (0, 2) comes to no whole step" in text
+    fine = [{"warmup_frac": w} for w in (0.0, 0.2)]  # 0: none is wanted
+    assert "step" not in said(tmp_path / "b", spec, fine, lambda p: 3.0)
+    long = [{"warmup_frac": 0.6}] * 4
+    assert "4 of 4 trials (0, 1, 2, ...) spend more than half" in said(tmp_path / "c", spec, long, lambda p: 3.0)
+
+
+# parameters without effect
+
+
+def test_a_parameter_without_effect_is_named_when_an_effect_would_have_been_seen(tmp_path: Path) -> None:
+    spec = specs.space(learning_rate=RATE, bias={"choice": [True, False]})
+    points = [{**p, "bias": bool(i % 2)} for i, p in enumerate(rates(1e-4, 1e-2, 40))]
+
+    def value(point: dict[str, Any]) -> float:
+        return 3 + abs(math.log(point["learning_rate"] / 1e-3))
+
+    text = said(tmp_path / "a", spec, points, value)
+    assert "bias: no difference seen among 40 trials (rank test of 2 groups" in text
+    assert "learning_rate: no difference" not in text  # a valley, which has no slope
+    assert "no difference" not in said(tmp_path / "b", spec, points[::3], value)  # 14 trials would not have shown it
+    # what was decisive for being stopped has an effect, though the survivors are all alike
+    points.sort(key=lambda p: not p["bias"])
+    assert "bias: no diff" not in said(tmp_path / "c", spec, points, value, n=sum(p["bias"] for p in points))
+
+
+def test_the_power_that_is_promised_is_there() -> None:
+    from scipy.stats import chi2, kruskal, ncx2
+
+    from search.cautions import _CLEAR, _POWER
+
+    rng, n = np.random.default_rng(1), 1
+    while ncx2.sf(chi2.isf(0.05, 2), 2, 3 / math.pi * n * _CLEAR / (1 - _CLEAR)) < _POWER:
+        n += 3
+    group = np.repeat([-1.0, 0.0, 1.0], -(-n // 3))
+    effect = group / group.std() * math.sqrt(_CLEAR / (1 - _CLEAR))
+    p = [kruskal(*np.split(effect + rng.standard_normal(len(group)), 3)).pvalue for _ in range(400)]
+    assert np.mean(np.array(p) < 0.05) == pytest.approx(_POWER, abs=0.07)
+
+
+def test_before_any_trial_is_whole_nothing_is_said(tmp_path: Path) -> None:
+    assert said(tmp_path, specs.space(learning_rate=RATE), rates(1e-4, 1e-2), lambda p: 3.0, n=9) == ""
