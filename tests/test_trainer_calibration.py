@@ -92,8 +92,11 @@ def test_the_temperature_is_the_best_one(sharpness: float) -> None:
 def test_a_temperature_out_of_range_ends_at_its_edge_and_nan_stays_nan() -> None:
     log_p, _ = sampled(1.0)
     for targets, edge in ((log_p.argmax(-1), 1.25**-14), (log_p.argmin(-1), 1.25**14)):
-        found = calibration.fit(lambda b, y=targets: calibration.slopes(log_p, y, b).double().sum(1).numpy())
-        assert found == pytest.approx(edge)
+
+        def measure(powers: np.ndarray, targets: torch.Tensor = targets) -> np.ndarray:
+            return calibration.slopes(log_p, targets, powers).double().sum(1).numpy()
+
+        assert calibration.fit(measure) == pytest.approx(edge)
     assert math.isnan(calibration.fit(lambda powers: np.full(2 * len(powers), math.nan)))
 
 
@@ -229,7 +232,9 @@ def test_batches_change_nothing_and_ranks_share_the_passes() -> None:
     whole = final(model, settings)
     assert whole.calibration is not None
     _, single = bold(eval_batch_size=1)
-    assert astuple(final(model, single).calibration) == pytest.approx(astuple(whole.calibration), rel=1e-5)
+    other = final(model, single).calibration
+    assert other is not None
+    assert astuple(other) == pytest.approx(astuple(whole.calibration), rel=1e-5)
 
     shares: list[list[np.ndarray]] = [[] for _ in range(3)]
 

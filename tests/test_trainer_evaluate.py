@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from data.dataset import Split
+from data.errors import UserError
 from data.tokens import subset
 from models.gpt import GPT
 from models.losses import log_probs, training_loss
 from tests import scarce, tiny
+from trainer import config
 from trainer.config import TrainConfig
 from trainer.device import Machine
 from trainer.distributed import Ranks
 from trainer.evaluate import CPU_ROWS, Evaluation, evaluate
+from trainer.report import Report
 
 CPU = Machine(torch.device("cpu"))
 LOSSES = ["cross_entropy", "squentropy", "mse", "rescaled_mse", "brier", "squentropy_coded"]
@@ -32,7 +37,7 @@ def random_model(settings: TrainConfig, scale: float = 20.0) -> GPT:
     return model
 
 
-def score(settings: TrainConfig, split: Split | None = None, model: GPT | None = None, **options: object) -> Evaluation:
+def score(settings: TrainConfig, split: Split | None = None, model: GPT | None = None, **options: Any) -> Evaluation:
     data = tiny.stories()
     torch.set_num_threads(1)
     return evaluate(model or random_model(settings), split or data.val, settings, data.token_bytes, CPU, **options)
@@ -161,3 +166,51 @@ def test_a_window_that_does_not_fit_alone_is_said_and_the_models_mode_comes_back
     with scarce.memory(evaluating=0), pytest.raises(torch.OutOfMemoryError, match="not even one sequence"):
         score(tiny.config(), model=model)
     assert model.training
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"eval_context": 17},
+            r"eval_context \(17\) exceeds block_size \(16\).*lower eval_context or",
+        ),
+        ({"eval_stride": 4}, r"eval_stride \(4\) needs eval_context"),
+        ({"eval_context": 8, "eval_stride": 9}, r"eval_stride \(9\) exceeds eval_context \(8\).*lower it"),
+        (
+            {"eval_context": 8, "eval_stride": 0},
+            r"eval_stride.*at least 1|eval_stride.*than or equal to 1",
+        ),
+    ],
+)
+def test_a_context_that_cannot_be_is_one_clear_line(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        config.replace(tiny.config(), **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_the_rule_holds_for_every_evaluation_of_a_run() -> None:
+    rules: list[dict[str, int]] = [
+        {},
+        {"eval_context": 16},
+        {"eval_context": 16, "eval_stride": 2},
+        {"eval_context": 8},
+    ]
+    own, same, *other = (tiny.run(tiny.config(learning_rate=1e-2, **changes))[1] for changes in rules)
+    assert [tiny.values(one) for one in own] == [tiny.values(two) for two in same]
+    for reports in other:
+        for name in ("val_loss", "train_loss", "val_bits_per_byte"):
+            assert all(one.metrics[name] != two.metrics[name] for one, two in zip(own, reports, strict=True))
+        assert own[-1].metrics["val_loss_subset"] != reports[-1].metrics["val_loss_subset"]
+
+
+def test_a_run_resumed_under_another_rule_measures_its_best_anew(tmp_path: Path) -> None:
+    def stop(report: Report) -> None:
+        if report.step == 20:
+            raise KeyboardInterrupt
+
+    settings = tiny.config(eval_context=16, eval_stride=1, **tiny.RUINOUS)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.run(settings, out_dir=tmp_path, report=stop)
+    result, _ = tiny.run(config.replace(settings, eval_stride=16), out_dir=tmp_path, resume=tmp_path)
+    assert result.best["step"] > 20
