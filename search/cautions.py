@@ -133,11 +133,11 @@ def _unequal_losses(study: Study, full: list[Trial]) -> Iterator[str]:
     if len(tried) < 2:
         return
     at_end = {loss: sum(trial.config.get("loss") == loss for trial in full) for loss in tried}
-    most, least = max(at_end, key=lambda loss: at_end[loss]), min(at_end, key=lambda loss: at_end[loss])
-    if at_end[most] > _UNEQUAL * at_end[least]:
+    if max(at_end.values()) > _UNEQUAL * min(at_end.values()):
+        each = ", ".join(f"{loss} {at_end[loss]}" for loss in sorted(at_end, key=lambda loss: -at_end[loss]))
         yield (
-            f"loss: {most} has {at_end[most]} trials at full length, {least} {at_end[least]}: the best of more is "
-            f"better by luck alone; give {least} as many before comparing them (a study of its own, or more trials)"
+            f"loss: trials at full length are unequal ({each}): the best of more is better by luck and tuning alone; "
+            "give each about as many before comparing them (more trials, or a study for each)"
         )
     spans = {}
     for loss in tried:

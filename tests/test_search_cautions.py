@@ -113,11 +113,11 @@ def test_losses_tuned_unequally_are_named(tmp_path: Path) -> None:
     spec = specs.space(learning_rate=RATE, loss={"choice": ["cross_entropy", "mse"]})
     points = [{**p, "loss": "mse" if i < 3 else "cross_entropy"} for i, p in enumerate(rates(2e-4, 5e-3, 12))]
     text = said(tmp_path / "a", spec, points, lambda p: 3 + abs(math.log(p["learning_rate"] / 1e-3)))
-    assert "loss: cross_entropy has 9 trials at full length, mse 3" in text
+    assert "loss: trials at full length are unequal (cross_entropy 9, mse 3)" in text
     even = [{**p, "loss": "mse" if i % 2 else "cross_entropy"} for i, p in enumerate(rates(2e-4, 5e-3, 12))]
-    assert "full length" not in said(tmp_path / "b", spec, even, lambda p: 3 + p["learning_rate"])
+    assert "unequal" not in said(tmp_path / "b", spec, even, lambda p: 3 + p["learning_rate"])
     # stopped trials do not count: their best is not known
-    assert "full length" in said(tmp_path / "c", spec, even[1::2] + even[::2], lambda p: 3.0, n=4)
+    assert "unequal" in said(tmp_path / "c", spec, even[1::2] + even[::2], lambda p: 3.0, n=4)
 
 
 def test_learning_rates_searched_unequally_are_named(tmp_path: Path) -> None:
@@ -174,8 +174,11 @@ def test_a_parameter_without_effect_is_named_when_an_effect_would_have_been_seen
     assert "learning_rate: no difference" not in text  # a valley, which has no slope
     assert "no difference" not in said(tmp_path / "b", spec, points[::3], value)  # 14 trials would not have shown it
     # what was decisive for being stopped has an effect, though the survivors are all alike
-    points.sort(key=lambda p: not p["bias"])
-    assert "bias: no diff" not in said(tmp_path / "c", spec, points, value, n=sum(p["bias"] for p in points))
+    more = [{**p, "bias": bool(i % 2)} for i, p in enumerate(rates(1e-4, 1e-2, 80))]
+    stopped = [p for p in more if p["bias"]][::2]
+    rest = [p for p in more if p not in stopped]
+    assert "bias: no difference seen among 60" in said(tmp_path / "c", spec, rest, value)
+    assert "bias: no difference" not in said(tmp_path / "d", spec, stopped + rest, value, n=len(stopped))
 
 
 def test_the_power_that_is_promised_is_there() -> None:
