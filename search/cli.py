@@ -174,7 +174,7 @@ def _export(given: argparse.Namespace) -> None:
         print(export.text(study, given.trial), end="")
         return
     export.write(study, given.out, given.trial)
-    print(f"{given.out}: {export.provenance(study, export.choose(study, given.trial))[0]}")
+    print(f"{given.out}: {export.title(study, export.choose(study, given.trial))}")
 
 
 def _finalize(given: argparse.Namespace) -> None:

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from data.errors import UserError
 from search import units
 from search.leaderboard import best, objective, objective_name
+from search.standing import standings, sure
+from search.statistics import Standing
 from search.study import Study, Trial
 from trainer.config import TrainConfig, dump
 
@@ -45,30 +47,40 @@ def choose(study: Study, trial: int | None = None) -> Trial:
     return leader
 
 
-def text(study: Study, trial: int | None = None) -> str:
-    """YAML that `trainer.config.load` reads back to the trial's config, headed by its provenance."""
+def text(study: Study, trial: int | None = None, found: list[Standing] | None = None) -> str:
+    """YAML that `trainer.config.load` reads back to the trial's config, headed by its provenance.
+
+    found: the trials' standings, where somebody has them.
+    """
     chosen = choose(study, trial)
     config = dump(_config(chosen))
-    return "\n".join(f"# {line}".rstrip() for line in provenance(study, chosen)) + "\n\n" + config
+    return "\n".join(f"# {line}".rstrip() for line in provenance(study, chosen, found)) + "\n\n" + config
 
 
-def provenance(study: Study, trial: Trial) -> list[str]:
-    """Where a config comes from and how to use it, one fact a line."""
+def title(study: Study, trial: Trial) -> str:
+    """Which trial of which study, in a line."""
+    leader = "best of" if best(study) is trial else "from"
+    size = "" if trial.n_parameters is None else f"; {units.count(trial.n_parameters)} parameters"
+    return f"nanosweep: {leader} study {_study_name(study)}, trial {trial.number} ({_line(trial.name)}){size}"
+
+
+def provenance(study: Study, trial: Trial, found: list[Standing] | None = None) -> list[str]:
+    """Where a config comes from, how sure its place is, and how to use it, one fact a line."""
     header, value, name = study.header, objective(study, trial), objective_name(study)
     data = header.get("data") or {}
-    leader = "best of" if best(study) is trial else "from"
     if value is not None:
         score = f"{name} {value:.6g} on the full validation split, after {trial.tokens:,} tokens"
     else:
         last = trial.reports[-1]["metrics"].get(name) if trial.reports else None
         seen = "" if last is None else f" ({name} {last:.6g} on the subset)"
         score = f"none: {trial.status} after {trial.tokens:,} tokens{seen}"
-    size = "" if trial.n_parameters is None else f"; {units.count(trial.n_parameters)} parameters"
+    found = standings(study) if found is None else found
     commit = header.get("commit") or "unknown"
     dirty = " with uncommitted changes" if header.get("dirty") else ""
     return [
-        f"nanosweep: {leader} study {_study_name(study)}, trial {trial.number} ({_line(trial.name)}){size}",
+        title(study, trial),
         f"objective: {score}",
+        *([f"how sure: {sure(study, trial.number, found)}"] if value is not None else []),
         f"commit: {commit}{dirty}",
         f"data: {data.get('corpus', 'unknown')}, hash {data.get('hash', 'unknown')}",
         "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
 import tempfile
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import UserError, nearest
+from data.prepare import default_cache
+from search import bundle
 from search.journal import NAME, parse_records
 from search.mlflow_runs import STUDY
 from search.mlflow_store import connect, reason, served, shown
@@ -66,28 +69,32 @@ def fetch_study(study: str, uri: str) -> Study:
         raise UserError(f"{study}: {len(found)} studies of that name at {shown(uri)}; give the run id of one: {ids}")
     name = f"{study} at {shown(uri)}"
     try:
-        text = _journal(client, uri, found[0].run_id)
+        text = _artifact(client, uri, found[0].run_id, NAME).decode("utf-8")
     except Exception as error:
         raise UserError(
             f"{name}: its copy of the journal cannot be read ({reason(error)}); it comes a minute after the start"
         ) from None
-    return fold(parse_records(io.StringIO(text, newline="\n"), name), name)
+    whole = fold(parse_records(io.StringIO(text, newline="\n"), name), name)
+    whole.folder = default_cache() / "mlflow" / found[0].run_id
+    with contextlib.suppress(Exception):  # without it the leaderboard says less: no intervals over the text
+        bundle.unpack(_artifact(client, uri, found[0].run_id, bundle.NAME), whole.folder)
+    return whole
 
 
-def _journal(client: MlflowClient, uri: str, run_id: str) -> str:
+def _artifact(client: MlflowClient, uri: str, run_id: str, name: str) -> bytes:
     place = client.get_run(run_id).info.artifact_uri or ""
     if served(uri) and urllib.parse.urlsplit(place).scheme in ("", "file"):
         # a folder of the server's machine (a study run without a server, shown by `nanosweep ui`): only it can read it
-        return _from_server(uri, run_id)
+        return _from_server(uri, run_id, name)
     with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, NAME, folder)).read_text(encoding="utf-8")
+        return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
 
 
-def _from_server(uri: str, run_id: str) -> str:
+def _from_server(uri: str, run_id: str, name: str) -> bytes:
     """The file as MLflow's own page downloads it."""
     parts = urllib.parse.urlsplit(uri)
     host = parts.netloc.rpartition("@")[2]
-    query = urllib.parse.urlencode({"path": NAME, "run_uuid": run_id})
+    query = urllib.parse.urlencode({"path": name, "run_uuid": run_id})
     request = urllib.request.Request(f"{parts.scheme}://{host}{parts.path.rstrip('/')}/get-artifact?{query}")
     user = parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME")
     password = parts.password or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
@@ -96,4 +103,4 @@ def _from_server(uri: str, run_id: str) -> str:
     elif user:
         request.add_header("Authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
     with urllib.request.urlopen(request, timeout=30) as answer:
-        return str(answer.read().decode("utf-8"))
+        return bytes(answer.read())

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search import export, mlflow_view, table
+from search import bundle, export, mlflow_view, table
 from search import mlflow_facts as facts
 from search.journal import NAME, Record
 from search.leaderboard import best
@@ -187,15 +188,19 @@ class Runs:
             self.client.set_terminated(self.parent_id, status)
 
     def snapshot(self) -> None:
-        """Copies on the parent run: journal, spec, leaderboard (also as its description), best config."""
+        """Copies on the parent run: journal, spec, leaderboard (also as its description), results by document, best
+        config."""
         for name in (NAME, "spec.yaml"):
             if (self.folder / name).exists():
                 self.client.log_artifact(self.parent_id, str(self.folder / name))
         found = standings(self.study)
+        with tempfile.TemporaryDirectory() as folder:
+            if (path := bundle.pack(self.study, [standing.number for standing in found], Path(folder))) is not None:
+                self.client.log_artifact(self.parent_id, str(path))
         self.client.log_text(self.parent_id, table.markdown(self.study, found=found), "leaderboard.md")
         self.client.log_text(self.parent_id, json.dumps(facts.split(self.study, found)), "leaderboard.json")
         if best(self.study) is not None:
-            self.client.log_text(self.parent_id, export.text(self.study), export.NAME)
+            self.client.log_text(self.parent_id, export.text(self.study, found=found), export.NAME)
         note = table.markdown(self.study, limit=15, found=found)
         shown = {
             "mlflow.note.content": note,

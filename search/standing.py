@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import UserError
-from search import leaderboard
+from search import leaderboard, units
 from search.folder import trial_folder
 from search.leaderboard import Row, finalists, objective_name, score
 from search.resampling import RESAMPLES, Interval, Text, resample
@@ -132,3 +132,25 @@ def lines(found: list[Standing]) -> list[str]:
     if len(tied) == 1:
         told = "the leader's lead over every other is real"
     return [f"{told} (95 %, for all {len(found)} compared together; noise of seeds and of text)"]
+
+
+def sure(study: Study, number: int, found: list[Standing]) -> str:
+    """How sure a trial's place is, in a sentence."""
+    about = {standing.number: standing for standing in found}
+    if number not in about or not about[number].runs:
+        return "one seed: another may place it elsewhere (finalists in the spec tell)"
+    row, standing = _about(study, about[number], found), about[number]
+    spans = [
+        f"{units.score(row[f'{of}_low'])} to {units.score(row[f'{of}_high'])} {over}"
+        for of, over in (("seed", "over seeds"), ("text", "over the text"))
+        if row[f"{of}_low"] is not None
+    ]
+    mean = f"{objective_name(study)} {units.score(row['value'])}, the mean of {standing.runs} fresh seeds"
+    tied = [other.number for other in found if other.group == standing.group and other.number != number]
+    if row["group"] is None:
+        place = "nobody to compare it with"
+    elif tied:
+        place = f"cannot be told apart from trial{'s' * (len(tied) > 1)} {', '.join(map(str, tied))}"
+    else:
+        place = "told apart from every other" if standing.group == 1 else "nobody shares its place"
+    return f"{mean} ({', '.join(spans)}; 95 %); {place}" if spans else f"{mean}; {place}"

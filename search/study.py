@@ -80,7 +80,7 @@ class Study:
     priors: list[Prior] = field(default_factory=list)
     trials: dict[int, Trial] = field(default_factory=dict)
     sessions: list[tuple[float, float]] = field(default_factory=list)  # of each driver: its first and last record
-    folder: Path | None = field(default=None, compare=False)  # where its trials' files lie
+    folder: Path | None = field(default=None, compare=False, repr=False)  # where its trials' files lie
 
     @property
     def searched(self) -> list[Trial]:
