@@ -81,6 +81,12 @@ def parser() -> argparse.ArgumentParser:
         "sample", help="write text with a trained run; same as python -m trainer.sample", add_help=False
     )
 
+    documents = command("documents", _documents, "a trial story by story: quantiles, calibration, the worst ones")
+    documents.add_argument("study", metavar="STUDY", help="its name in the storage, or its folder")
+    documents.add_argument("--storage", type=Path, help="where studies live; default ./runs")
+    documents.add_argument("--trial", type=_whole, metavar="N", help="another trial than the best")
+    documents.add_argument("--worst", type=_whole, default=3, metavar="N", help="how many of the worst (default 3)")
+
     final = command("finalize", _finalize, "the finalists on the test split, once; nothing is chosen by it")
     final.add_argument("study", metavar="STUDY", help="its name in the storage, or its folder")
     final.add_argument("--storage", type=Path, help="where studies live; default ./runs")
@@ -175,6 +181,13 @@ def _export(given: argparse.Namespace) -> None:
         return
     export.write(study, given.out, given.trial)
     print(f"{given.out}: {export.title(study, export.choose(study, given.trial))}")
+
+
+def _documents(given: argparse.Namespace) -> None:
+    from search.documents import describe
+    from search.lookup import study_folder
+
+    print(describe(study_folder(given.study, given.storage), given.trial, given.worst), end="")
 
 
 def _finalize(given: argparse.Namespace) -> None:

@@ -62,7 +62,7 @@ def _score(folder: Path, study: Study, trials: list[Trial]) -> None:
     for trial in trials:  # all that can be wrong is found before anything is scored
         config = TrainConfig.model_validate(trial.config)
         if config.tokenizer not in datasets:
-            datasets[config.tokenizer] = _dataset(study, config)
+            datasets[config.tokenizer] = dataset_of(study, config)
     tests = {name: load_test(data.path) for name, data in datasets.items()}
     ledger = Ledger(folder)
     try:
@@ -77,7 +77,7 @@ def _score(folder: Path, study: Study, trials: list[Trial]) -> None:
         ledger.close()
 
 
-def _dataset(study: Study, config: TrainConfig) -> Dataset:
+def dataset_of(study: Study, config: TrainConfig) -> Dataset:
     """The prepared corpus that the study ran on."""
     from data.prepare import prepare
 

@@ -3,11 +3,17 @@ rungs that were reached at different tokens, how well rungs foretold the end."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
+from pydantic import ValidationError
+
 from search import agreement, standing, units
-from search.leaderboard import BROKEN, best, objective, objective_name
-from search.statistics import Standing
+from search.cautions import cautions
+from search.leaderboard import BROKEN, best, finalists, objective, objective_name, score
+from search.optimism import optimism
+from search.spec import StudySpec
+from search.statistics import Standing, fit
 from search.study import Study, Trial
 
 
@@ -17,11 +23,35 @@ def below(study: Study, left_out: int, found: list[Standing]) -> list[str]:
         *more,
         _counts(study),
         *standing.lines(found),
+        *optimism_lines(study),
         *cause_lines(study),
         *floor_lines(study),
         *spread_lines(study),
         *agreement.lines(study),
+        *caution_lines(study),
     ]
+
+
+def optimism_lines(study: Study) -> list[str]:
+    """By how much the best value of the search flatters itself; nothing where no fresh seeds tell how far luck goes."""
+    noise = fit(finalists(study)).total
+    values = [value for trial in study.searched if math.isfinite(value := score(study, trial))]
+    if not noise.df or len(values) < 2:
+        return []
+    flattered = optimism(values, math.sqrt(noise.variance))
+    size = f"{100 * math.expm1(flattered):.2g} % of perplexity"
+    if objective_name(study) != "val_perplexity":
+        size = f"{flattered:.2g} bits/byte"
+    return [f"the best value of the search, picked from {len(values)}, flatters itself by about {size} (expected)"]
+
+
+def caution_lines(study: Study) -> list[str]:
+    """Warnings that a careful person would give, once no trial is left to run."""
+    try:
+        spec = StudySpec.model_validate(study.header["spec"])
+    except (KeyError, ValidationError):
+        return []  # of another release
+    return [] if study.unfinished() else [f"caution: {line}" for line in cautions(study, spec)]
 
 
 def _counts(study: Study) -> str:
