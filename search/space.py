@@ -36,6 +36,8 @@ FIXED = {
     "corpus": "trials on different text cannot be compared; make one study for each corpus",
     "split": "trials on different text cannot be compared; make one study for each split",
     "eval_tokens": "at a rung all trials are compared on the same validation text; set it in the base",
+    "eval_context": "all trials are scored with the same context; set it in the base",
+    "eval_stride": "all trials are scored with the same context; set it in the base",
     "seed": "the luckiest seed would win; leave it out and train the best trials again with fresh seeds",
 }
 _OWNER = {name: loss for loss, names in LOSSES.items() for name in names}

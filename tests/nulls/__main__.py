@@ -51,7 +51,7 @@ def trial(config: TrainConfig, data: Dataset) -> list[float]:
     model = GPT(config.model(data.n_classes), torch.Generator())
     model.load_state_dict(saved.model)
     found = evaluate(model, data.val, config, data.token_bytes, machine)
-    return [round(float(nats), 2) for nats in found.doc_nll]
+    return [round(float(nats), 2) for nats in found.scores.nll]
 
 
 def main() -> None:
