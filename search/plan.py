@@ -36,8 +36,9 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
         **_start(spec),
         **_warm_start(plan, known),
         "trial": f"{units.count(plan.length)} tokens, {_span(sizes)} parameters",
-        "rungs": rungs,
+        "rungs": rungs + _treatment(spec),
         "budget": _budget(spec.budget, plan.length),
+        **_finalists(spec, plan.length),
         "machine": f"{share.slots} trials at once, {each} each (this machine; a cluster may have more)",
     }
     width = max(len(key) for key in lines)
@@ -66,6 +67,26 @@ def _range(parameter: Parameter) -> str:
         text = f"{low} to {high}" + (", logarithmic" if parameter.log else "")
     when = " and ".join(f"{name} is {value}" for name, value in (parameter.when or {}).items())
     return f"{text} (where {when})" if when else text
+
+
+def _treatment(spec: StudySpec) -> str:
+    """What happens at the rungs."""
+    if spec.scheduler is None:
+        return ""
+    asha = spec.scheduler.asha
+    others = {"stop": "the others end", "promote": "the others pause"}[asha.mode]
+    parts = [f"the best 1/{asha.factor} go on, {others}"]
+    parts += [f"{asha.brackets} brackets"] if asha.brackets > 1 else []
+    parts += [f"{asha.exempt:.0%} of trials are exempt"] if asha.exempt else []
+    return f"; {', '.join(parts)}"
+
+
+def _finalists(spec: StudySpec, length: int) -> dict[str, str]:
+    if spec.finalists is None:
+        return {}
+    most = spec.finalists.top * spec.finalists.seeds
+    about = f"the best {spec.finalists.top} again with up to {spec.finalists.seeds} fresh seeds"
+    return {"finalists": f"{about}: at most {most} runs ({units.count(most * length)} tokens) after the search"}
 
 
 def _start(spec: StudySpec) -> dict[str, str]:
