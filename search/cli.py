@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     for made in (run, plan):
         made.add_argument("spec", type=Path, metavar="SPEC", help="a YAML file, see search/specs/")
         made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the base config")
+        made.add_argument("--scale", metavar="NAME", help="one of the spec's scales: --scale tiny")
         made.add_argument("--name", help="the study's name instead of the spec's")
         made.add_argument("--storage", help="where studies live instead of the spec's place")
     run.add_argument("--address", help="a Ray cluster's address; default: RAY_ADDRESS, else this machine")
@@ -143,10 +144,11 @@ def _plan(given: argparse.Namespace) -> None:
 
 def _load(given: argparse.Namespace) -> tuple[StudySpec, TrainConfig, YamlFile]:
     """The spec with what the command line changes."""
-    from search.spec import StudySpec, load_spec
+    from search.load import load_spec
+    from search.spec import StudySpec
     from trainer.yaml_file import YamlFile, validate
 
-    spec, base, file = load_spec(given.spec, given.set)
+    spec, base, file = load_spec(given.spec, given.set, given.scale)
     changes = {key: value for key, value in (("study", given.name), ("storage", given.storage)) if value is not None}
     if changes:
         spec = validate(StudySpec, YamlFile("--name", {**spec.model_dump(exclude_unset=True), **changes}, {}))

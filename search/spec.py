@@ -12,14 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from data.errors import UserError, nearest
-from trainer import yaml_file
-from trainer.config import Tokens, TrainConfig, Whole, parse_tokens
-from trainer.config import load as load_config
+from trainer.config import Tokens, Whole, parse_tokens
 
 Objective = Literal["val_perplexity", "val_bits_per_byte"]
 Sampler = Literal["grid", "random", "tpe", "gp"]
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class _Strict(BaseModel):
@@ -185,6 +181,26 @@ def _storage(value: str) -> str:
     return value
 
 
+SchedulerOrNone = Annotated[
+    Scheduler | None, BeforeValidator(_scheduler, json_schema_input_type=Scheduler | Literal["none"])
+]
+ResourcesOrAuto = Annotated[
+    Resources | None, BeforeValidator(_resources, json_schema_input_type=Resources | Literal["auto"])
+]
+
+
+class Scale(_Strict):
+    """The same search at another size: what it names replaces what the spec says; set and space key by key."""
+
+    base: str | None = None
+    set: dict[str, Any] | None = None
+    space: dict[str, Parameter] | None = None
+    scheduler: SchedulerOrNone = None
+    budget: Budget | None = None
+    finalists: Finalists | None = None
+    resources: ResourcesOrAuto = None
+
+
 class StudySpec(_Strict):
     """One search."""
 
@@ -202,18 +218,14 @@ class StudySpec(_Strict):
     """an earlier study (its name in the storage, or its folder) on the same space and data: the sampler knows its
     trials from the beginning"""
     sampler: Sampler = "tpe"
-    scheduler: Annotated[
-        Scheduler | None, BeforeValidator(_scheduler, json_schema_input_type=Scheduler | Literal["none"])
-    ] = None
+    scheduler: SchedulerOrNone = None
     """{asha: {first_rung: 1M, factor: 4}}, or none"""
     budget: Budget
     finalists: Finalists | None = None
     """{top: 4, seeds: 3}: the best 4 again, with up to 3 fresh seeds"""
     objective: Objective = "val_perplexity"
     """at the end of a trial, on the full validation split"""
-    resources: Annotated[
-        Resources | None, BeforeValidator(_resources, json_schema_input_type=Resources | Literal["auto"])
-    ] = None
+    resources: ResourcesOrAuto = None
     """{cpus: 2, gpus: 0.25} for each trial, or auto: what the machine has"""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """how often a trial whose worker was lost begins again from its last checkpoint; what fails by itself does not"""
@@ -223,6 +235,8 @@ class StudySpec(_Strict):
     """where studies live; a shared path on a cluster"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1337
     """of the sampler and the scheduler; each trial trains with the base's seed"""
+    scales: dict[str, Scale] = Field(default_factory=dict)
+    """by name, the same search at another size: `--scale tiny`"""
 
     @property
     def folder(self) -> Path:
@@ -242,44 +256,3 @@ class StudySpec(_Strict):
 
 # keys that may change when a study goes on
 MAY_CHANGE = ("budget", "finalists", "resources", "storage", "max_failures", "report_timeout_minutes")
-
-
-def load_spec(path: Path, overrides: list[str] | None = None) -> tuple[StudySpec, TrainConfig, yaml_file.YamlFile]:
-    """A spec file and its base config, checked each for itself (`search.space.check` checks them together).
-
-    overrides: `key=value` of the base config, as of `--set`; they join the spec's own `set:`.
-    Raises UserError with file, line and key.
-    """
-    file = yaml_file.read(path)
-    spec = yaml_file.validate(StudySpec, file)
-    changes = dict(spec.set)
-    for text in overrides or []:
-        key, sign, given = text.partition("=")
-        if not sign:
-            raise UserError(f"--set {text}: expected key=value")
-        changes[key] = yaml_file.scalar(given)
-    for key in changes:
-        if key not in TrainConfig.model_fields:
-            raise UserError(f"{file.where(('set', key))}: unknown key; {nearest(key, TrainConfig.model_fields)}")
-    if changes != spec.set:
-        spec = spec.model_copy(update={"set": changes})
-    base = load_config(_find_base(spec.base, path, file))
-    if spec.scheduler and "schedule" not in base.model_fields_set:
-        changes = {"schedule": "wsd", **changes}
-    if changes:
-        merged = {**base.model_dump(), **changes}
-        lines: dict[yaml_file.Place, int] = {
-            p[1:]: line for p, line in file.lines.items() if p[:1] == ("set",) and p[1:]
-        }
-        base = yaml_file.validate(TrainConfig, yaml_file.YamlFile(file.name, merged, lines))
-    return spec, base, file
-
-
-def _find_base(base: str, spec_path: Path, file: yaml_file.YamlFile) -> Path:
-    places = [Path(base).expanduser(), spec_path.parent / base, ROOT / base]
-    for place in places:
-        if place.is_file():
-            return place
-    raise UserError(
-        f"{file.where(('base',))}: no such file: {base} (looked in {Path.cwd()}, {spec_path.parent}, {ROOT})"
-    )

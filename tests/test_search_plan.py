@@ -8,9 +8,9 @@ import pytest
 
 from data.errors import UserError
 from search import header
+from search.load import load_spec
 from search.plan import describe
 from search.prior import take_over
-from search.spec import load_spec
 from search.study import Ledger, Study
 from search.tuner import prepare
 from tests import journals, specs

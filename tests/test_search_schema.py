@@ -11,8 +11,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from search.load import load_spec
 from search.schema import schema
-from search.spec import load_spec
 from tests.specs import write
 from trainer import yaml_file
 

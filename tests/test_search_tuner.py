@@ -19,8 +19,8 @@ import pytest
 from data.errors import UserError
 from search import driver, tuner
 from search.journal import ENDED, NAME, read_records
+from search.load import load_spec
 from search.sampler import Sampler
-from search.spec import load_spec
 from search.study import Study, Trial, read_study
 from tests import tiny
 from tests.drivers import records, until, workers

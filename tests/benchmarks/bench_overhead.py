@@ -40,7 +40,7 @@ storage: {folder}/runs
 
 def measure(trials: int) -> dict[str, Any]:
     """Run the study and read its journal."""
-    from search.spec import load_spec
+    from search.load import load_spec
     from search.tuner import run
 
     with tempfile.TemporaryDirectory() as name:

@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from search.spec import load_spec
+from search.load import load_spec
 from search.study import Study, read_study
 from tests.soak import alone, checks
 from tests.soak.faults import Maltreated, schedule, settled

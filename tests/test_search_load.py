@@ -1,0 +1,61 @@
+"""One spec at several sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from search.load import load_spec
+from tests import specs
+
+TEXT = """set: {dropout: 0.1, max_tokens: 1M}
+space:
+  learning_rate: {log: [1e-4, 1e-2]}
+  n_layer: {choice: [8, 12]}
+scheduler: {asha: {first_rung: 100k}}
+scales:
+  tiny:
+    set: {max_tokens: 50k}
+    space: {n_layer: {choice: [1, 2]}}
+    scheduler: none
+    budget: {trials: 2}
+"""
+
+
+def test_a_scale_replaces_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    whole, base, _ = load_spec(specs.write(tmp_path, TEXT))
+    tiny, small, _ = load_spec(tmp_path / "spec.yaml", scale="tiny")
+    assert (whole.study, tiny.study) == ("s", "s-tiny")
+    assert (base.max_tokens, small.max_tokens) == (1_000_000, 50_000)
+    assert small.dropout == base.dropout == 0.1
+    assert tiny.space["n_layer"].choice == [1, 2]
+    assert tiny.space["learning_rate"] == whole.space["learning_rate"]
+    assert tiny.scheduler is None
+    assert (whole.budget.trials, tiny.budget.trials) == (4, 2)
+    assert whole.scales == tiny.scales == {}
+
+
+def test_the_command_line_has_the_last_word(tmp_path: Path) -> None:
+    _, base, _ = load_spec(specs.write(tmp_path, TEXT), ["max_tokens=70k"], "tiny")
+    assert base.max_tokens == 70_000
+
+
+@pytest.mark.parametrize(
+    ("text", "scale", "words"),
+    [
+        (TEXT, "tinny", r"no scale tinny; did you mean tiny"),
+        ("space: {dropout: {uniform: [0, 1]}}\n", "tiny", "the spec has no scales"),
+        (TEXT.replace("budget: {trials: 2}", "budgett: {trials: 2}"), None, r"spec.yaml:14: scales.tiny.budgett"),
+        (TEXT.replace("max_tokens: 50k", "max_token: 50k"), "tiny", r"spec.yaml:11: set.max_token: unknown key"),
+        (
+            TEXT.replace("[1, 2]", "[1, 1]"),
+            None,
+            r"spec.yaml:12: scales.tiny.space.n_layer: choice names a value twice",
+        ),
+    ],
+)
+def test_a_mistake_in_a_scale_is_found_on_its_line(tmp_path: Path, text: str, scale: str | None, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_spec(specs.write(tmp_path, text), scale=scale)
