@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from search.agreement import agreement
 from search.leaderboard import objective, order
-from search.points import Space, number_kind, typed
+from search.points import Space, number_kind, target, typed
 from search.spec import Parameter, StudySpec
 from search.study import Study, Trial
 from search.units import count
@@ -68,7 +68,8 @@ def _edges(study: Study, space: Space, full: list[Trial]) -> Iterator[str]:
 
 def _edge(name: str, parameter: Parameter, best: Trial, full: list[Trial]) -> str | None:
     """What to say of a value in the outer 5 % of its range, or at the end of a choice of three or more numbers."""
-    if parameter.linked or number_kind(name) is None:
+    field = target(name, parameter)
+    if parameter.linked or number_kind(field) is None:
         return None
     value, others = best.point[name], {trial.point[name] for trial in full if name in trial.point}
     choice = [option for option in parameter.choice or [] if isinstance(option, int | float)]
@@ -88,7 +89,7 @@ def _edge(name: str, parameter: Parameter, best: Trial, full: list[Trial]) -> st
     steps = sorted(map(scale, choice))
     if choice:
         further = 2 * (steps[-1] - steps[-2] if upper else steps[1] - steps[0])
-    wider = _allowed(name, [back(scale(end) + reach * further / 2**halved) for halved in range(1, 7)], end)
+    wider = _allowed(field, [back(scale(end) + reach * further / 2**halved) for halved in range(1, 7)], end)
     if wider is None:
         return None  # the config takes nothing beyond
     if choice:
@@ -101,9 +102,9 @@ def _edge(name: str, parameter: Parameter, best: Trial, full: list[Trial]) -> st
     )
 
 
-def _allowed(name: str, wanted: list[float], end: float) -> str | None:
+def _allowed(field: str, wanted: list[float], end: float) -> str | None:
     """The first of these that the config's field takes and that, as written, lies beyond the end."""
-    whole = number_kind(name) == "int"
+    whole = number_kind(field) == "int"
     tries = [
         *wanted[:1],
         *(bound for bound in (0.0, 1.0) if min(wanted[0], end) < bound < max(wanted[0], end)),
@@ -112,7 +113,7 @@ def _allowed(name: str, wanted: list[float], end: float) -> str | None:
     for value in tries:
         text = str(round(value)) if whole else _number(value)
         try:
-            typed(name, int(text) if whole else float(text))
+            typed(field, int(text) if whole else float(text))
         except ValidationError:
             continue
         if (float(text) - end) * (wanted[0] - end) > 0:

@@ -17,18 +17,23 @@ Space = Mapping[str, Parameter]
 Point = dict[str, Any]
 
 
+def target(name: str, parameter: Parameter) -> str:
+    """The config's field that a parameter sets which is not linked."""
+    return parameter.field or name
+
+
 def assigned(space: Space, point: Point) -> dict[str, Any]:
     """The config's fields that a point sets: linked parameters laid out singly."""
     fields: dict[str, Any] = {}
     for name, value in point.items():
-        fields.update(value if space[name].linked else {name: value})
+        fields.update(value if space[name].linked else {target(name, space[name]): value})
     return fields
 
 
 def fields(name: str, parameter: Parameter) -> list[str]:
     """The config's fields that a parameter may set."""
     if not parameter.linked:
-        return [name]
+        return [target(name, parameter)]
     return list(dict.fromkeys(field for value in parameter.choice or [] for field in value))
 
 
@@ -60,14 +65,26 @@ def wanted(space: Space, parent: str, want: Any, value: Any) -> bool:
     options = want if isinstance(want, list) else [want]
     if space[parent].linked:
         return value in options
-    return any(typed(parent, option) == typed(parent, value) for option in options)
+    field = target(parent, space[parent])
+    return any(typed(field, option) == typed(field, value) for option in options)
+
+
+def apart(one: Parameter, other: Parameter) -> bool:
+    """Whether two parameters never exist together: some parent would have to have two values at once."""
+
+    def options(want: Any) -> list[Any]:
+        return want if isinstance(want, list) else [want]
+
+    shared = (one.when or {}).keys() & (other.when or {}).keys()
+    pairs = [(options((one.when or {})[parent]), options((other.when or {})[parent])) for parent in shared]
+    return any(not any(value in theirs for value in ours) for ours, theirs in pairs)
 
 
 def candidates(name: str, parameter: Parameter) -> list[Any]:
     """The values of a choice; of a range its two ends, whole where the field is."""
     if parameter.choice is not None:
         return parameter.choice
-    whole = number_kind(name) == "int"
+    whole = number_kind(target(name, parameter)) == "int"
     return [int(end) if whole else float(end) for end in parameter.log or parameter.uniform or []]
 
 

@@ -35,7 +35,7 @@ import numpy as np
 
 from search.journal import AT_REST
 from search.leaderboard import BROKEN
-from search.points import Point, candidates, exists, number_kind, ordered, points
+from search.points import Point, candidates, exists, number_kind, ordered, points, target
 from search.spec import Parameter, StudySpec
 from search.start import known_points
 from search.study import Prior, Study, Trial
@@ -201,7 +201,7 @@ def _distribution(name: str, parameter: Parameter) -> BaseDistribution:
     if parameter.choice is not None:
         return CategoricalDistribution(tuple(range(len(parameter.choice))))
     low, high = candidates(name, parameter)
-    kind = IntDistribution if number_kind(name) == "int" else FloatDistribution
+    kind = IntDistribution if number_kind(target(name, parameter)) == "int" else FloatDistribution
     return kind(low, high, log=parameter.log is not None)
 
 
@@ -209,7 +209,7 @@ def _suggest(trial: Any, name: str, parameter: Parameter) -> Any:
     if parameter.choice is not None:
         return parameter.choice[trial.suggest_categorical(name, tuple(range(len(parameter.choice))))]
     low, high = candidates(name, parameter)
-    suggest = trial.suggest_int if number_kind(name) == "int" else trial.suggest_float
+    suggest = trial.suggest_int if number_kind(target(name, parameter)) == "int" else trial.suggest_float
     return suggest(name, low, high, log=parameter.log is not None)
 
 

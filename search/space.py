@@ -15,6 +15,7 @@ from models.config import LOSSES
 from search.points import (
     Point,
     Space,
+    apart,
     assigned,
     candidates,
     fields,
@@ -22,6 +23,7 @@ from search.points import (
     ordered,
     points,
     some_points,
+    target,
     typed,
     wanted,
 )
@@ -114,11 +116,16 @@ def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
     file: the spec's, for line numbers. Raises UserError: one line with file, line, key and what to do.
     """
     taken: dict[str, str] = {}
-    for name, parameter in spec.space.items():
+    for place, (name, parameter) in enumerate(spec.space.items()):
+        before = list(spec.space)[:place]
         for field in fields(name, parameter):
             _check_field(name, parameter, field, spec, file)
-            if field in taken:
-                raise UserError(f"{_at(file, name)}: sets {field}, as space.{taken[field]} does; keep one of them")
+            rivals = [other for other in before if field in fields(other, spec.space[other])]
+            if rival := next((other for other in rivals if not apart(parameter, spec.space[other])), None):
+                raise UserError(
+                    f"{_at(file, name)}: sets {field}, as space.{rival} does; keep one of them, or let each exist "
+                    "where the other does not (when)"
+                )
             taken[field] = name
         _check_values(name, parameter, file)
     for name, parameter in spec.space.items():
@@ -190,21 +197,22 @@ def _check_values(name: str, parameter: Parameter, file: YamlFile) -> None:
                     raise UserError(f"{_at(file, *place)}: an empty mapping; name the parameters that go together")
                 read: Any = {field: _typed(field, item, (*place, field), file) for field, item in value.items()}
             else:
-                read = _typed(name, value, place, file)
+                read = _typed(target(name, parameter), value, place, file)
             if read in seen:
                 raise UserError(f"{_at(file, *place)}: {value!r} is given twice; keep one")
             seen.append(read)
         return
     kind, ends = ("log", parameter.log) if parameter.log is not None else ("uniform", parameter.uniform or [])
-    number = number_kind(name)
+    field = target(name, parameter)
+    number = number_kind(field)
     if number is None:
-        raise UserError(f"{_at(file, name, kind)}: {name} takes no numbers, so it has no range; use choice")
-    if name in ("n_embd", "n_head"):
+        raise UserError(f"{_at(file, name, kind)}: {field} takes no numbers, so it has no range; use choice")
+    if field in ("n_embd", "n_head"):
         raise UserError(f"{_at(file, name, kind)}: n_embd must be divisible by n_head, not so in a range; use choice")
     for index, end in enumerate(ends):
         if number == "int" and end != int(end):
-            raise UserError(f"{_at(file, name, kind, index)}: {name} takes whole numbers, got {end}")
-        _typed(name, int(end) if number == "int" else end, (name, kind, index), file)
+            raise UserError(f"{_at(file, name, kind, index)}: {field} takes whole numbers, got {end}")
+        _typed(field, int(end) if number == "int" else end, (name, kind, index), file)
 
 
 def _typed(field: str, value: Any, place: Place, file: YamlFile) -> Any:
@@ -236,7 +244,7 @@ def _check_when(name: str, parameter: Parameter, space: Space, file: YamlFile) -
 def _check_loss(
     name: str, parameter: Parameter, space: Space, taken: dict[str, str], base: TrainConfig, file: YamlFile
 ) -> None:
-    loss = _OWNER.get(name)
+    loss = _OWNER.get(target(name, parameter))
     if loss is None or parameter.linked:
         return
     if "loss" not in taken:

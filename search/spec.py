@@ -44,6 +44,9 @@ class Parameter(_Strict):
     """[low, high], both ends included"""
     choice: list[Any] | None = Field(default=None, min_length=1)
     """values; or mappings of several parameters that go together: {n_embd: 384, n_head: 6}"""
+    field: str | None = None
+    """the config's key that it sets; default: its own name. So that each loss may have a learning rate of its own:
+    {field: learning_rate, log: [1e-3, 1e-1], when: {loss: mse}}"""
     when: dict[str, Any] | None = Field(default=None, min_length=1)
     """{parameter: value or [values]}: the parameter exists only where all of these hold"""
 
@@ -66,6 +69,8 @@ class Parameter(_Strict):
                 raise ValueError(f"choice names a value twice: {self.choice}")
             if len({isinstance(value, dict) for value in self.choice}) > 1:
                 raise ValueError("choice mixes mappings and plain values; use one kind")
+            if self.linked and self.field is not None:
+                raise ValueError("field names one key, but the choice's mappings set several; remove it")
             return self
         low, high = self.log or self.uniform or []
         if not (math.isfinite(low) and math.isfinite(high)):

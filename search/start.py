@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.errors import UserError, nearest
-from search.points import Point, Space, candidates, exists, fields, ordered, typed, wanted
+from search.points import Point, Space, candidates, exists, fields, ordered, target, typed, wanted
 from search.spec import Parameter, StudySpec
 from trainer.config import TrainConfig
 from trainer.yaml_file import Place, YamlFile
@@ -46,7 +46,7 @@ def own_value(name: str, parameter: Parameter, value: Any) -> Any:
         if parameter.linked:
             raise ValueError(f"{value!r} is not among its choice: {parameter.choice}")
         raise ValueError(f"{value!r} is not among its choice; {nearest(str(value), map(str, parameter.choice))}")
-    number = _typed(name, value)
+    number = _typed(target(name, parameter), value)
     low, high = candidates(name, parameter)
     if not isinstance(number, int | float) or not low <= number <= high:
         raise ValueError(f"{value!r} lies outside {low} to {high}")
@@ -69,7 +69,8 @@ def _typed(field: str, value: Any) -> Any:
 def _same(name: str, parameter: Parameter, option: Any, value: Any) -> bool:
     try:
         if not parameter.linked:
-            return bool(typed(name, option) == typed(name, value))
+            field = target(name, parameter)
+            return bool(typed(field, option) == typed(field, value))
         if not isinstance(value, dict) or option.keys() != value.keys():
             return False
         return all(typed(field, option[field]) == typed(field, value[field]) for field in option)
@@ -106,7 +107,7 @@ def _value(name: str, parameter: Parameter, value: Any, grid: bool) -> Any:
         if not grid or set(fields(name, parameter)) & _PREPARED:
             raise
     if not parameter.linked:
-        return _typed(name, value)
+        return _typed(target(name, parameter), value)
     known = fields(name, parameter)
     if not isinstance(value, dict) or not value or not value.keys() <= set(known):
         raise ValueError(f"expected a mapping of {', '.join(known)}, got {value!r}")

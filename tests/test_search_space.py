@@ -9,7 +9,9 @@ import pytest
 
 from data.errors import UserError
 from search.points import candidates, ordered, points
+from search.sampler import Sampler
 from search.space import check, check_length, configure, readable, tokenizers
+from search.study import Study
 from tests.specs import BASE, read, space
 from trainer.config import TrainConfig
 from trainer.yaml_file import YamlFile
@@ -228,3 +230,39 @@ def test_parents_come_first_whatever_the_order_of_writing() -> None:
 )
 def test_a_point_is_readable(point: dict[str, object], words: str) -> None:
     assert readable(point) == words
+
+
+OWN_RATES = """space:
+  loss: {choice: [cross_entropy, squentropy, mse]}
+  lr_softmax: {field: learning_rate, log: [1e-4, 1e-2], when: {loss: [cross_entropy, squentropy]}}
+  lr_mse: {field: learning_rate, log: [1e-2, 1e-1], when: {loss: mse}}
+sampler: tpe
+"""
+
+
+def test_each_loss_may_have_a_learning_rate_of_its_own(tmp_path: Path) -> None:
+    spec, base, _ = read(tmp_path, OWN_RATES)
+    sampler = Sampler(spec)
+    for number in range(12):
+        point = sampler.ask(number, Study())
+        assert point is not None
+        config = configure(base, spec.space, point)
+        low, high = (1e-2, 1e-1) if config.loss == "mse" else (1e-4, 1e-2)
+        assert low <= config.learning_rate <= high
+        assert set(point) == {"loss", "lr_mse" if config.loss == "mse" else "lr_softmax"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("when: {loss: mse}", "when: {loss: [mse, squentropy]}", r"lr_mse: sets learning_rate, as space.lr_softmax"),
+        (", when: {loss: mse}", "", r"lr_mse: sets learning_rate, as space.lr_softmax does"),
+        ("lr_mse: {field: learning_rate", "lr_mse: {field: learning_rat", r"lr_mse: unknown parameter; did you mean"),
+        ("[1e-2, 1e-1]", "[-1, 1e-1]", r"lr_mse: log: \[-1, 0.1\] touches zero"),
+    ],
+)
+def test_two_parameters_of_one_field_must_exclude_each_other(
+    tmp_path: Path, before: str, after: str, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        read(tmp_path, OWN_RATES.replace(before, after))
