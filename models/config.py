@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Mlp = Literal["gelu", "swiglu", "relu2"]
+Mlp = Literal["gelu", "swiglu", "relu2", "gelu_tanh"]  # gelu_tanh: GPT-2's own, gelu's approximation by tanh
 Norm = Literal["layernorm", "rmsnorm"]
 Position = Literal["learned", "rope"]
 
@@ -52,6 +52,38 @@ class GPTConfig:
         for name, kind in (("mlp", Mlp), ("norm", Norm), ("position", Position)):
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(get_args(kind))}")
+
+
+# name on the Hugging Face hub -> the shape of OpenAI's weights (Radford et al. 2019)
+GPT2_SHAPES: dict[str, GPTConfig] = {
+    name: GPTConfig(vocab_size=50257, n_layer=n_layer, n_head=n_head, n_embd=n_embd, mlp="gelu_tanh")
+    for name, n_layer, n_head, n_embd in (
+        ("gpt2", 12, 12, 768),
+        ("gpt2-medium", 24, 16, 1024),
+        ("gpt2-large", 36, 20, 1280),
+        ("gpt2-xl", 48, 25, 1600),
+    )
+}
+
+
+def misfit(given: GPTConfig, weights: GPTConfig) -> str | None:
+    """Why weights of one shape cannot begin a model of the `given` one, its key first; None where they can.
+
+    block_size may be smaller (positions are cropped) and vocab_size larger (rows of padding); dropout is no shape.
+    """
+    if given.block_size > weights.block_size:
+        return f"block_size is {given.block_size}, the weights have positions for at most {weights.block_size}"
+    if given.vocab_size < weights.vocab_size:
+        return f"vocab_size is {given.vocab_size}, the weights need at least {weights.vocab_size}"
+    for name in ("n_layer", "n_head", "n_embd", "bias", "mlp", "norm", "position", "tied_head"):
+        got, wanted = getattr(given, name), getattr(weights, name)
+        if got != wanted:
+            return f"{name} is {_plain(got)}, the weights need {name}: {_plain(wanted)}"
+    return None
+
+
+def _plain(value: int | str | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # loss -> its parameters with their defaults.

@@ -93,6 +93,8 @@ class MLP(nn.Module):
         x = self.c_fc(x)
         if self.kind == "gelu":
             x = F.gelu(x)
+        elif self.kind == "gelu_tanh":
+            x = F.gelu(x, approximate="tanh")
         elif self.kind == "relu2":
             x = F.relu(x).square()
         else:
