@@ -46,6 +46,7 @@ class State:
     best: step, tokens, val_loss and val_perplexity of the best report, on the fixed subset; stale: reports since then.
     report: the last one, as plain values. total_steps: how long the run was to be; eval_tokens: size of the subset.
     micro_batch: sequences in one pass, where that was given or memory allowed no more than a part of batch_size.
+    initial: where the weights began, with their hash, where that was not at random.
     ended: `completed` or `early_stopped` once it has ended by itself.
     """
 
@@ -58,6 +59,7 @@ class State:
     total_steps: int = 0
     eval_tokens: int = 0
     micro_batch: int | None = None
+    initial: str | None = None
     ended: Status | None = None
 
 

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from data.errors import UserError, nearest
-from models.config import LOSSES, READOUTS, GPTConfig, Mlp, Norm, Position
+from models.config import GPT2_SHAPES, LOSSES, READOUTS, GPTConfig, Mlp, Norm, Position, misfit
 from trainer import yaml_file
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
@@ -85,6 +85,9 @@ class TrainConfig(BaseModel):
     position: Position = "learned"
     tied_head: bool = True
     zero_init: bool = False
+    init_from: str | None = None
+    """begin with GPT-2's weights: gpt2 | gpt2-medium | gpt2-large | gpt2-xl (of the hub), or a Hugging Face directory.
+    Needs their shape (mlp: gelu_tanh, bias: true, ...) and tokenizer: gpt2; default: random weights from seed"""
 
     # loss
     loss: Literal["cross_entropy", "squentropy", "mse", "rescaled_mse", "brier", "squentropy_coded"] = "cross_entropy"
@@ -185,7 +188,22 @@ class TrainConfig(BaseModel):
             )
         if self.schedule == "wsd" and self.warmup_frac + self.decay_frac > 1:
             raise ValueError(f"warmup_frac ({self.warmup_frac}) + decay_frac ({self.decay_frac}) exceed 1")
+        if self.init_from is not None:
+            self._check_init(self.init_from)
         return self
+
+    def _check_init(self, source: str) -> None:
+        """What can be known before the weights are read; the rest is trainer.init's."""
+        if self.tokenizer.partition(":")[0] != "gpt2":
+            raise ValueError(
+                f"tokenizer is {self.tokenizer}, the tokens of init_from: {source} are gpt2's; use tokenizer: gpt2"
+            )
+        if self.zero_init:
+            raise ValueError(f"zero_init: true would undo init_from: {source}; remove one of them")
+        shape = GPT2_SHAPES.get(source)
+        problem = shape and misfit(self.model(self.vocab_size or shape.vocab_size), shape)
+        if problem:
+            raise ValueError(f"{problem} (init_from: {source})")
 
     @property
     def loss_parameters(self) -> dict[str, float]:

@@ -28,7 +28,7 @@ from torch import Tensor
 from data import tokens
 from data.dataset import Dataset, Split
 from data.errors import UserError
-from trainer import checkpoint, device, distributed, evaluate, schedule
+from trainer import checkpoint, device, distributed, evaluate, init, schedule
 from trainer.checkpoint import Checkpoint, State
 from trainer.config import TrainConfig
 from trainer.device import Machine
@@ -68,6 +68,8 @@ def train(
             run = _Run(config, data, machine, ranks, out_dir if ranks.rank == 0 else None, rungs)
             if resume is not None:
                 run.restore(resume)
+            elif config.init_from is not None:
+                run.state.initial = init.begin(run.stepper.model, config.init_from, data.n_classes)
             run.stepper.micro_batch.limit(micro_batch)
             told = report if ranks.rank == 0 else _ignore
             return run.go(told, on_step if ranks.rank == 0 else None)
@@ -217,7 +219,7 @@ class _Run:
         if weights is None:
             yield
             return
-        latest = _copied(self.stepper.model)
+        latest = self.stepper.weights()
         self.stepper.model.load_state_dict(weights)
         try:
             yield
@@ -226,7 +228,7 @@ class _Run:
 
     def _keep_best(self) -> None:
         if self.config.early_stop is not None:
-            self.best_model = _copied(self.stepper.model)
+            self.best_model = self.stepper.weights()
         self._save(checkpoint.BEST)
 
     def _save(self, name: str) -> None:
@@ -273,6 +275,7 @@ class _Run:
             "reports score": f"{self.val_subset.n_targets:,} of {self.data.val.n_targets:,} tokens of the validation "
             f"split, hash {tokens.subset_hash(self.val_subset)[:16]}",
             "parameters": f"{self.stepper.model.n_parameters():,}",
+            **({"initial weights": self.state.initial} if self.state.initial else {}),
             "torch": torch.__version__,
         }
 
@@ -288,10 +291,6 @@ class _Clock:
         before, self._at = self._at, time.perf_counter()
         state.seconds += self._at - before
         return self._at - before
-
-
-def _copied(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def default_eval_tokens(length: int) -> int:

@@ -72,6 +72,10 @@ class Stepper:
         if ranks.size > 1:
             self._objective = DistributedDataParallel(self._objective)
 
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the model's state_dict, which further steps leave alone."""
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
     def step(self, step: int, multiplier: float) -> Tensor:
         """Train on the rows of `step` at `multiplier` times the peak rate. Returns (2,): loss, gradient norm.
 
