@@ -82,6 +82,16 @@ def parser() -> argparse.ArgumentParser:
         "sample", help="write text with a trained run; same as python -m trainer.sample", add_help=False
     )
 
+    compared = command("compare", _compare, "the same prompts through a run and any Hugging Face model, side by side")
+    compared.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint file in one")
+    compared.add_argument("--against", required=True, metavar="MODEL", help="a directory, or a name on the hub")
+    compared.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt per line")
+    compared.add_argument("--html", type=Path, metavar="OUT", help="write it as a page, too")
+    compared.add_argument("--max-new-tokens", type=_whole, default=200, metavar="N", help="of each (default 200)")
+    about = "0 takes the likeliest token (default 0.8)"
+    compared.add_argument("--temperature", type=float, default=0.8, metavar="X", help=about)
+    compared.add_argument("--seed", type=_whole, default=1337)
+
     documents = command("documents", _documents, "a trial story by story: quantiles, calibration, the worst ones")
     documents.add_argument("study", metavar="STUDY", help="its name in the storage, or its folder")
     documents.add_argument("--storage", type=Path, help="where studies live; default ./runs")
@@ -183,6 +193,18 @@ def _export(given: argparse.Namespace) -> None:
         return
     export.write(study, given.out, given.trial)
     print(f"{given.out}: {export.title(study, export.choose(study, given.trial))}")
+
+
+def _compare(given: argparse.Namespace) -> None:
+    from search import export, side_by_side
+    from search.compare import Rule, compare
+
+    rule = Rule(given.max_new_tokens, given.temperature, given.seed)
+    found = compare(given.run, given.against, given.prompts, rule)
+    print(side_by_side.render(found, _width()), end="")
+    if given.html is not None:
+        export.replace_text(given.html, side_by_side.page(found))
+        print(f"\n{given.html}: the same as a page")
 
 
 def _documents(given: argparse.Namespace) -> None:
