@@ -11,10 +11,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
 from search import units
+
+if TYPE_CHECKING:
+    from trainer.sample import Trained
 
 TIMEOUT = 10  # seconds to learn whether the hub can be reached
 MISSING = (
@@ -68,8 +71,12 @@ def compare(run: Path, against: str, prompts: Path, rule: Rule) -> Comparison:
     """
     if not (rule.max_new_tokens >= 1 and 0 <= rule.temperature < math.inf):
         raise UserError(f"max_new_tokens {rule.max_new_tokens}, temperature {rule.temperature}: at least 1, at least 0")
+    from trainer import sample
+
     lines = read_prompts(prompts)
-    return Comparison([line.text for line in lines], _ours(run, lines, rule), _theirs(against, lines, rule), rule)
+    trained, loaded = sample.load(run), _load(against)  # mistakes are told before anything is written
+    ours = _ours(run, trained, lines, rule)
+    return Comparison([line.text for line in lines], ours, _theirs(against, *loaded, lines, rule), rule)
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -84,10 +91,8 @@ def read_prompts(path: Path) -> list[Prompt]:
     return found
 
 
-def _ours(run: Path, prompts: Sequence[Prompt], rule: Rule) -> Side:
-    from trainer import sample
-
-    trained, texts = sample.load(run), []
+def _ours(run: Path, trained: Trained, prompts: Sequence[Prompt], rule: Rule) -> Side:
+    texts = []
     for prompt in prompts:
         try:
             (text,) = trained.write(
@@ -99,8 +104,7 @@ def _ours(run: Path, prompts: Sequence[Prompt], rule: Rule) -> Side:
     return Side(_title(str(run), trained.model.n_parameters(non_embedding=False)), texts)
 
 
-def _theirs(against: str, prompts: Sequence[Prompt], rule: Rule) -> Side:
-    model, tokenizer = _load(against)
+def _theirs(against: str, model: Any, tokenizer: Any, prompts: Sequence[Prompt], rule: Rule) -> Side:
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
     encoded = [tokenizer(prompt.text, return_tensors="pt")["input_ids"] for prompt in prompts]
     for prompt, ids in zip(prompts, encoded, strict=True):  # before an hour is spent on those above it

@@ -69,16 +69,19 @@ def prompts(tmp_path: Path) -> Path:
     return file
 
 
-def likeliest(folder: Path, prompt: str, n: int) -> str:
-    """Greedy, a whole forward pass for each token."""
+def written(folder: Path, prompt: str, rule: Rule) -> str:
+    """From the probabilities of a whole forward pass for each token, all of them, as they are."""
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     ids = tokenizer(prompt)["input_ids"]
-    for _ in range(n):
+    torch.manual_seed(rule.seed)
+    for _ in range(rule.max_new_tokens):
         with torch.no_grad():
-            token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+            logits = model(torch.tensor([ids])).logits[0, -1]
+        likely = rule.temperature == 0
+        token = int(logits.argmax() if likely else torch.multinomial((logits / rule.temperature).softmax(0), 1))
         if token == tokenizer.eos_token_id:
             break
         ids.append(token)
@@ -88,7 +91,7 @@ def likeliest(folder: Path, prompt: str, n: int) -> str:
 def test_both_sides_write_what_each_model_would_write_alone(run_folder: Path, qwen: Path, prompts: Path) -> None:
     found = compare(run_folder, str(qwen), prompts, GREEDY)
     assert found.prompts == PROMPTS
-    assert found.theirs.texts == [likeliest(qwen, prompt, 12) for prompt in PROMPTS]
+    assert found.theirs.texts == [written(qwen, prompt, GREEDY) for prompt in PROMPTS]
     trained = sample.load(run_folder)
     alone = [trained.write(prompt, max_new_tokens=12, temperature=0)[0] for prompt in PROMPTS]
     assert [prompt + text for prompt, text in zip(PROMPTS, found.ours.texts, strict=True)] == alone
@@ -100,6 +103,7 @@ def test_texts_depend_on_seed_and_prompt_alone(run_folder: Path, qwen: Path, pro
     before = torch.get_rng_state()
     one = compare(run_folder, str(qwen), prompts, Rule(30, 1.0, seed=1))
     assert torch.equal(torch.get_rng_state(), before)
+    assert one.theirs.texts == [written(qwen, prompt, Rule(30, 1.0, seed=1)) for prompt in PROMPTS]
     prompts.write_text(PROMPTS[1])
     alone = compare(run_folder, str(qwen), prompts, Rule(30, 1.0, seed=1))
     assert (alone.ours.texts, alone.theirs.texts) == (one.ours.texts[1:], one.theirs.texts[1:])
