@@ -95,10 +95,10 @@ def _number(name: str, value: Any) -> str:
 
 def tokenizers(spec: StudySpec, base: TrainConfig) -> list[str]:
     """The distinct tokenizers that trials may use: for each the corpus is prepared once."""
-    return _values_of("tokenizer", spec, base)
+    return values_of("tokenizer", spec, base)
 
 
-def _values_of(field: str, spec: StudySpec, base: TrainConfig) -> list[Any]:
+def values_of(field: str, spec: StudySpec, base: TrainConfig) -> list[Any]:
     """The values that a field may have, as the config reads them; of a range its two ends."""
     found: list[Any] = []
     for name, parameter in spec.space.items():
@@ -142,7 +142,7 @@ def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
         )
     _check_grid(spec, file)
     _check_learns(spec, file)
-    _check_rungs(spec, [value for value in _values_of("max_tokens", spec, base) if isinstance(value, int)], file)
+    _check_rungs(spec, [value for value in values_of("max_tokens", spec, base) if isinstance(value, int)], file)
     _check_combinations(spec, base, taken, file)
 
 
@@ -151,7 +151,7 @@ def check_length(spec: StudySpec, base: TrainConfig, tokens_per_epoch: int, file
 
     tokens_per_epoch: targets of the training split. Raises UserError.
     """
-    values = _values_of("max_tokens", spec, base)
+    values = values_of("max_tokens", spec, base)
     lengths = [base.model_copy(update={"max_tokens": value}).length(tokens_per_epoch) for value in values]
     _check_rungs(spec, lengths, file or YamlFile(f"study {spec.study}", {}, {}))
 

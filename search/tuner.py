@@ -120,6 +120,11 @@ def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Study, sh
     datasets = {
         name: prepare_data(base.corpus, name, base.split, progress=show) for name in space.tokenizers(spec, base)
     }
+    for source in space.values_of("init_from", spec, base):
+        if source is not None:
+            from trainer.init import find  # loads torch
+
+            find(source)  # fetched once, and what is not there is said before anything begins
     block_sizes = [base.block_size]
     for name, parameter in spec.space.items():
         values = points.candidates(name, parameter) if "block_size" in points.fields(name, parameter) else []
