@@ -149,9 +149,7 @@ def test_names_come_out_of_the_cache_without_a_network(
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        UserError, match=rf"^init_from: gpt2 is not in .*{tmp_path.name}.* cannot be downloaded .*;"
-    ):
+    with pytest.raises(UserError, match=rf"^init_from: gpt2 is not in .*{tmp_path.name}.* cannot be downloaded .*;"):
         init.find("gpt2")
     snapshot = tmp_path / repository / "snapshots" / "abab"
     shutil.copytree(folder, snapshot)
