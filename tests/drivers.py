@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,16 @@ def records(journal: Path, kind: str, trial: int) -> list[dict[str, Any]]:
     return [record for record in lines if record["record"] == kind and record["trial"] == trial]
 
 
+def children(driver: int, word: str) -> list[psutil.Process]:
+    """A driver's processes whose first word holds `word`; psutil reads a process's name as Ray rewrites it."""
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ended as we looked
+            if word in "".join(process.cmdline()[:1]):
+                found.append(process)
+    return found
+
+
 def workers(driver: int) -> list[psutil.Process]:
-    """Processes that train; psutil reads a process's name as Ray rewrites it."""
-    found = psutil.Process(driver).children(recursive=True)
-    return [process for process in found if "ImplicitFunc" in "".join(process.cmdline()[:1])]
+    """Those that train."""
+    return children(driver, "ImplicitFunc")

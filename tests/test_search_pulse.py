@@ -16,7 +16,7 @@ import pytest
 from search.journal import NAME
 from search.pulse import _watch
 from search.study import read_study
-from tests.drivers import records, until, workers
+from tests.drivers import children, records, until, workers
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = """
@@ -65,9 +65,8 @@ def test_a_hanging_trial_is_ended_and_rays_death_is_said_and_loses_nothing(tmp_p
             hanging.suspend()
             until(lambda: any(records(journal, "status", n)[-1]["status"] == "failed" for n in (0, 1)))
             until(lambda: not hanging.is_running() or hanging.status() == psutil.STATUS_ZOMBIE)
-            for process in psutil.Process(driver.pid).children(recursive=True):
-                if process.name().startswith("gcs_server"):
-                    process.kill()
+            (head,) = children(driver.pid, "gcs_server")
+            head.kill()
             assert driver.wait(60) == 1
         finally:
             if driver.poll() is None:

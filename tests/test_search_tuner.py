@@ -43,7 +43,7 @@ seed: 3
 LONG = """
 study: long
 base: base.yaml
-set: {max_tokens: 96k, eval_every: 4800}
+set: {max_tokens: 192k, eval_every: 9600}
 space:
   learning_rate: {log: [1e-3, 1e-2]}
 sampler: random
@@ -207,7 +207,8 @@ def test_a_killed_worker_and_ctrl_c_lose_nothing(tmp_path: Path, storage: Path) 
                 run(path)
             for process in workers(driver.pid):
                 process.kill()
-            again = until(lambda: [n for n in (0, 1) if len(records(journal, "status", n)) >= 2])[0]
+            lost = lambda n: any(r.get("worker_lost") for r in records(journal, "status", n))
+            again = until(lambda: [n for n in (0, 1) if lost(n)])[0]
             seen = len(records(journal, "report", again))
             until(lambda: len(records(journal, "report", again)) > seen + 1)
             os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
@@ -224,7 +225,7 @@ def test_a_killed_worker_and_ctrl_c_lose_nothing(tmp_path: Path, storage: Path) 
     for trial in whole.trials.values():
         assert trial.status == "completed"
         assert numbers(trial) == alone(trial)
-        assert [report["tokens"] for report in trial.reports] == [4800 * n for n in range(1, 21)]
+        assert [report["tokens"] for report in trial.reports] == [9600 * n for n in range(1, 21)]
 
 
 # what is refused before anything has begun
