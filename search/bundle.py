@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import zipfile
+from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 from search.folder import trial_folder
 from search.study import Study
+from trainer import files
 from trainer.scores import SCORES
 
 NAME = "scores.zip"
@@ -34,4 +37,9 @@ def unpack(content: bytes, folder: Path) -> None:
         for name in archive.namelist():
             if re.fullmatch(rf"trials/[0-9]+/{re.escape(SCORES)}", name):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(archive.read(name))
+                whole = archive.read(name)
+                files.write(folder / name, partial(_put, whole))
+
+
+def _put(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)

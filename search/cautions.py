@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pydantic import ValidationError
 
 from search.agreement import agreement
-from search.leaderboard import objective, order
+from search.leaderboard import best, objective, order
 from search.points import Space, number_kind, target, typed
 from search.spec import Parameter, StudySpec
 from search.study import Study, Trial
@@ -45,6 +45,7 @@ def cautions(study: Study, spec: StudySpec) -> list[str]:
 
 
 def _best(study: Study, trials: Iterable[Trial]) -> Trial:
+    """Of some trials the one with the best objective in the search."""
     return min(trials, key=lambda trial: (objective(study, trial) or 0.0, trial.number))
 
 
@@ -52,18 +53,17 @@ def _best(study: Study, trials: Iterable[Trial]) -> Trial:
 
 
 def _edges(study: Study, space: Space, full: list[Trial]) -> Iterator[str]:
-    leader = _best(study, full)
+    leader = best(study) or _best(study, full)  # whoever leads the table, finalists' fresh seeds included
     for name, parameter in space.items():
         if name in leader.point and (found := _edge(name, parameter, leader, full)):
             yield f"{name}: the best trial has {_number(leader.point[name])}, {found}"
-    rate = space.get("learning_rate")
-    losses = sorted({str(trial.config.get("loss")) for trial in full} - {str(leader.config.get("loss"))})
-    for loss in losses if rate is not None else []:
-        mine = [trial for trial in full if trial.config.get("loss") == loss and "learning_rate" in trial.point]
-        if mine and rate is not None:
-            best = _best(study, mine)
-            if found := _edge("learning_rate", rate, best, mine):
-                yield f"learning_rate: the best trial of {loss} has {_number(best.point['learning_rate'])}, {found}"
+    rates = {name: parameter for name, parameter in space.items() if target(name, parameter) == "learning_rate"}
+    for loss in sorted({str(trial.config.get("loss")) for trial in full} - {str(leader.config.get("loss"))}):
+        mine = [trial for trial in full if trial.config.get("loss") == loss]
+        first = _best(study, mine)
+        for name in rates.keys() & first.point.keys():
+            if found := _edge(name, rates[name], first, mine):
+                yield f"{name}: the best trial of {loss} has {_number(first.point[name])}, {found}"
 
 
 def _edge(name: str, parameter: Parameter, best: Trial, full: list[Trial]) -> str | None:

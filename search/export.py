@@ -89,16 +89,16 @@ def provenance(study: Study, trial: Trial, found: list[Standing] | None = None) 
     ]
 
 
-def write(study: Study, path: Path, trial: int | None = None) -> None:
+def write(study: Study, path: Path, trial: int | None = None, found: list[Standing] | None = None) -> None:
     """Write `text` to a file at once and whole. Raises UserError when the place cannot be written."""
-    replace_text(path, text(study, trial))
+    replace_text(path, text(study, trial, found))
 
 
-def write_best(study: Study, folder: Path) -> Path | None:
+def write_best(study: Study, folder: Path, found: list[Standing] | None = None) -> Path | None:
     """`best.yaml` in a study's folder; None, and nothing written, as long as no trial leads."""
     if best(study) is None:
         return None
-    write(study, folder / NAME)
+    write(study, folder / NAME, found=found)
     return folder / NAME
 
 

@@ -23,6 +23,7 @@ from search.folder import held
 from search.journal import NAME
 from search.resources import check_nodes_share, cluster, ray_session, share, this_machine
 from search.spec import StudySpec
+from search.standing import standings
 from search.study import Study, read_study, spent, used_up
 from trainer.config import TrainConfig
 from trainer.yaml_file import YamlFile
@@ -153,6 +154,7 @@ def _track(spec: StudySpec) -> None:
 def _finish(folder: Path) -> Study:
     """leaderboard.md and best.yaml, from the journal."""
     study = read_study(folder)
-    export.replace_text(folder / "leaderboard.md", table.markdown(study))
-    export.write_best(study, folder)
+    found = standings(study)
+    export.replace_text(folder / "leaderboard.md", table.markdown(study, found=found))
+    export.write_best(study, folder, found)
     return study

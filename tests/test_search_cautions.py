@@ -14,6 +14,7 @@ from search.cautions import cautions
 from search.spec import StudySpec
 from search.study import Ledger
 from tests import journals, specs
+from trainer.config import TrainConfig
 
 RATE = {"log": [1e-4, 1e-2]}
 
@@ -104,6 +105,30 @@ def test_each_losss_own_best_learning_rate_is_looked_at(tmp_path: Path) -> None:
     text = said(tmp_path, spec, points, value)
     assert "learning_rate: the best trial of mse has 0.01, at the upper edge" in text
     assert "learning_rate: the best trial has" not in text
+
+
+def test_a_losss_learning_rate_under_a_name_of_its_own_is_looked_at_too(tmp_path: Path) -> None:
+    field = {"field": "learning_rate", **RATE}
+    spec = specs.space(
+        loss={"choice": ["cross_entropy", "mse"]},
+        lr_cross_entropy={**field, "when": {"loss": "cross_entropy"}},
+        lr_mse={**field, "when": {"loss": "mse"}},
+    )
+    ledger = Ledger(tmp_path)
+    ledger.write("study", **journals.header("s"))
+    tried = [(loss, point["learning_rate"]) for loss in ("cross_entropy", "mse") for point in rates(1e-4, 1e-2)]
+    for number, (loss, rate) in enumerate(tried):
+        config = TrainConfig(max_tokens=journals.LENGTH, loss=loss, learning_rate=rate, warmup_frac=0.2)
+        point = {"loss": loss, f"lr_{loss}": rate}
+        ledger.write("point", trial=number, point=point, config=config.model_dump(), name=loss)
+        journals.start(ledger, number)
+        value = 9 - 100 * rate if loss == "mse" else 3 + abs(math.log(rate / 1e-3))
+        journals.report(ledger, number, journals.LENGTH, value)
+        journals.end(ledger, number, "completed")
+    ledger.close()
+    text = "\n".join(cautions(ledger.study, spec))
+    assert "lr_mse: the best trial of mse has 0.01, at the upper edge" in text
+    assert "lr_cross_entropy" not in text
 
 
 # losses
