@@ -10,9 +10,11 @@ promote  They pause, and go on when they are among the best n // factor of those
          to arrive have no advantage. Where nothing else can run any more, the best of a rung from which nobody went
          on is promoted, so that a study always brings one trial to its end.
 
-Trials are divided among brackets; bracket b is first compared at rung b, and only with its own. A few trials are
-exempt: their values count like all others, but they are never stopped, so that at the end it can be said what the
-rungs were worth. Both are functions of the seed and the trial's number.
+Trials are divided among brackets; bracket b is first compared at rung b, and only with its own. Where a spec says
+`compare: loss`, trials of one loss are compared with each other alone: a loss that begins badly still has its best
+brought to the end. A few trials are exempt: their values count like all others, but they are never stopped, so that
+at the end it can be said what the rungs were worth. Bracket and exemption are functions of the seed and the trial's
+number (in its group).
 
 Where Ray Tune's own differs, and misleads: there a value that arrives late also fills the rungs below it, and
 NaN is never stopped. Here a rung holds only what was measured at that rung, once per trial, and no value
@@ -59,15 +61,20 @@ class _Entry:
 
 
 class Asha:
-    """The rungs of one study, keyed by bracket and nominal token count."""
+    """The rungs of one study, keyed by group, bracket and nominal token count.
+
+    group: the value that the spec compares, "" where it compares none.
+    """
 
     def __init__(self, factor: int, mode: Literal["stop", "promote"] = "stop") -> None:
         if factor < 2:
             raise ValueError(f"factor is {factor}; it must be at least 2")
         self.factor, self.mode = factor, mode
-        self._rungs: dict[tuple[int, int], dict[int, _Entry]] = {}
+        self._rungs: dict[tuple[str, int, int], dict[int, _Entry]] = {}
 
-    def report(self, trial: int, rung: int, value: float, bracket: int = 0, exempt: bool = False) -> Decision:
+    def report(
+        self, trial: int, rung: int, value: float, bracket: int = 0, exempt: bool = False, group: str = ""
+    ) -> Decision:
         """Record a trial's value at a rung and decide.
 
         A trial that comes to a rung again (its worker died, it goes on from an earlier checkpoint) gets the
@@ -75,7 +82,7 @@ class Asha:
         """
         if not math.isfinite(value):
             raise ValueError(f"trial {trial} reports {value} at rung {rung}; a diverged trial is in no rung")
-        entries = self._rungs.setdefault((bracket, rung), {})
+        entries = self._rungs.setdefault((group, bracket, rung), {})
         if trial not in entries:
             values = sorted([value, *(entry.decision.value for entry in entries.values())])
             some = len(values) // self.factor
@@ -89,10 +96,11 @@ class Asha:
     def promotion(self, last: bool = False) -> tuple[int, int] | None:
         """The paused trial that may go on now, and its rung: the furthest first, there the best. Or None.
 
+        Of several groups at one rung the one from which the fewest went on is first.
         last: nothing runs and nothing else will: the best goes on where nobody has.
         """
-        for bracket, rung in sorted(self._rungs, key=lambda at: (-at[1], at[0])):
-            entries = self._rungs[bracket, rung]
+        for at in sorted(self._rungs, key=self._urgency):
+            entries, rung = self._rungs[at], at[2]
             ranked = sorted(entries, key=lambda trial: (entries[trial].decision.value, trial))
             for trial in ranked[: len(ranked) // self.factor]:
                 if entries[trial].decision.action == "pause":
@@ -102,18 +110,24 @@ class Asha:
                 return paused[0], rung
         return None
 
-    def promote(self, trial: int, rung: int, bracket: int = 0) -> Decision:
+    def _urgency(self, at: tuple[str, int, int]) -> tuple[int, int, int, str]:
+        group, bracket, rung = at
+        return -rung, bracket, sum(entry.promoted for entry in self._rungs[at].values()), group
+
+    def promote(self, trial: int, rung: int, bracket: int = 0, group: str = "") -> Decision:
         """Let a paused trial go on. Returns what is now decided on it; cutoff and of are the rung's of today."""
-        entries = self._rungs[bracket, rung]
+        entries = self._rungs[group, bracket, rung]
         values = sorted(entry.decision.value for entry in entries.values())
         cutoff = values[max(1, len(values) // self.factor) - 1]
         decision = replace(entries[trial].decision, action="promote", cutoff=cutoff, of=len(values))
         entries[trial] = replace(entries[trial], decision=decision)
         return decision
 
-    def restore(self, trial: int, rung: int, decision: Decision, bracket: int = 0, exempt: bool = False) -> None:
+    def restore(
+        self, trial: int, rung: int, decision: Decision, bracket: int = 0, exempt: bool = False, group: str = ""
+    ) -> None:
         """Take in a decision that stands in the journal; of several on one rung the last holds."""
-        self._rungs.setdefault((bracket, rung), {})[trial] = _Entry(decision, exempt)
+        self._rungs.setdefault((group, bracket, rung), {})[trial] = _Entry(decision, exempt)
 
 
 def rebuild(spec: StudySpec, study: Study) -> Asha | None:
@@ -124,12 +138,12 @@ def rebuild(spec: StudySpec, study: Study) -> Asha | None:
     for trial in study.trials.values():
         for made in trial.decisions:
             decision = Decision(made["action"], made["value"], made["cutoff"], made["of"])
-            asha.restore(trial.number, made["rung"], decision, trial.bracket, trial.exempt)
+            asha.restore(trial.number, made["rung"], decision, trial.bracket, trial.exempt, trial.group)
     return asha
 
 
-def bracket(settings: Settings, seed: int, number: int, n_rungs: int) -> int:
-    """The bracket of a trial. n_rungs: of bracket 0.
+def bracket(settings: Settings, seed: int, number: int, n_rungs: int, group: str = "") -> int:
+    """The bracket of a trial. number: its place in its group; n_rungs: of bracket 0.
 
     Drawn with Hyperband's shares, which give each bracket about the same tokens (Li et al. 2018, JMLR 18): a bracket
     that halves s times gets factor^s / (s + 1) of the trials.
@@ -138,19 +152,27 @@ def bracket(settings: Settings, seed: int, number: int, n_rungs: int) -> int:
     if len(halvings) < 2:
         return 0
     shares = [settings.factor**s / (s + 1) for s in halvings]
-    return random.Random(f"bracket {seed} {number}").choices(range(len(shares)), shares)[0]
+    return random.Random(f"bracket {_salted(seed, group)} {number}").choices(range(len(shares)), shares)[0]
 
 
-def exempt(settings: Settings, seed: int, number: int) -> bool:
-    """Whether a trial is never stopped: one of each 1/share trials, and three of the first 18 in advance."""
+def exempt(settings: Settings, seed: int, number: int, group: str = "") -> bool:
+    """Whether a trial is never stopped: one of each 1/share trials, and three of the first 18 in advance.
+
+    number: its place in its group.
+    """
+    salted = _salted(seed, group)
     if not settings.exempt:
         return False
     period = max(1, round(1 / settings.exempt))
     each = min(period, _EACH)
     if number < _FIRST * each:
-        return number % each == _drawn(seed, number // each, each)
-    return number >= _FIRST * period and number % period == _drawn(seed, number // period, period)
+        return number % each == _drawn(salted, number // each, each)
+    return number >= _FIRST * period and number % period == _drawn(salted, number // period, period)
 
 
-def _drawn(seed: int, block: int, size: int) -> int:
+def _salted(seed: int, group: str) -> str:
+    return f"{seed} {group}" if group else str(seed)
+
+
+def _drawn(seed: str, block: int, size: int) -> int:
     return random.Random(f"exempt {seed} {block} {size}").randrange(size)

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pydantic import ValidationError
 
+from search import leaderboard
 from search.agreement import agreement
+from search.compared import values
 from search.leaderboard import best, objective, order
 from search.points import Space, number_kind, target, typed
 from search.spec import Parameter, StudySpec
@@ -35,9 +37,10 @@ def cautions(study: Study, spec: StudySpec) -> list[str]:
     if not full:
         return []
     idle = dict(_idle(study, spec))
+    space = {name: parameter for name, parameter in spec.space.items() if name not in idle}
     return [
-        *_edges(study, {name: parameter for name, parameter in spec.space.items() if name not in idle}, full),
-        *_unequal_losses(study, full),
+        *(_edges(study, space, full) if spec.compare is None else _edges_of_each(study, space, full)),
+        *(_unequal_losses(study, full) if spec.compare is None else _unequal_groups(study, spec, full)),
         *_rungs(study),
         *_schedules(study.searched),
         *idle.values(),
@@ -64,6 +67,16 @@ def _edges(study: Study, space: Space, full: list[Trial]) -> Iterator[str]:
         for name in rates.keys() & first.point.keys():
             if found := _edge(name, rates[name], first, mine):
                 yield f"{name}: the best trial of {loss} has {_number(first.point[name])}, {found}"
+
+
+def _edges_of_each(study: Study, space: Space, full: list[Trial]) -> Iterator[str]:
+    """Where values are compared, each is shown at its best, and each best may lie at an edge."""
+    for group in dict.fromkeys(trial.group for trial in full):
+        mine = [trial for trial in full if trial.group == group]
+        first = leaderboard.leader(study, mine) or _best(study, mine)
+        for name, parameter in space.items():
+            if name in first.point and (found := _edge(name, parameter, first, mine)):
+                yield f"{name}: the best trial of {group} has {_number(first.point[name])}, {found}"
 
 
 def _edge(name: str, parameter: Parameter, best: Trial, full: list[Trial]) -> str | None:
@@ -138,8 +151,28 @@ def _unequal_losses(study: Study, full: list[Trial]) -> Iterator[str]:
         each = ", ".join(f"{loss} {at_end[loss]}" for loss in sorted(at_end, key=lambda loss: -at_end[loss]))
         yield (
             f"loss: trials at full length are unequal ({each}): the best of more is better by luck and tuning alone; "
-            "give each about as many before comparing them (more trials, or a study for each)"
+            "give each about as many before comparing them (compare: loss in the spec, or a study for each)"
         )
+    yield from _unequal_rates(study, tried)
+
+
+def _unequal_groups(study: Study, spec: StudySpec, full: list[Trial]) -> Iterator[str]:
+    """Where values take turns they have equal chances; unless a budget, or a start, has it otherwise."""
+    compared, tried = spec.compare, Counter(dict.fromkeys(values(spec), 0))
+    tried.update(trial.group for trial in study.searched)
+    if max(tried.values()) > _UNEQUAL * min(tried.values()):
+        each = ", ".join(f"{group} {n}" for group, n in tried.most_common())
+        yield f"{compared}: values had unequal numbers of trials ({each}); raise the budget before comparing them"
+    if nobody := [group for group in tried if all(trial.group != group for trial in full)]:
+        yield (
+            f"{compared}: no trial of {', '.join(nobody)} came to its end, so nothing is known of it at its best; see "
+            "why (nanosweep leaderboard), or give it more trials"
+        )
+    if compared == "loss":
+        yield from _unequal_rates(study, tried)
+
+
+def _unequal_rates(study: Study, tried: Iterable[str]) -> Iterator[str]:
     spans = {}
     for loss in tried:
         rates = [float(t.config["learning_rate"]) for t in study.searched if t.config.get("loss") == loss]
@@ -210,6 +243,8 @@ def _idle(study: Study, spec: StudySpec) -> Iterator[tuple[str, str]]:
     ]
     rank = {trial.number: place for place, trial in enumerate(ranked)}
     for name, parameter in spec.space.items():
+        if name == spec.compare:
+            continue  # its values are what the study is about
         found = [sample for sample in _samples(name, parameter, ranked, rank) if len(sample) >= 3]
         n, df = sum(map(len, found)), len(found) - 1
         if df < 1:

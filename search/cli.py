@@ -98,6 +98,16 @@ def parser() -> argparse.ArgumentParser:
     documents.add_argument("--trial", type=_whole, metavar="N", help="another trial than the best")
     documents.add_argument("--worst", type=_whole, default=3, metavar="N", help="how many of the worst (default 3)")
 
+    written = command("samples", _samples, "one text from the best trial of each value of a key, from the same prompt")
+    written.add_argument("study", metavar="STUDY", help="its name in the storage, or its folder")
+    written.add_argument("--storage", type=Path, help="where studies live; default ./runs")
+    written.add_argument("--by", metavar="KEY", help="the best of each value of a config key: --by loss")
+    written.add_argument("--prompt", default="", help="what the texts begin with; default: a new document")
+    written.add_argument("--max-new-tokens", type=_whole, default=200, metavar="N", help="of each (default 200)")
+    written.add_argument("--temperature", type=float, default=0.8, metavar="X", help=about)
+    written.add_argument("--seed", type=_whole, default=1337)
+    written.add_argument("--format", choices=("text", "md"), default="text")
+
     final = command("finalize", _finalize, "the finalists on the test split, once; nothing is chosen by it")
     final.add_argument("study", metavar="STUDY", help="its name in the storage, or its folder")
     final.add_argument("--storage", type=Path, help="where studies live; default ./runs")
@@ -136,7 +146,7 @@ def _run(given: argparse.Namespace) -> int:
 
     spec, base, file = _load(given)
     study = tuner.run(spec, base, file, address=given.address)
-    print(table.render(study, limit=10, width=_width(), color=_color()))
+    print(table.render(study, by=spec.compare, limit=10, width=_width(), color=_color()))
     if best(study) is not None:
         print(f"best config: {spec.folder / 'best.yaml'} (train it longer: nanosweep train FILE --set max_tokens=...)")
     print(f"all trials:  nanosweep leaderboard {spec.folder} (in the browser: nanosweep ui --storage {spec.storage})")
@@ -212,6 +222,16 @@ def _documents(given: argparse.Namespace) -> None:
     from search.lookup import study_folder
 
     print(describe(study_folder(given.study, given.storage), given.trial, given.worst), end="")
+
+
+def _samples(given: argparse.Namespace) -> None:
+    from search import samples
+    from search.lookup import study_folder
+
+    folder = study_folder(given.study, given.storage)
+    rule = samples.Rule(given.prompt, given.max_new_tokens, given.temperature, given.seed)
+    found = samples.write(folder, given.by, rule)
+    print(samples.render(found) if given.format == "text" else samples.markdown(folder.name, rule, found), end="")
 
 
 def _finalize(given: argparse.Namespace) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
-from search import units
+from search import leaderboard, units
 from search.folder import held, trial_folder
 from search.leaderboard import objective_name
-from search.standing import standings, text_of
-from search.statistics import compare
+from search.standing import text_of
+from search.statistics import Standing, compare, fit
 from search.study import Ledger, Study, Trial, read_study
 from trainer.config import TrainConfig
 
@@ -71,8 +71,13 @@ def _score(folder: Path, study: Study, trials: list[Trial]) -> None:
             place = trial_folder(folder, trial.number)
             found = rescore(place, datasets[tokenizer], tests[tokenizer])
             found.scores.save(place / TEST_SCORES)
-            metrics = {"test_loss": found.loss, "test_perplexity": found.perplexity}
-            ledger.write("test", trial=trial.number, metrics=metrics | {"test_bits_per_byte": found.bits_per_byte})
+            metrics = {
+                "test_loss": found.loss,
+                "test_perplexity": found.perplexity,
+                "test_bits_per_byte": found.bits_per_byte,
+                "test_objective_loss": found.objective,
+            }
+            ledger.write("test", trial=trial.number, metrics=metrics)
     finally:
         ledger.close()
 
@@ -91,28 +96,39 @@ def dataset_of(study: Study, config: TrainConfig) -> Dataset:
     return data
 
 
-def render(study: Study) -> str:
-    """The finalists on the test split, in the order that validation gave them."""
-    perplexity = objective_name(study) == "val_perplexity"
-    key = "test_perplexity" if perplexity else "test_bits_per_byte"
+def on_test(study: Study) -> dict[int, Standing]:
+    """What the test split says of each finalist, in the order that validation gave them; nothing before `finalize`.
+
+    Values are nats per token, or bits per byte where they are the objective.
+    """
+    key = "test_loss" if objective_name(study) == "val_perplexity" else "test_bits_per_byte"
     values: dict[int, list[float]] = {}
-    for run in finalists(study):
+    for run in study.trials.values():
         if run.of is not None and run.test is not None:
-            values.setdefault(run.of, []).append(math.log(run.test[key]) if perplexity else run.test[key])
-    order = [standing.number for standing in standings(study) if standing.number in values]
+            values.setdefault(run.of, []).append(run.test[key])
+    means = fit(leaderboard.finalists(study)).means
+    order = sorted(values, key=lambda number: (means.get(number, math.inf), number))
     found = {one.number: one for one in compare(values, text=text_of(study, order, name=TEST_SCORES))}
-    unit = key.removeprefix("test_").replace("bits_per_byte", "bits/byte")
+    return {number: found[number] for number in order}
+
+
+def render(study: Study) -> str:
+    """The finalists on the test split, in the order that validation gave them; with their value, where a spec
+    compares values."""
+    finalists(study)
+    perplexity, found = objective_name(study) == "val_perplexity", on_test(study)
+    width = max(len(study.trials[number].group) for number in found) if found else 0
+    unit = "perplexity" if perplexity else "bits/byte"
     lines = [f"study {study.header['spec']['study']}: {unit} on the test split, 95 % over seeds and over the text"]
-    for number in order:
-        one = found[number]
+    for number, one in found.items():
+        trial = study.trials[number]
         plain = math.exp if perplexity else float
         spans = [
             f"{name} {units.score(plain(at.low))}–{units.score(plain(at.high))}"
             for name, at in (("seeds", one.seed), ("text", one.documents))
             if at is not None
         ]
-        lines.append(
-            f"trial {number:<4} {units.score(plain(one.value))}  ({', '.join([f'{one.runs} seeds', *spans])})  "
-            f"{study.trials[number].name}"
-        )
+        group = f"{trial.group:<{width}}  " if width else ""
+        about = ", ".join([f"{one.runs} seeds", *spans])
+        lines.append(f"{group}trial {number:<4} {units.score(plain(one.value))}  ({about})  {trial.name}")
     return "\n".join([*lines, "the order is validation's; nothing was chosen by these numbers"]) + "\n"

@@ -17,7 +17,7 @@ from search.leaderboard import objective
 from search.spec import MAY_CHANGE, StudySpec
 from search.study import Study, Trial
 
-BEST = 3  # trials that keep their weights
+BEST = 3  # trials that keep their weights; beside them the best of each compared value
 _LOCK, _HOLDER = "driver.lock", "driver.json"
 
 
@@ -88,8 +88,8 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 
 class Weights:
-    """Keeps the weights of the best trials, of finalists' runs, and of those that are not over; deletes the others' as
-    they end.
+    """Keeps the weights of the best trials, of the best of each compared value, of finalists' runs, and of those that
+    are not over; deletes the others' as they end.
 
     A listener of the ledger: `ledger.listeners.append(Weights(folder, ledger.study))`.
     """
@@ -110,7 +110,8 @@ class Weights:
         candidates = self._kept | {trial.number}
         scores = {number: objective(self.study, self.study.trials[number]) for number in candidates}
         ranked = sorted((score, number) for number, score in scores.items() if score is not None)
-        self._kept = {number for _, number in ranked[:BEST]}
+        of_each = {self.study.trials[number].group: number for _, number in reversed(ranked)}
+        self._kept = {number for _, number in ranked[:BEST]} | set(of_each.values())
         for number in candidates - self._kept:
             for file in trial_folder(self.folder, number).glob("*.pt*"):  # and what a killed worker left half written
                 with suppress(OSError):  # a file that will not go must not end the study

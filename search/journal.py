@@ -9,7 +9,8 @@ prior     trials: those of the earlier study that this one starts from (`warm_st
           status, tokens (its length), scores (objective by tokens at its rungs), objective (at this study's length,
           or null). Written once, before the first point: a proposal never depends on another study's files
 point     trial, point (what the sampler proposed), config (whole TrainConfig), name (readable), sampler,
-          bracket, exempt (from being stopped); of a finalist's run: of (which trial), round (which fresh seed)
+          bracket, exempt (from being stopped); group (the value that the spec compares, as text; absent where it
+          compares none); of a finalist's run: of (which trial), round (which fresh seed)
 status    trial, status (below), and with it: cause (text), rung, seconds (so far), n_parameters, node, micro_batch;
           with `running`: tokens, from where it trains (0, or those of the checkpoint that it goes on from);
           with `interrupted`: worker_lost, true where its worker was killed and not its driver
@@ -17,8 +18,8 @@ report    trial, step, tokens, rung (nominal or null), final, metrics, checkpoin
           micro_batch (sequences in one pass, where memory allowed no more)
 decision  trial, rung, action (`continue`, `stop`, `pause`, and later `promote`), value (what was compared), cutoff,
           of (values in the rung)
-test      trial, metrics (test_loss, test_perplexity, test_bits_per_byte): a finalist's run on the test split, by
-          `nanosweep finalize`; nothing is ever chosen by it
+test      trial, metrics (test_loss, test_perplexity, test_bits_per_byte, test_objective_loss): a finalist's run on
+          the test split, by `nanosweep finalize`; nothing is ever chosen by it
 
 A trial's status: running -> completed | early_stopped | pruned | diverged | failed | out_of_memory; paused (at a
 rung, until it is promoted); or interrupted (the driver went away or was stopped; the next driver continues it).

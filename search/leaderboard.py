@@ -8,11 +8,9 @@ leaderboard.reports("quickstart")   # a row per report: curves against tokens
 from __future__ import annotations
 
 import math
-import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import UserError, nearest
 from search.journal import AT_REST, FULL
 from search.lookup import open_study
 from search.statistics import fit
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
+UNITS = {"val_perplexity": "perplexity", "val_bits_per_byte": "bits/byte"}
 BROKEN = ("diverged", "out_of_memory", "failed")
 
 
@@ -68,9 +67,15 @@ def best(study: Study) -> Trial | None:
 
     Where there are finalists, the one with the best mean over fresh seeds; else the one with the best objective.
     """
-    if means := fit(finalists(study)).means:
-        return study.trials[min(means, key=lambda number: means[number])]
-    ranked = [(value, trial.number) for trial in study.searched if (value := objective(study, trial)) is not None]
+    return leader(study, study.searched)
+
+
+def leader(study: Study, trials: list[Trial]) -> Trial | None:
+    """Who leads among these trials of the search: by the same rule."""
+    means = fit(finalists(study)).means
+    if again := [trial.number for trial in trials if trial.number in means]:
+        return study.trials[min(again, key=lambda number: means[number])]
+    ranked = [(value, trial.number) for trial in trials if (value := objective(study, trial)) is not None]
     return study.trials[min(ranked)[1]] if ranked else None
 
 
@@ -144,39 +149,6 @@ def _row(study: Study, trial: Trial) -> Row:
         "peak_memory_mb": max(memory, default=None),
         "cause": trial.cause,
         **parameters(trial.point),
-    }
-
-
-def groups(study: Study, by: str) -> list[Row]:
-    """For each value of a config key: how many trials, how many of full length, the best and the median objective.
-
-    Raises UserError for a key that the config does not have.
-    """
-    table: dict[str, list[Trial]] = {}
-    for trial in study.searched:
-        if by not in trial.config:
-            raise UserError(f"--by {by}: not a key of the config; {nearest(by, _searched(study) or trial.config)}")
-        table.setdefault(str(trial.config[by]), []).append(trial)
-    made = [_group(study, by, value, trials) for value, trials in table.items()]
-    return sorted(made, key=lambda row: (row["objective"] is None, row["objective"] or 0))
-
-
-def _searched(study: Study) -> list[str]:
-    return sorted({name for trial in study.searched for name in parameters(trial.point)})
-
-
-def _group(study: Study, by: str, value: str, trials: list[Trial]) -> Row:
-    scores = {trial.number: score for trial in trials if (score := objective(study, trial)) is not None}
-    leader = min(scores, key=lambda number: scores[number], default=None)
-    return {
-        by: value,
-        "objective": None if leader is None else scores[leader],
-        "median": statistics.median(scores.values()) if scores else None,
-        "full_length": len(scores),
-        "trials": len(trials),
-        "tokens": sum(trial.tokens + trial.repeated for trial in trials),
-        "best_trial": leader,
-        "name": "" if leader is None else study.trials[leader].name,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from data.errors import UserError
-from search import header, points, prior, resources, space, units
+from search import compared, header, points, prior, resources, space, units
 from search.lookup import find_folder
 from search.spec import Budget, Parameter, StudySpec
 from search.start import known_points
@@ -31,7 +31,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
     lines = {
         "study": f"{spec.study} in {spec.folder} ({_state(known, spec.budget)})",
         "data": "; ".join(_data(name, about) for name, about in plan.data["tokenizers"].items()),
-        "space": f"{len(spec.space)} parameters, by {spec.sampler}",
+        "space": f"{len(spec.space)} parameters, by {spec.sampler}{_turns(spec)}",
         **{f"  {name}": _range(parameter) for name, parameter in spec.space.items()},
         **_start(spec),
         **_warm_start(plan, known),
@@ -75,7 +75,8 @@ def _treatment(spec: StudySpec) -> str:
         return ""
     asha = spec.scheduler.asha
     others = {"stop": "the others end", "promote": "the others pause"}[asha.mode]
-    parts = [f"the best 1/{asha.factor} go on, {others}"]
+    among = f" of each {spec.compare}" if spec.compare is not None else ""
+    parts = [f"the best 1/{asha.factor}{among} go on, {others}"]
     parts += [f"{asha.brackets} brackets"] if asha.brackets > 1 else []
     parts += [f"{asha.exempt:.0%} of trials are exempt"] if asha.exempt else []
     return f"; {', '.join(parts)}"
@@ -84,9 +85,20 @@ def _treatment(spec: StudySpec) -> str:
 def _finalists(spec: StudySpec, length: int) -> dict[str, str]:
     if spec.finalists is None:
         return {}
-    most = spec.finalists.top * spec.finalists.seeds
-    about = f"the best {spec.finalists.top} again with up to {spec.finalists.seeds} fresh seeds"
+    top, groups = spec.finalists.top, len(compared.values(spec)) or 1
+    most = groups * top * spec.finalists.seeds
+    among = f" of each {spec.compare}" if spec.compare is not None else ""
+    upto = "" if spec.compare is not None and top == 1 else "up to "
+    about = f"the best {top}{among} again with {upto}{spec.finalists.seeds} fresh seeds"
     return {"finalists": f"{about}: at most {most} runs ({units.count(most * length)} tokens) after the search"}
+
+
+def _turns(spec: StudySpec) -> str:
+    """What comparing the values of a parameter means for the search."""
+    if spec.compare is None:
+        return ""
+    each = f", about {spec.budget.trials / len(compared.values(spec)):.3g} trials each" if spec.budget.trials else ""
+    return f"; the {len(compared.values(spec))} values of {spec.compare} take turns, each searched by itself{each}"
 
 
 def _start(spec: StudySpec) -> dict[str, str]:

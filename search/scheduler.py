@@ -187,7 +187,7 @@ class _Run:
 def decide(ledger: Ledger, asha: Asha, number: int, rung: int, value: float) -> str:
     """ASHA's word on a trial at a rung, written down the first time: `continue`, `stop`, `pause`, or `promote`."""
     trial = ledger.study.trials[number]
-    decision = asha.report(number, rung, value, trial.bracket, trial.exempt)
+    decision = asha.report(number, rung, value, trial.bracket, trial.exempt, trial.group)
     if all(made["rung"] != rung for made in trial.decisions):
         write_decision(ledger, number, rung, decision)
     return decision.action

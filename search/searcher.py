@@ -13,6 +13,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from search.asha import Asha, bracket, exempt
+from search.compared import group_of
 from search.finalists import fresh_seed, pending
 from search.points import Point
 from search.sampler import Sampler
@@ -80,7 +81,8 @@ class LedgerSearcher(Searcher):
         if found is None:
             return None
         number, rung = found
-        write_decision(self._ledger, number, rung, self._asha.promote(number, rung, study.trials[number].bracket))
+        trial = study.trials[number]
+        write_decision(self._ledger, number, rung, self._asha.promote(number, rung, trial.bracket, trial.group))
         return number
 
     def _new(self) -> int | None:
@@ -91,8 +93,11 @@ class LedgerSearcher(Searcher):
         if point is None:
             return None
         config = configure(self._base, spec.space, point)
-        treatment = self._treatment(place, config)
-        return self._write_point(point, config, readable(point), sampler=spec.sampler, **treatment)
+        group = group_of(spec, point)
+        # whether a trial is exempt, and its bracket, go by its place among its own kind
+        before = place if not group else sum(trial.group == group for trial in study.searched)
+        about = {**self._treatment(before, config, group), **({"group": group} if group else {})}
+        return self._write_point(point, config, readable(point), sampler=spec.sampler, **about)
 
     def _again(self) -> int | None:
         """A finalist's run with a fresh seed; all other trials are over."""
@@ -103,7 +108,8 @@ class LedgerSearcher(Searcher):
         trial = self._ledger.study.trials[number]
         config = replace(TrainConfig.model_validate(trial.config), seed=fresh_seed(self._spec, round_))
         name = f"{trial.name} (trial {number}, seed {config.seed})"
-        return self._write_point(trial.point, config, name, of=number, round=round_)
+        about = {"group": trial.group} if trial.group else {}
+        return self._write_point(trial.point, config, name, of=number, round=round_, **about)
 
     def _write_point(self, point: Point, config: TrainConfig, name: str, **more: Any) -> int:
         number = max(self._ledger.study.trials, default=-1) + 1
@@ -111,13 +117,13 @@ class LedgerSearcher(Searcher):
         self._ledger.write("point", trial=number, **facts, **more)
         return number
 
-    def _treatment(self, number: int, config: TrainConfig) -> dict[str, Any]:
-        """How ASHA will treat a trial."""
+    def _treatment(self, number: int, config: TrainConfig, group: str) -> dict[str, Any]:
+        """How ASHA will treat a trial. number: its place in its group."""
         if self._spec.scheduler is None:
             return {}
         asha, seed = self._spec.scheduler.asha, self._spec.seed
         n_rungs = len(self._spec.rungs(self._length(config)))
-        return {"bracket": bracket(asha, seed, number, n_rungs), "exempt": exempt(asha, seed, number)}
+        return {"bracket": bracket(asha, seed, number, n_rungs, group), "exempt": exempt(asha, seed, number, group)}
 
     def _hand_out(self, number: int) -> dict[str, Any]:
         trial = self._ledger.study.trials[number]

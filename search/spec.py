@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from data.errors import nearest
 from trainer.config import Tokens, Whole, parse_tokens
 
 Objective = Literal["val_perplexity", "val_bits_per_byte"]
@@ -134,10 +135,12 @@ class Finalists(_Strict):
     """The best trials once more, with fresh seeds that all of them share: what one seed gave may have been luck.
 
     A round is one fresh seed for each of them; who is clearly behind is not in the next. They come after the search,
-    beyond its budget: at most top x seeds trials.
+    beyond its budget: at most top x seeds trials. With `compare` they are the best `top` of each value, the race is
+    among those of one value, and its leader runs every round: at most values x top x seeds trials.
     """
 
-    top: Annotated[int, Field(ge=2)] = 4
+    top: Annotated[int, Field(ge=1)] = 4
+    """how many; at least 2, or with `compare` 1 of each value"""
     seeds: Annotated[int, Field(ge=2)] = 3
 
 
@@ -222,12 +225,16 @@ class StudySpec(_Strict):
     warm_start: str | None = None
     """an earlier study (its name in the storage, or its folder) on the same space and data: the sampler knows its
     trials from the beginning"""
+    compare: str | None = None
+    """a parameter with a choice, of which each value is to be shown at its best: `compare: loss`. They take turns, so
+    that each gets as many trials; the sampler learns about each from its own trials; at rungs, and as finalists, trials
+    meet their own kind alone. Without it the best trial is sought, and a value that begins badly is soon left"""
     sampler: Sampler = "tpe"
     scheduler: SchedulerOrNone = None
     """{asha: {first_rung: 1M, factor: 4}}, or none"""
     budget: Budget
     finalists: Finalists | None = None
-    """{top: 4, seeds: 3}: the best 4 again, with up to 3 fresh seeds"""
+    """{top: 4, seeds: 3}: the best 4 again, with up to 3 fresh seeds; with `compare` the best 4 of each value"""
     objective: Objective = "val_perplexity"
     """at the end of a trial, on the full validation split"""
     resources: ResourcesOrAuto = None
@@ -242,6 +249,24 @@ class StudySpec(_Strict):
     """of the sampler and the scheduler; each trial trains with the base's seed"""
     scales: dict[str, Scale] = Field(default_factory=dict)
     """by name, the same search at another size: `--scale tiny`"""
+
+    @model_validator(mode="after")
+    def _comparable(self) -> StudySpec:
+        if self.compare is None:
+            if self.finalists is not None and self.finalists.top < 2:
+                raise ValueError("finalists: top: 1 has nobody to race with; use at least 2, or compare: PARAMETER")
+            return self
+        parameter = self.space.get(self.compare)
+        if parameter is None:
+            choices = [name for name, one in self.space.items() if one.choice is not None and one.when is None]
+            raise ValueError(f"compare: {self.compare} is no parameter of the space; {nearest(self.compare, choices)}")
+        if parameter.choice is None:
+            raise ValueError(f"compare: {self.compare} is a range; its values cannot take turns: use a choice")
+        if len(parameter.choice) < 2:
+            raise ValueError(f"compare: {self.compare} has one value; there is nothing to compare it with")
+        if parameter.when is not None:
+            raise ValueError(f"compare: {self.compare} does not exist everywhere (when); compare one that does")
+        return self
 
     @property
     def folder(self) -> Path:

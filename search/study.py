@@ -32,6 +32,7 @@ class Trial:
     round: int | None = None
     bracket: int = 0
     exempt: bool = False
+    group: str = ""  # the value that the spec compares (`compare: loss`), as text
     micro_batch: int | None = None  # sequences in one pass, where memory allowed no more
     workers_lost: int = 0
     repeated: int = 0  # tokens trained twice because a worker or driver was lost
@@ -119,7 +120,7 @@ class Study:
             return
         number = record["trial"]
         if kind == "point":
-            about = {key: record[key] for key in ("of", "round", "bracket", "exempt") if key in record}
+            about = {key: record[key] for key in ("of", "round", "bracket", "exempt", "group") if key in record}
             name = record.get("name", str(number))
             self.trials[number] = Trial(number, record["point"], record["config"], name, **about)
             return

@@ -10,14 +10,18 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from search import agreement, units
-from search.leaderboard import Row, groups, objective_name
+from search import agreement, by_value, units
+from search.leaderboard import UNITS, Row, objective_name
 from search.notes import below
 from search.standing import rows, standings
 from search.statistics import Standing
 from search.study import Study
 
-UNITS = {"val_perplexity": "perplexity", "val_bits_per_byte": "bits/byte"}
+# columns that a narrow terminal has no room for, the least telling first
+_DROPPED = (
+    *("memory", "params", "on the way", "time", "bits/byte", "median", "val loss", "own val", "text", "seeds"),
+    *("own train", "own test", "train loss"),
+)
 
 
 def render(
@@ -29,7 +33,8 @@ def render(
     from rich.text import Text
 
     found = standings(study, _leaders(study, by))
-    heads, lines, left_out = _fit(*_cells(study, by, limit, found), width or 200)
+    heads, lines, left_out, about = _cells(study, by, limit, found)
+    heads, lines = _fit(heads, lines, width or 200)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for head in heads:
         table.add_column(head, justify="left" if head in ("status", "config", by) else "right", no_wrap=True)
@@ -39,40 +44,42 @@ def render(
     console = Console(file=out, width=width or 200, force_terminal=color, color_system="auto" if color else None)
     console.print(table)
     text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-    return "\n".join([text, "", *below(study, left_out, found)]) + "\n"
+    return "\n".join([text, "", *about, *below(study, left_out, found)]) + "\n"
 
 
 def _leaders(study: Study, by: str | None) -> list[int] | None:
     """With `by`: the best trial of each value, which are then compared with each other alone."""
-    return None if by is None else [row["best_trial"] for row in groups(study, by) if row["best_trial"] is not None]
+    return None if by is None else [trial.number for trial in by_value.leaders(study, by).values()]
 
 
-def _fit(heads: list[str], lines: list[list[str]], left_out: int, width: int) -> tuple[list[str], list[list[str]], int]:
+def _fit(heads: list[str], lines: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
     """Without the columns that a narrow terminal has no room for, the least telling first."""
-    for dropped in ("memory", "params", "on the way", "time", "bits/byte", "text", "seeds"):
+    for dropped in _DROPPED:
         if sum(max(len(cell) for cell in column) + 2 for column in zip(heads, *lines, strict=True)) - 2 <= width:
             break
         if dropped in heads[:2] or dropped not in heads:
             continue
         at = heads.index(dropped)
         heads, lines = heads[:at] + heads[at + 1 :], [line[:at] + line[at + 1 :] for line in lines]
-    return heads, lines, left_out
+    return heads, lines
 
 
 def markdown(study: Study, by: str | None = None, limit: int | None = 100, found: list[Standing] | None = None) -> str:
     """leaderboard.md: the same table, with a heading. found: the trials' standings, where somebody has them."""
     found = standings(study, _leaders(study, by)) if found is None else found
-    heads, lines, left_out = _cells(study, by, limit, found)
+    heads, lines, left_out, about = _cells(study, by, limit, found)
     ruled = [heads, ["---" if head in ("status", "config", by) else "---:" for head in heads], *lines]
     table = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in ruled]
     title = f"# {study.header.get('spec', {}).get('study', 'study')}"
-    return "\n".join([title, "", *table, "", *(f"{line}  " for line in below(study, left_out, found))]) + "\n"
+    return (
+        "\n".join([title, "", *table, "", *(f"{line}  " for line in [*about, *below(study, left_out, found)])]) + "\n"
+    )
 
 
 def as_csv(study: Study, by: str | None = None) -> str:
     """All rows, plain numbers; empty where there is none."""
     found = standings(study, _leaders(study, by))
-    table = _groups(study, by, found) if by else rows(study, found)
+    table = by_value.rows(study, by, found) if by else rows(study, found)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(key for row in table for key in row)), lineterminator="\n")
     writer.writeheader()
@@ -84,7 +91,7 @@ def as_json(study: Study, by: str | None = None, found: list[Standing] | None = 
     """{trials: all rows, or groups: with `by`; rungs: how well each foretold the final order}; null where there is no
     number or no finite one."""
     found = standings(study, _leaders(study, by)) if found is None else found
-    tables = {"groups": _groups(study, by, found)} if by else {"trials": rows(study, found)}
+    tables = {"groups": by_value.rows(study, by, found)} if by else {"trials": rows(study, found)}
     tables["rungs"] = [asdict(row) for row in agreement.agreement(study)]
     plain = {
         name: [{key: _plain(value) for key, value in row.items()} for row in table] for name, table in tables.items()
@@ -96,30 +103,27 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _groups(study: Study, by: str, found: list[Standing]) -> list[Row]:
-    """The best of each value, as they stand among each other; those without a full-length trial last."""
-    about = {row["trial"]: row for row in rows(study, found)}
-    kept = ("group", "seeds", "value", "difference", "difference_low", "difference_high")
-    table = [{**row, **{key: about.get(row["best_trial"], {}).get(key) for key in kept}} for row in groups(study, by)]
-    order = [standing.number for standing in found]
-    return sorted(table, key=lambda row: order.index(row["best_trial"]) if row["best_trial"] in order else len(order))
-
-
 def _cells(
     study: Study, by: str | None, limit: int | None, found: list[Standing]
-) -> tuple[list[str], list[list[str]], int]:
-    columns = _by_columns(study, by) if by else _columns(study)
-    table = _groups(study, by, found) if by else rows(study, found)
+) -> tuple[list[str], list[list[str]], int, list[str]]:
+    """Heads, lines, how many were left out, and what is to be said of the columns."""
+    table = by_value.rows(study, by, found) if by else rows(study, found)
+    columns = _by_columns(study, by, by_value.own(table)) if by else _columns(study)
     shown = table if limit is None else table[:limit]
     percent = objective_name(study) == "val_perplexity"
     ranked = _ranked(shown, percent)
-    for head, key in (("seeds", "seeds"), ("text", "text_low"), ("from leader", "difference")):
+    for head, key in _MAY_BE_EMPTY.items():
         if not any(row.get(key) for row in ranked):  # of one seed, or without scores: a column that says nothing
             columns.pop(head, None)
     lines = [[_cell(row, key, form) for key, form in columns.values()] for row in ranked]
-    return list(columns), lines, len(table) - len(shown)
+    return list(columns), lines, len(table) - len(shown), by_value.note(study, table) if by else []
 
 
+_MAY_BE_EMPTY = {
+    **{"seeds": "seeds", "text": "text_low", "from leader": "difference"},
+    **{"train loss": "train_loss", "val loss": "val_loss", "test loss": "test", "test bits/byte": "test"},
+    **{f"own {split}": f"{split}_objective_loss" for split in ("train", "val", "test")},
+}
 Format = Callable[[Any], str]
 Columns = dict[str, tuple[str, Format]]
 
@@ -145,12 +149,24 @@ def _columns(study: Study) -> Columns:
     }
 
 
-def _by_columns(study: Study, by: str) -> Columns:
+def _by_columns(study: Study, by: str, own: bool) -> Columns:
+    test = "test loss" if objective_name(study) == "val_perplexity" else "test bits/byte"
+    losses: Columns = {
+        "train loss": ("train_loss", units.score),
+        "val loss": ("val_loss", units.score),
+        test: ("test_text", str),
+        "own train": ("train_objective_loss", units.score),
+        "own val": ("val_objective_loss", units.score),
+        "own test": ("test_objective_loss", units.score),
+    }
     return {
         "#": ("rank", str),
         by: (by, str),
         UNITS[objective_name(study)]: ("shown", units.score),
+        "seeds": ("seed_text", str),
+        "text": ("text_text", str),
         "from leader": ("difference_text", str),
+        **{head: column for head, column in losses.items() if own or not head.startswith("own")},
         "median": ("median", units.score),
         "full length": ("full_length", str),
         "trials": ("trials", str),
@@ -169,6 +185,7 @@ def _ranked(table: list[Row], percent: bool) -> list[Row]:
             "seed_text": _seeds(row),
             "text_text": _range(row.get("text_low"), row.get("text_high")),
             "difference_text": _difference(row, percent),
+            "test_text": _test(row),
             "state": _state(row),
         }
         for place, row in enumerate(table, 1)
@@ -181,6 +198,14 @@ def _seeds(row: Row) -> str | None:
         return None
     span = _range(row.get("seed_low"), row.get("seed_high"))
     return f"{row['seeds'] or 'one'}{': ' + span if span and row['seeds'] else ''}"
+
+
+def _test(row: Row) -> str | None:
+    """On the test split, with its interval over seeds."""
+    if row.get("test") is None:
+        return None
+    span = _range(row["test_seed_low"], row["test_seed_high"])
+    return f"{units.score(row['test'])}{f' ({span})' if span else ''}"
 
 
 def _range(low: float | None, high: float | None) -> str | None:

@@ -123,4 +123,4 @@ def test_candidates_are_full_length_trials_only(tmp_path: Path, top: int) -> Non
     journals.start(ledger, 3)
     journals.report(ledger, 3, 1000, 1.5, rung=1000)
     journals.end(ledger, 3, "pruned")
-    assert candidates(ledger.study, top) == [1, 2, 0][:top]
+    assert candidates(ledger.study, top) == [[1, 2, 0][:top]]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search import leaderboard, notes, table
+from search import by_value, leaderboard, notes, table
+from search.standing import standings
 from search.study import read_study
 from tests import journals
 
@@ -91,7 +92,7 @@ def test_linked_parameters_have_a_column_each() -> None:
 
 
 def test_by_loss_shows_the_best_of_each_loss(study) -> None:
-    rows = leaderboard.groups(study, "loss")
+    rows = by_value.rows(study, "loss", standings(study))
     assert [(row["loss"], row["objective"], row["best_trial"], row["trials"]) for row in rows] == [
         ("squentropy", 4.0, 1, 1),
         ("cross_entropy", 5.0, 0, 6),
@@ -100,7 +101,7 @@ def test_by_loss_shows_the_best_of_each_loss(study) -> None:
 
 def test_by_an_unknown_key_names_the_nearest(study) -> None:
     with pytest.raises(UserError, match="did you mean loss"):
-        leaderboard.groups(study, "los")
+        by_value.rows(study, "los", [])
 
 
 def test_a_study_is_found_by_folder_file_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,7 +189,8 @@ class _Run:
         done = state.step * self.config.tokens_per_step
         subset_is_all = last and self.val_subset is self.data.val
         val = self._evaluate(self.val_subset, final=subset_is_all)
-        metrics["train_loss"] = self._evaluate(self.train_subset).loss
+        train = self._evaluate(self.train_subset)
+        metrics["train_loss"], metrics["train_objective_loss"] = train.loss, train.objective
         if val.loss < state.best.get("val_loss", math.inf):
             state.best = {"step": state.step, "tokens": done, "val_loss": val.loss, "val_perplexity": val.perplexity}
             state.stale = 0

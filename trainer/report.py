@@ -21,12 +21,13 @@ class Report:
         of earlier reports are of the fixed subset.
     metrics: val_loss (nats per token through the read-out), val_perplexity, val_bits_per_byte, val_accuracy,
         val_loss_<readout> for the loss's other read-outs, val_objective_loss (the training loss's own value on
-        val), train_loss (evaluation mode, fixed subset of train), learning_rate, gradient_norm, seconds (of the
-        run so far) and eval_seconds (those of them spent scoring), tokens_per_second (of training, scoring left
-        out), peak_memory_mb; on the final report also val_loss_subset, comparable with the curve, and how far
-        probabilities can be believed: val_ece (expected calibration error in 15 bins, full split); val_temperature
-        (fitted on a fixed fifth of the validation documents), val_perplexity_calibrated and
-        val_perplexity_uncalibrated (of the documents that it was not fitted on, with the temperature and without).
+        val), train_loss and train_objective_loss (the same two of a fixed subset of train, in evaluation mode),
+        learning_rate, gradient_norm, seconds (of the run so far) and eval_seconds (those of them spent scoring),
+        tokens_per_second (of training, scoring left out), peak_memory_mb; on the final report also val_loss_subset,
+        comparable with the curve, and how far probabilities can be believed: val_ece (expected calibration error in 15
+        bins, full split); val_temperature (fitted on a fixed fifth of the validation documents),
+        val_perplexity_calibrated and val_perplexity_uncalibrated (of the documents that it was not fitted on, with the
+        temperature and without).
         val_loss and val_perplexity are always raw.
     micro_batch: sequences in one pass of the model while training, where that was given or memory allowed no more
         than a part of batch_size; else None.
