@@ -163,7 +163,7 @@ def _optuna(kind: str, seed: int, alone: bool) -> BaseSampler:
     if kind == "gp":
         return GPSampler(seed=seed, warn_independent_sampling=False)
     if kind == "tpe":
-        first = {} if alone else {"n_startup_trials": _FIRST}
+        first: dict[str, Any] = {} if alone else {"n_startup_trials": _FIRST}
         return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, **first)
     return RandomSampler(seed=seed)
 
