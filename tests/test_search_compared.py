@@ -71,11 +71,9 @@ def test_values_take_turns_whatever_they_score_and_the_order_is_shuffled(kind: s
 
 def test_known_good_points_count_as_turns_and_one_without_the_value_gets_the_next() -> None:
     start = [{"loss": "brier", "lr_brier": 1e-2}, {"loss": "brier"}]
-    told = search(spec(sampler="random", start=start), 8)
+    told = search(spec(sampler="random", start=start), 6)
     assert [trial.point["loss"] for trial in told.study.searched][:2] == ["brier", "brier"]
-    assert Counter(trial.point["loss"] for trial in told.study.searched) == Counter(
-        cross_entropy=3, squentropy=3, brier=2
-    )
+    assert Counter(trial.point["loss"] for trial in told.study.searched) == dict.fromkeys(LOSSES, 2)
     space = {**SPACE, "dropout": {"choice": [0.0, 0.1]}}
     assert Sampler(spec(sampler="tpe", space=space, start=[{"dropout": 0.1}])).ask(0, Study())["dropout"] == 0.1  # type: ignore[index]
 
@@ -107,15 +105,15 @@ def test_turns_go_on_where_the_points_begun_left_off() -> None:
 
 
 def test_tpe_tunes_the_rate_of_each_value_also_of_those_that_trail() -> None:
-    """Of the last four proposals of each, within a third of a decade or two thirds of the whole range of three."""
-    compared, together = search(spec(sampler="tpe"), 45), search(spec(sampler="tpe", compare=None), 45)
+    """The last six proposals of each, half of them within half a decade of its best; the range has three."""
+    compared, together = search(spec(sampler="tpe"), 45), search(spec(sampler="tpe", compare=None), 30)
 
     def away(told: Told, loss: str) -> float:
         rates = [trial.point[f"lr_{loss}"] for trial in told.study.searched if trial.point["loss"] == loss]
         return float(np.median([abs(math.log10(rate) - BEST[loss]) for rate in rates[-6:]]))
 
     assert max(away(compared, loss) for loss in LOSSES) < 0.5
-    assert Counter(trial.point["loss"] for trial in together.study.searched)["brier"] < 15  # and why it is needed
+    assert Counter(trial.point["loss"] for trial in together.study.searched)["brier"] < 10  # and why it is needed
 
 
 def test_a_proposal_depends_on_the_trials_of_its_value_alone() -> None:
@@ -254,13 +252,12 @@ def test_plan_says_what_comparing_costs() -> None:
 
 
 def test_how_well_rungs_predict_is_told_within_values_and_not_between_them() -> None:
-    rng = np.random.default_rng(0)
+    within = np.arange(8.0)
     groups = np.repeat(np.arange(4), 8)
-    x, y = groups * 100 + rng.random(32), groups * 100 + rng.random(32)
-    between, within = kendall(x, y), kendall(x, y, groups)
-    assert between is not None
-    assert within is not None
-    assert between > 0.7 > 0.3 > abs(within)
-    low, high = interval(within, 8, 8, 8, 8)
-    assert low < 0 < high
-    assert high - low < interval(within, 8)[1] - interval(within, 8)[0]
+    x = groups * 100 + np.tile(within, 4)
+    y = groups * 100 + np.concatenate([within, within[::-1]] * 2)  # as often right as wrong
+    assert (kendall(x, y) or 0) > 0.7
+    assert kendall(x, y, groups) == 0
+    low, high = interval(0, 8, 8, 8, 8)
+    assert -low == pytest.approx(high)
+    assert 0 < high < interval(0, 8)[1]
