@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from search.compared import values
 from search.points import fields
 from search.spec import StudySpec
 from search.units import count
@@ -12,9 +13,16 @@ _DECAYS = ("cosine", "linear")  # from the beginning to the end of a trial
 
 def advice(spec: StudySpec, base: TrainConfig, length: int) -> list[str]:
     """One line each, without a full stop. length: tokens of a whole trial."""
+    found = []
+    known, trials = values(spec), spec.budget.trials
+    if trials is not None and trials < len(known):
+        found.append(
+            f"budget.trials: {trials}, but {spec.compare} has {len(known)} values to compare: "
+            f"{len(known) - trials} of them get no trial"
+        )
     if spec.scheduler is None:
-        return []
-    found, asha = [], spec.scheduler.asha
+        return found
+    asha = spec.scheduler.asha
     rungs = spec.rungs(length)
     searched = {field for name, parameter in spec.space.items() for field in fields(name, parameter)}
     if base.schedule in _DECAYS and "schedule" not in searched:

@@ -74,7 +74,7 @@ def study_params(header: dict[str, Any]) -> dict[str, Any]:
     spec = header["spec"]
     data = header.get("data") or {}
     return {
-        **{key: spec.get(key) for key in ("sampler", "scheduler", "objective", "seed", "base")},
+        **{key: spec.get(key) for key in ("compare", "sampler", "scheduler", "objective", "seed", "base")},
         **{f"space.{name}": parameter for name, parameter in spec.get("space", {}).items()},
         **{f"set.{name}": value for name, value in (spec.get("set") or {}).items()},
         "rungs": header.get("rungs"),

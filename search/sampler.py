@@ -108,17 +108,17 @@ class Sampler:
                 point[name] = _suggest(trial, name, self._space[name])
         return {name: point[name] for name in self._space if name in point}
 
-    def _told(self, study: Study, given: Point) -> list[FrozenTrial]:
+    def _told(self, study: Study, given: Point | None = None) -> list[FrozenTrial]:
         """The trials taken over from an earlier study, then ours in the order of their numbers, as Optuna's.
 
-        Where values of a parameter are compared, those of the value given alone.
+        Where values of a parameter are compared, those of the value in `given` alone.
         """
         from optuna.trial import TrialState, create_trial
 
         objective = self._spec.objective
         seen = [_prior(prior, objective) for prior in study.priors]
         seen += [_own(trial, objective) for trial in study.searched]
-        if (compared := self._spec.compare) is not None:
+        if given is not None and (compared := self._spec.compare) is not None:
             seen = [one for one in seen if one.point[compared] == given[compared]]
         # of those at full length, if there are any: values at rungs are worse by what training still does
         known = [one.value for one in seen if one.value is not None]

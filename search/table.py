@@ -34,14 +34,15 @@ def render(
 
     found = standings(study, _leaders(study, by))
     heads, lines, left_out, about = _cells(study, by, limit, found)
-    heads, lines = _fit(heads, lines, width or 200)
+    width = width or (300 if by else 200)  # of a pipe, which has no width
+    heads, lines = _fit(heads, lines, width)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for head in heads:
         table.add_column(head, justify="left" if head in ("status", "config", by) else "right", no_wrap=True)
     for line in lines:
         table.add_row(*(Text(cell) for cell in line), style="green" if heads[0] == "#" and line[0] == "1" else None)
     out = io.StringIO()
-    console = Console(file=out, width=width or 200, force_terminal=color, color_system="auto" if color else None)
+    console = Console(file=out, width=width, force_terminal=color, color_system="auto" if color else None)
     console.print(table)
     text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
     return "\n".join([text, "", *about, *below(study, left_out, found)]) + "\n"

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import UserError
+from search.advice import advice
 from search.agreement import interval, kendall
 from search.asha import Asha, exempt
 from search.compared import group_of, in_turn, turn
@@ -249,6 +250,12 @@ def test_plan_says_what_comparing_costs() -> None:
         "the best 1 of each loss again with 3 fresh seeds: at most 9 runs (9k tokens) after the search"
     )
     assert _turns(given).startswith("; the 3 values of loss take turns, each searched by itself, about 4 trials each")
+
+
+def test_values_that_the_budget_leaves_without_a_trial_are_said_before() -> None:
+    few = advice(spec(budget={"trials": 2}), TrainConfig(), 8000)
+    assert few == ["budget.trials: 2, but loss has 3 values to compare: 1 of them get no trial"]
+    assert advice(spec(), TrainConfig(), 8000) == []
 
 
 def test_how_well_rungs_predict_is_told_within_values_and_not_between_them() -> None:
