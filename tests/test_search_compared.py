@@ -16,6 +16,7 @@ from data.errors import UserError
 from search.advice import advice
 from search.agreement import interval, kendall
 from search.asha import Asha, exempt
+from search.cautions import cautions
 from search.compared import group_of, in_turn, turn
 from search.finalists import candidates, pending
 from search.folder import Weights
@@ -256,6 +257,18 @@ def test_values_that_the_budget_leaves_without_a_trial_are_said_before() -> None
     few = advice(spec(budget={"trials": 2}), TrainConfig(), 8000)
     assert few == ["budget.trials: 2, but loss has 3 values to compare: 1 of them get no trial"]
     assert advice(spec(), TrainConfig(), 8000) == []
+
+
+def test_cautions_are_about_turns_and_not_about_what_rungs_stopped(tmp_path: Path) -> None:
+    ledger = ended(tmp_path / "a", [(loss, 2.0 + n) for n, loss in enumerate(LOSSES * 2)])
+    for number in (6, 7):  # more of one loss at full length is no caution, as long as each had its turns
+        journals.point(ledger, number, loss="brier")
+        ledger.study.trials[number].group = "brier"
+    assert not any("loss" in line for line in cautions(ledger.study, spec()))
+    few = ended(tmp_path / "b", [("cross_entropy", 2.0), ("squentropy", 3.0)])
+    text = "\n".join(cautions(few.study, spec()))
+    assert "loss: values had unequal numbers of trials (cross_entropy 1, squentropy 1, brier 0)" in text
+    assert "loss: no trial of brier came to its end" in text
 
 
 def test_how_well_rungs_predict_is_told_within_values_and_not_between_them() -> None:
