@@ -92,6 +92,13 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument("--temperature", type=float, default=0.8, metavar="X", help=about)
     compared.add_argument("--seed", type=_whole, default=1337)
 
+    figures = command("figures", _figures, "loss curves, perplexity by document, reliability as PNG files")
+    about = "a study as for leaderboard, or the folder of one run"
+    figures.add_argument("study", metavar="STUDY", help=about)
+    figures.add_argument("--storage", type=Path, help="where studies live; default ./runs")
+    figures.add_argument("--by", metavar="KEY", help="the best trial for each value of a config key (default: loss)")
+    figures.add_argument("-o", "--out", type=Path, metavar="DIR", help="default: figures/ in the study's folder")
+
     documents = command("documents", _documents, "a trial story by story: quantiles, calibration, the worst ones")
     documents.add_argument("study", metavar="STUDY", help="its name in the storage, or its folder")
     documents.add_argument("--storage", type=Path, help="where studies live; default ./runs")
@@ -149,6 +156,8 @@ def _run(given: argparse.Namespace) -> int:
     print(table.render(study, by=spec.compare, limit=10, width=_width(), color=_color()))
     if best(study) is not None:
         print(f"best config: {spec.folder / 'best.yaml'} (train it longer: nanosweep train FILE --set max_tokens=...)")
+    if (spec.folder / "figures").is_dir():
+        print(f"figures:     {spec.folder / 'figures'}")
     print(f"all trials:  nanosweep leaderboard {spec.folder} (in the browser: nanosweep ui --storage {spec.storage})")
     if any(trial.status == "interrupted" for trial in study.trials.values()):
         print("stopped; nothing is lost, the same command goes on")
@@ -215,6 +224,13 @@ def _compare(given: argparse.Namespace) -> None:
     if given.html is not None:
         export.replace_text(given.html, side_by_side.page(found))
         print(f"\n{given.html}: the same as a page")
+
+
+def _figures(given: argparse.Namespace) -> None:
+    from search.gallery import draw
+
+    drawn = draw(given.study, given.storage, given.by, given.out)
+    print("\n".join([*map(str, drawn.paths), *drawn.lines]))
 
 
 def _documents(given: argparse.Namespace) -> None:

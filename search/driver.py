@@ -21,7 +21,7 @@ import ray
 from ray import tune
 
 from data.errors import UserError
-from search import header, live
+from search import gallery, header, live
 from search.asha import rebuild
 from search.folder import Weights, trial_folder, write_spec
 from search.journal import Record
@@ -69,6 +69,7 @@ def search(plan: Plan, each: Share, scratch: Path, console: Console) -> None:
                     raise ledger.broken from None  # Ray wraps it into a page of its own
                 scheduler.interrupt("the driver failed")
                 raise
+        gallery.attempt(spec.folder)  # before the tracker's last act, which takes them along
 
 
 def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console, scratch: Path) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search import bundle, export, mlflow_view, table
+from search import bundle, export, gallery, mlflow_view, table
 from search import mlflow_facts as facts
 from search.journal import NAME, Record
 from search.leaderboard import best
@@ -187,9 +187,9 @@ class Runs:
         elif status is not None:
             self.client.set_terminated(self.parent_id, status)
 
-    def snapshot(self) -> None:
+    def snapshot(self, ending: bool = False) -> None:
         """Copies on the parent run: journal, spec, leaderboard (also as its description), results by document, best
-        config."""
+        config; at the end the pictures, which are drawn then."""
         for name in (NAME, "spec.yaml"):
             if (self.folder / name).exists():
                 self.client.log_artifact(self.parent_id, str(self.folder / name))
@@ -201,6 +201,8 @@ class Runs:
         self.client.log_text(self.parent_id, json.dumps(facts.split(self.study, found)), "leaderboard.json")
         if best(self.study) is not None:
             self.client.log_text(self.parent_id, export.text(self.study, found=found), export.NAME)
+        if ending and (self.folder / gallery.FOLDER).is_dir():
+            self.client.log_artifacts(self.parent_id, str(self.folder / gallery.FOLDER), gallery.FOLDER)
         note = table.markdown(self.study, limit=15, found=found)
         shown = {
             "mlflow.note.content": note,

@@ -79,7 +79,7 @@ def floor_lines(study: Study) -> list[str]:
 
     Bits per byte are the same for every tokenizer, perplexity is not.
     """
-    floors = _floors(study)
+    floors = floors_of(study)
     if not floors:
         return []
     each = [f"{units.score(floor['val_perplexity'])} ({name})" for name, floor in floors.items()]
@@ -96,8 +96,8 @@ def floor_lines(study: Study) -> list[str]:
     return [line, alarm] if under else [line]
 
 
-def _floors(study: Study) -> dict[str, dict[str, float]]:
-    """By tokenizer."""
+def floors_of(study: Study) -> dict[str, dict[str, float]]:
+    """The least that an honest model can score, by tokenizer and metric; empty where nobody knows it."""
     data = study.header.get("data") or {}
     each = {name: about.get("floor") for name, about in (data.get("tokenizers") or {}).items()}
     each = each or {str(data.get("tokenizer")): data.get("floor")}

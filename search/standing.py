@@ -15,9 +15,9 @@ from data.errors import UserError
 from search import leaderboard, units
 from search.folder import trial_folder
 from search.leaderboard import Row, finalists, objective_name, score
-from search.resampling import RESAMPLES, Interval, Text, resample
 from search.statistics import Standing, compare
 from search.study import Study, Trial
+from trainer.resampling import RESAMPLES, Interval, Text, resample
 from trainer.scores import SCORES, Scores, load
 
 MOST = 64  # trials compared, the best ones: the others' place matters to nobody

@@ -21,7 +21,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from search.resampling import Interval, Text
+from trainer.resampling import Interval, Text
 
 # the share of studies of copies that may come out as more than one group: by the race's looks, by the table
 RACE, TABLE = 0.01, 0.04

@@ -178,7 +178,7 @@ class Tracker:
                 return
             self._send_trial(number)
         if ending or (self._files_behind and time.monotonic() >= self._files_due):
-            self._send_files()
+            self._send_files(ending)
         if ending:
             self._parent_behind = True
             over = all(trial.status in AT_REST for trial in self.study.trials.values())
@@ -198,12 +198,12 @@ class Tracker:
             self._refused[number] = reason(error)
         del self._behind[number]
 
-    def _send_files(self) -> None:
+    def _send_files(self, ending: bool) -> None:
         assert self._runs is not None
         begun = time.monotonic()
         try:
             self._runs.sync_parent()
-            self._runs.snapshot()
+            self._runs.snapshot(ending)
             self._files_behind = False
         except Exception as error:
             if passing(error):

@@ -144,9 +144,11 @@ def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Study, sh
 
 
 def _track(spec: StudySpec) -> None:
+    from search import gallery
     from search.driver import ledger_of
     from search.tracking import Tracker
 
+    gallery.attempt(spec.folder)
     with Tracker(spec.folder) as tracker, ledger_of(spec.folder) as ledger:
         tracker.follow(ledger)
 

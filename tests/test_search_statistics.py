@@ -13,8 +13,8 @@ import pytest
 from scipy import stats
 
 from search.racing import in_doubt
-from search.resampling import Text, resample
 from search.statistics import Noise, Standing, added, compare, fit, margin
+from trainer.resampling import Text, resample
 
 RECORDED = Path(__file__).with_name("nulls") / "recorded.json"
 

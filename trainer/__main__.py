@@ -3,9 +3,9 @@
     python -m trainer trainer/configs/shakespeare-char-cpu.yaml --set learning_rate=3e-4
     torchrun --nproc_per_node=2 -m trainer trainer/configs/gpt2-124m.yaml
 
-Writes a run folder (out/<config name>, or --out), shows its progress, and ends with the line
-`val_loss X val_perplexity Y` of the full validation split. Exit codes: 0 done; 1 diverged; 2 a mistake in what was
-given, in one line; 130 Ctrl-C, the last checkpoint kept.
+Writes a run folder (out/<config name>, or --out), at the end with a model card, shows its progress, and ends with the
+line `val_loss X val_perplexity Y` of the full validation split. Exit codes: 0 done; 1 diverged; 2 a mistake in what
+was given, in one line; 130 Ctrl-C, the last checkpoint kept.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def parser(prog: str = "python -m trainer") -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace, out: Path) -> int:
     from data.prepare import prepare
-    from trainer import checkpoint
+    from trainer import card, checkpoint, device
     from trainer import config as configs
     from trainer.distributed import from_environment
     from trainer.loop import train
@@ -72,7 +72,8 @@ def _run(arguments: argparse.Namespace, out: Path) -> int:
     longer = [f"max_tokens={arguments.max_tokens}"] if arguments.max_tokens else []
     config = configs.load(arguments.config, [*arguments.set, *longer])
     resume = _resumable(out, config, arguments.resume)
-    first = from_environment().rank == 0
+    ranks = from_environment()
+    first = ranks.rank == 0
     data = prepare(config.corpus, config.tokenizer, config.split, progress=first and sys.stdout.isatty())
     length = config.length(data.train.n_targets)
     if first:
@@ -82,6 +83,8 @@ def _run(arguments: argparse.Namespace, out: Path) -> int:
         floor = data.val.floor_nll
         if floor is not None:
             print(f"floor: {floor.sum() / data.val.n_targets:.4f} nats/token: no honest model goes under it")
+    if first:
+        (out / card.CARD).unlink(missing_ok=True)  # of an earlier end of this run: soon it will not be true
     with display(length) if first else nullcontext(Display()) as shown:
         result = train(config, data, shown.report, resume, out_dir=out, on_step=shown.on_step)
     if result.status == "diverged":
@@ -89,9 +92,12 @@ def _run(arguments: argparse.Namespace, out: Path) -> int:
             print(f"diverged: {result.message}", file=sys.stderr)
         return 1
     if first:
+        machine = device.describe(device.choose(config, ranks.local_rank), ranks.size)
+        written = card.write(out, data, result.status, arguments.config, [*arguments.set, *longer], machine)
         if result.status == "early_stopped":
             print(f"stopped early at {result.tokens:,} tokens: the line below is of the best weights")
         print(f"run folder {out}; best val_loss on the way at {result.best['tokens']:,} tokens ({checkpoint.BEST})")
+        print(f"model card {written}")
         print(f"val_loss {result.metrics['val_loss']:.4f} val_perplexity {result.metrics['val_perplexity']:.4f}")
     return 0
 

@@ -64,7 +64,16 @@ def slopes(log_p: Tensor, targets: Tensor, powers: np.ndarray) -> Tensor:
 
 def tempered_nll(log_p: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """Nats of each target after the temperature. log_p (n, C), targets (n,) -> (n,)."""
-    return torch.nn.functional.cross_entropy(log_p / temperature, targets, reduction="none")
+    return tempered(log_p, targets, temperature)[0]
+
+
+def tempered(log_p: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """After the temperature: nats of each target, and the likeliest class's probability.
+
+    log_p (n, C), targets (n,) -> (2, n).
+    """
+    scaled = (log_p / temperature).log_softmax(-1)
+    return torch.stack((-scaled.gather(-1, targets[:, None]).squeeze(-1), scaled.amax(-1).exp()))
 
 
 def fit(measure: Callable[[np.ndarray], np.ndarray]) -> float:

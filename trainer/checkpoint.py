@@ -28,10 +28,11 @@ from data.errors import UserError
 from trainer import config as configs
 from trainer import files, yaml_file
 from trainer.config import TrainConfig
+from trainer.records import CONFIG, FLOOR, METRICS
 from trainer.report import Report, Status
 from trainer.scores import SCORES
 
-CHECKPOINT, BEST, CONFIG, METRICS = "checkpoint.pt", "best.pt", "config.yaml", "metrics.jsonl"
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 FORMAT = 1
 # what a resumed run must share with its checkpoint, beside the data and the model's shape: another value would make
 # the stored position or moments mean something else. Everything else (max_tokens, learning_rate, ...) may change.
@@ -137,6 +138,8 @@ def differing(one: TrainConfig, other: TrainConfig) -> list[str]:
 
 def open_folder(folder: Path, config: TrainConfig, data: Dataset, notes: dict[str, str]) -> None:
     """Make the run folder: config with `notes` as comments, tokenizer. Raises UserError if it cannot be written."""
+    if data.val.floor_nll is not None:
+        notes = {**notes, FLOOR: f"{data.val.floor_nll.sum() / data.val.n_targets:.6g} nats per token"}
     comments = "".join(f"# {key}: {value}\n" for key, value in notes.items())
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ CPU it takes AMX, and matrices wide enough to repay the casts around them: see `
 from __future__ import annotations
 
 import contextlib
+import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -152,6 +153,23 @@ def _bfloat16(config: TrainConfig, device: torch.device) -> bool:
     if config.dtype == "bfloat16":
         return True
     return device.type == "cpu" and config.n_embd >= AMX_PAYS_FROM and has_amx()
+
+
+def describe(machine: Machine, processes: int = 1) -> str:
+    """What a machine is, for people: its GPU or its processor, how many at once, and the precision.
+
+    processes: of the run, each with a GPU or with threads of its own.
+    """
+    if machine.device.type == "cuda":
+        what = f"{processes} × {torch.cuda.get_device_name(machine.device)}"
+    else:
+        what = platform.processor() or platform.machine()
+        with contextlib.suppress(OSError):
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            what = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), what)
+        threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+        what += f" ({machine.device.type}), " + (f"{processes} processes of {threads}" if processes > 1 else threads)
+    return f"{what}, {'bfloat16' if machine.bfloat16 else 'float32'}"
 
 
 def has_amx() -> bool:

@@ -136,10 +136,12 @@ def evaluate(
     correct, objective, *more = rows[len(readouts) :]
     starts = unit_starts(split)
     sizes = token_bytes[split.tokens[1:]]  # (N,) bytes of each target
+    bins: tuple[np.ndarray, ...] = calibration.reliability(more[0], correct) if final else ()
     calibrated = None
     if temperature is not None:
         other = ~calibration.part(starts)
         raw, tempered = float(nll[other].sum()), float(more[1][other].sum())
+        bins += calibration.reliability(more[2][other], correct[other])
         calibrated = Calibration(temperature, int(other.sum()), raw, tempered)
     return Evaluation(
         scores=Scores(
@@ -148,7 +150,7 @@ def evaluate(
             np.diff(starts),
             np.add.reduceat(sizes.astype(np.int64), starts[:-1]),
             split.n_docs == 1,
-            *(calibration.reliability(more[0], correct) if final else ()),
+            *bins,
         ),
         correct=round(correct.sum()),
         readouts={name: float(row.sum()) for name, row in zip(readouts, rows, strict=False)},
@@ -164,14 +166,15 @@ def _plain(sweep: _Sweep, config: TrainConfig) -> np.ndarray:
 
 
 def _with_temperature(sweep: _Sweep, config: TrainConfig) -> tuple[np.ndarray, float | None]:
-    """(R + 2, N): `_plain`, probability of the likeliest class, nats with the temperature (0 where it was fitted).
+    """(R + 3, N): `_plain`, probability of the likeliest class; nats and that probability with the temperature (0
+    where it was fitted).
 
     The part to fit on is scored first, so that the temperature is known when the rest is; only windows across the
     border of the two parts go through the model twice. No temperature where there is nothing to fit on.
     """
     fitting = calibration.part(unit_starts(sweep.split))
     n_rows = len(READOUTS[config.loss]) + 3  # without those that need a temperature
-    rows = np.zeros((n_rows + 1, sweep.split.n_targets))
+    rows = np.zeros((n_rows + 2, sweep.split.n_targets))
 
     def score(wanted: np.ndarray, n_more: int, more: Rows) -> np.ndarray:
         def scored(logits: Tensor, y: Tensor) -> Tensor:
@@ -187,9 +190,7 @@ def _with_temperature(sweep: _Sweep, config: TrainConfig) -> tuple[np.ndarray, f
         return score(fitting, 2 * len(powers), lambda log_p, y: calibration.slopes(log_p, y, powers)).sum(1)
 
     temperature = calibration.fit(measure) if fitting.any() else None
-    rows[-1:, ~fitting] = score(
-        ~fitting, 1, lambda log_p, y: calibration.tempered_nll(log_p, y, temperature or 1.0)[None]
-    )
+    rows[-2:, ~fitting] = score(~fitting, 2, lambda log_p, y: calibration.tempered(log_p, y, temperature or 1.0))
     return rows, temperature
 
 

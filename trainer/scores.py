@@ -36,6 +36,8 @@ class Scores:
     one_document: the units are cells of one document, in the order of its text; neighbours depend on each other.
     bin_count, bin_confidence, bin_accuracy: (15,) float64 over equal-width bins of the probability of the likeliest
         class: targets, mean probability, share that was right (both 0 in an empty bin); (0,) where not measured.
+    tempered_count, tempered_confidence, tempered_accuracy: the same with the one temperature, of the targets that it
+        was not fitted on; (0,) where there is none.
     """
 
     nll: np.ndarray
@@ -46,6 +48,9 @@ class Scores:
     bin_count: np.ndarray = field(default_factory=_unmeasured)
     bin_confidence: np.ndarray = field(default_factory=_unmeasured)
     bin_accuracy: np.ndarray = field(default_factory=_unmeasured)
+    tempered_count: np.ndarray = field(default_factory=_unmeasured)
+    tempered_confidence: np.ndarray = field(default_factory=_unmeasured)
+    tempered_accuracy: np.ndarray = field(default_factory=_unmeasured)
 
     @property
     def ece(self) -> float:
@@ -65,7 +70,8 @@ def load(path: Path) -> Scores:
     """Scores from their file. Raises UserError for anything else."""
     try:
         with np.load(path, allow_pickle=False) as content:
-            values = {f.name: content[f.name] for f in fields(Scores)}
+            absent = {f.name for f in fields(Scores) if f.name.startswith("tempered_")} - {*content}
+            values = {f.name: content[f.name] for f in fields(Scores) if f.name not in absent}  # of an earlier release
     except FileNotFoundError:
         raise UserError(f"{path}: no scores there") from None
     except (OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile, EOFError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from search.resampling import PIECES, resample
+from trainer.resampling import PIECES, resample
 
 Pair = tuple[np.ndarray, np.ndarray]
 

@@ -1,0 +1,201 @@
+"""The model card of a full run: MODEL_CARD.md in its folder, written when it has ended.
+
+Everything in it is read from the run folder, from the prepared corpus and from the machine; what none of them knows
+is left out, or said to be unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from data.dataset import Dataset
+from data.errors import UserError
+from data.licences import terms
+from trainer import config as configs
+from trainer import curve, files, records, scores
+from trainer.config import TrainConfig
+from trainer.report import Status
+from trainer.resampling import Interval, resample
+
+CARD = "MODEL_CARD.md"
+_EXPORTED = "# nanosweep:"  # how the header of an exported config begins
+
+
+def write(folder: Path, data: Dataset, status: Status, source: Path, changes: list[str], machine: str) -> Path:
+    """status: how the run ended. source: the config file that was given, with `changes` (key=value) on top of it.
+    machine: where it ended. Raises UserError when the disk is full."""
+    card = text(folder, data, status, source, changes, machine)
+    files.write(folder / CARD, lambda file: file.write(card.encode()))
+    return folder / CARD
+
+
+def text(folder: Path, data: Dataset, status: Status, source: Path, changes: list[str], machine: str) -> str:
+    """The card, in Markdown. Arguments as for `write`."""
+    config = configs.load(folder / records.CONFIG)
+    reports, notes = records.read_reports(folder), records.read_notes(folder)
+    try:
+        measured = scores.load(folder / scores.SCORES)
+    except UserError:
+        measured = None  # then there are no intervals
+    parts = [
+        f"# {folder.resolve().name}",
+        _what(config, data, notes),
+        "## Data",
+        _data(config, data),
+        "## Scores",
+        _scores(config, data, reports[-1], measured),
+        "## Training",
+        _training(config, reports, status, notes, machine),
+        "## Where the config comes from",
+        _origin(source, changes),
+        "## Limits",
+        _limits(config, data, reports, source),
+        "## Config",
+        f"```yaml\n{configs.dump(config).rstrip()}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def exported(source: Path) -> list[str]:
+    """What `nanosweep export` wrote on top of a config about its origin, a fact a line; [] for any other file."""
+    lines = source.read_text(encoding="utf-8").splitlines()
+    if not lines or not lines[0].startswith(_EXPORTED):
+        return []
+    ends = (i for i, line in enumerate(lines) if not line.startswith("# "))  # then comes how to use the file
+    return [line.removeprefix("# ") for line in lines[: next(ends, len(lines))]]
+
+
+def _what(config: TrainConfig, data: Dataset, notes: dict[str, str]) -> str:
+    size = f", {notes['parameters']} parameters as nanoGPT counts them" if "parameters" in notes else ""
+    begun = notes.get("initial weights")
+    return (
+        f"A GPT of {_count(config.n_layer, 'layer')}, {_count(config.n_head, 'head')}, width {config.n_embd} and "
+        f"{config.block_size} tokens of context{size}, trained with the loss `{config.loss}` to continue text like "
+        f"that of `{config.corpus}`, in tokens of `{config.tokenizer}` ({data.n_classes:,} classes)."
+        + (f" It began with the weights of {begun}: their licence holds for it, too." if begun else "")
+    )
+
+
+def _data(config: TrainConfig, data: Dataset) -> str:
+    about = terms(config.corpus, data.meta)
+    sizes = [
+        f"{name} {_count(part['documents'], 'document')}, {part['bytes']:,} bytes, {part['tokens']:,} tokens"
+        for name, part in data.meta.get("splits", {}).items()
+    ]
+    return _list(
+        f"corpus: `{config.corpus}`, {about.text}",
+        f"licence of the text: {about.licence}",
+        *([f"splits: {'; '.join(sizes)}"] if sizes else []),
+        f"hash of text and tokenizer: `{data.hash}`",
+    )
+
+
+def _scores(config: TrainConfig, data: Dataset, report: dict[str, Any], measured: scores.Scores | None) -> str:
+    values, intervals = report["metrics"], _intervals(measured)
+    context = config.eval_context or config.block_size
+    rows = [
+        ("perplexity of a token, exp(nats / token)", "val_perplexity"),
+        ("nats per token", "val_loss"),
+        ("bits per byte, special tokens left out", "val_bits_per_byte"),
+        ("share of tokens that were the likeliest", "val_accuracy"),
+        ("expected calibration error, 15 bins", "val_ece"),
+        ("temperature fitted on a fifth of the split", "val_temperature"),
+        ("perplexity of the rest of the split with it", "val_perplexity_calibrated"),
+        ("perplexity of that rest without it", "val_perplexity_uncalibrated"),
+    ]
+    table = [
+        f"| {words} | `{key}` | {_number(values[key])} | {_span(intervals.get(key))} |"
+        for words, key in rows
+        if key in values
+    ]
+    floor = data.val.floor_nll
+    if floor is not None:
+        least = float(floor.sum()) / data.val.n_targets
+        table.append(f"| entropy of the text: the least possible nats per token | | {_number(least)} | |")
+    ends = ", ends of documents included" if data.val.n_docs > 1 else ""
+    how = (
+        f"Of the whole validation split ({data.val.n_targets:,} tokens{ends}), every token once, in windows "
+        f"of {context} that begin every {config.eval_stride or context}, through the read-out "
+        f"`{config.chosen_readout}`. Perplexities compare between models with the same tokenizer and text alone; bits "
+        "per byte compare across tokenizers."
+    )
+    return "\n".join([how, "", "| measure | name | value | 95 % |", "|---|---|---|---|", *table]) + _kind(measured)
+
+
+def _intervals(measured: scores.Scores | None) -> dict[str, Interval]:
+    """95 % over the choice of validation text, by metric; empty where its pieces cannot be told apart."""
+    if measured is None:
+        return {}
+    pairs = {0: (measured.nll, measured.tokens), 1: (measured.byte_nll / math.log(2), measured.bytes)}
+    if (drawn := resample(pairs, measured.one_document)) is None:
+        return {}
+    nats = drawn.interval(0)
+    perplexity = Interval(*(math.exp(min(end, 700)) for end in (nats.low, nats.high)))
+    return {"val_loss": nats, "val_perplexity": perplexity, "val_bits_per_byte": drawn.interval(1)}
+
+
+def _kind(measured: scores.Scores | None) -> str:
+    if measured is None:
+        return "\n\nNo intervals: the run's results by document are not there."
+    what = "blocks of its one document" if measured.one_document else f"its {len(measured.nll):,} documents"
+    return f"\n\nThe intervals are over the choice of validation text (bootstrap over {what}); seeds are not in them."
+
+
+def _training(
+    config: TrainConfig, reports: list[dict[str, Any]], status: Status, notes: dict[str, str], machine: str
+) -> str:
+    last, drawn = reports[-1], curve.of(reports)
+    values = last["metrics"]
+    ended = f"{last['tokens']:,} tokens in {last['step']:,} steps, seed {config.seed}"
+    if status == "early_stopped" and drawn.end is not None:
+        ended += f"; stopped early, the scores are of the weights at {drawn.end[0]:,} tokens"
+    said = curve.sentence(drawn, "{:,.0f}".format)
+    return _list(
+        ended,
+        f"{values['seconds']:.1f} s of wall clock, {values['eval_seconds']:.1f} of them scoring",
+        f"ended on {machine}",
+        f"most memory used: {values['peak_memory_mb']:.0f} MiB",
+        *([f"torch {notes['torch']}"] if "torch" in notes else []),
+        *([said] if said else []),
+    )
+
+
+def _origin(source: Path, changes: list[str]) -> str:
+    header = exported(source)
+    said = f"`{source.name}`, which says of itself:\n\n```text\n" + "\n".join(header) + "\n```"
+    told = said if header else f"`{source.name}`, which does not say where it comes from."
+    return told + (f"\n\nChanged on the command line: {', '.join(f'`{c}`' for c in changes)}." if changes else "")
+
+
+def _limits(config: TrainConfig, data: Dataset, reports: list[dict[str, Any]], source: Path) -> str:
+    found = [
+        "One seed: another gives other weights and somewhat other scores.",
+        f"A small language model: what it writes resembles {terms(config.corpus, data.meta).text}, and may be false, "
+        "absurd or copied from it. It is no source of facts and follows no instructions.",
+        "The scores are of the validation split. This run did not open the test split.",
+    ]
+    if "test" not in data.meta.get("splits", {}):
+        found[-1] = "The scores are of the validation split; there is no test split."
+    if any(data.hash in line for line in exported(source)):
+        found.append("Its config was chosen by scores on the same validation text, which flatters it somewhat.")
+    if (at := curve.overfitting(curve.of(reports))) is not None:
+        found.append(f"It over-fits from {at:,} tokens on: `best.pt` holds the weights of that point.")
+    return _list(*found)
+
+
+def _list(*lines: str) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def _span(interval: Interval | None) -> str:
+    return "" if interval is None else f"{_number(interval.low)} to {_number(interval.high)}"
