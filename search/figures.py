@@ -100,7 +100,9 @@ def documents(title: str, scores: Scores) -> Figure:
         value = float(np.exp(np.quantile(nats, at)))
         axes.plot(value, 100 * at, marker="o", markersize=6, color=BLACK)
         words = f"{at:.0%}: {units.score(value)}"
-        axes.annotate(words, (value, 100 * at), (9, -4), textcoords="offset points", fontsize=SMALL)
+        room = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the dotted line must not cross the words
+        where = {"textcoords": "offset points", "va": "top", "fontsize": SMALL, "bbox": room}
+        axes.annotate(words, (value, 100 * at), (7, -3), **where)  # under the curve, which rises
     pooled = math.exp(min(float(scores.nll.sum() / scores.tokens.sum()), 700))
     about = f"of all tokens together: {units.score(pooled)}"
     axes.axvline(pooled, color=STYLES[2][0], linestyle=STYLES[2][1], label=about)
@@ -252,12 +254,12 @@ def _tokens(axes: Axes) -> None:
 
 def _plain_numbers(axes: Axes) -> None:
     """1.5, 2, 3 on a logarithmic axis, where matplotlib would write 10^0.3."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_xlim()
     decades = math.log10(high / low)
-    subs = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 8) if decades < 0.7 else (1, 2, 3, 5) if decades < 2 else (1,)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    subs = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if decades < 0.7 else (1, 2, 3, 5) if decades < 2 else (1,)
+    axes.xaxis.set_major_locator(AutoLocator() if decades < 0.3 else LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -276,7 +278,7 @@ def _finish(made: Figure, title: str, panels: Sequence[Axes], legend: list[Line2
     made.legend(handles=handles, loc="outside lower left", fontsize=SMALL, frameon=False, handlelength=3.2)
 
 
-def _short(text: str, most: int = 82) -> str:
+def _short(text: str, most: int = 90) -> str:
     return _plain(text if len(text) <= most else text[: most - 3] + "...")
 
 

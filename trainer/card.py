@@ -51,7 +51,7 @@ def text(folder: Path, data: Dataset, status: Status, source: Path, changes: lis
         "## Where the config comes from",
         _origin(source, changes),
         "## Limits",
-        _limits(config, data, reports, source),
+        _limits(data, reports, source),
         "## Config",
         f"```yaml\n{configs.dump(config).rstrip()}\n```",
     ]
@@ -81,7 +81,7 @@ def _what(config: TrainConfig, data: Dataset, notes: dict[str, str]) -> str:
 def _data(config: TrainConfig, data: Dataset) -> str:
     about = terms(config.corpus, data.meta)
     sizes = [
-        f"{name} {_count(part['documents'], 'document')}, {part['bytes']:,} bytes, {part['tokens']:,} tokens"
+        f"{name} {_count(part['documents'], 'document')}, {part['bytes']:,} bytes, {part['tokens'] - 1:,} tokens"
         for name, part in data.meta.get("splits", {}).items()
     ]
     return _list(
@@ -169,11 +169,11 @@ def _origin(source: Path, changes: list[str]) -> str:
     return told + (f"\n\nChanged on the command line: {', '.join(f'`{c}`' for c in changes)}." if changes else "")
 
 
-def _limits(config: TrainConfig, data: Dataset, reports: list[dict[str, Any]], source: Path) -> str:
+def _limits(data: Dataset, reports: list[dict[str, Any]], source: Path) -> str:
     found = [
         "One seed: another gives other weights and somewhat other scores.",
-        f"A small language model: what it writes resembles {terms(config.corpus, data.meta).text}, and may be false, "
-        "absurd or copied from it. It is no source of facts and follows no instructions.",
+        "A small language model: what it writes imitates its training text, and may be false, absurd or copied from "
+        "it. It is no source of facts and follows no instructions.",
         "The scores are of the validation split. This run did not open the test split.",
     ]
     if "test" not in data.meta.get("splits", {}):
