@@ -31,6 +31,7 @@ VENDORS = {
     "optuna": {"search/sampler.py"},
     "mlflow": {"search/mlflow_store.py", "search/mlflow_runs.py"},
     "transformers": {"search/compare.py"},
+    "matplotlib": {"search/figures.py"},
 }
 LONGEST = 300  # lines: read in one sitting
 
@@ -76,7 +77,7 @@ def test_docker_is_no_package() -> None:
 
 
 def test_importing_a_room_loads_nothing_heavy() -> None:
-    code = "import sys, search.cli, search.spec, search.study, trainer.config, models.config, data.dataset\n"
-    code += "print([m for m in ('torch', 'ray', 'optuna', 'mlflow', 'pandas', 'datasets') if m in sys.modules])"
+    code = "import sys, search.cli, search.spec, search.study, search.figures, trainer.config, models.config, data.dataset\n"
+    code += "print([m for m in ('torch', 'ray', 'optuna', 'mlflow', 'pandas', 'datasets', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from search import mlflow_store
+from search import gallery, mlflow_store
 from search.leaderboard import best
 from search.mlflow_read import fetch_study, parents
 from search.study import Ledger, read_study
@@ -38,6 +38,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fresh_store(folder)
     ledger = journals.write_study(folder / "quick")
     (folder / "quick" / "spec.yaml").write_text("study: quick\n")
+    gallery.attempt(folder / "quick")  # as a driver does before its end
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         assert send(ledger) == ""
@@ -215,7 +216,9 @@ def test_the_parent_run_has_all_that_made_the_study(sent: Path) -> None:
     assert wanted.items() <= run.data.tags.items()
     assert "objective" not in run.data.metrics
     files = {file.path for file in client.list_artifacts(parent.run_id)}
-    assert files == {"spec.yaml", "trials.jsonl", "leaderboard.md", "leaderboard.json", "best.yaml"}
+    assert files == {"spec.yaml", "trials.jsonl", "leaderboard.md", "leaderboard.json", "best.yaml", "figures"}
+    pictures = {file.path for file in client.list_artifacts(parent.run_id, "figures")}
+    assert pictures == {"figures/trials.png", "figures/by-loss.png", "figures/leader.png"}
     assert "| 1 | 1 | 4.000 |" in run.data.tags["mlflow.note.content"]
 
 
@@ -259,6 +262,17 @@ def test_a_study_is_read_back_from_the_store_alone(sent: Path) -> None:
     assert best(study).number == 1
     with pytest.raises(UserError, match="did you mean quick"):
         fetch_study("quik", mlflow_store.choose_uri(sent))
+
+
+def test_pictures_are_drawn_from_the_store_alone(sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.choose_uri(sent))
+    monkeypatch.setenv("NANOSWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    found = gallery.draw("quick", tmp_path / "no-storage")
+    names = ["trials.png", "by-loss.png", "leader.png"]
+    assert found.paths == [Path("figures/quick") / name for name in names]
+    for name in names:
+        assert Path("figures/quick", name).read_bytes() == (sent / "quick" / "figures" / name).read_bytes()
 
 
 def test_a_long_history_is_sent_whole(storage: Path) -> None:

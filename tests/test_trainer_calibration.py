@@ -185,6 +185,12 @@ def test_a_final_evaluation_equals_doing_it_by_hand(loss: str, rule: dict[str, i
     assert found.calibration.temperature == pytest.approx(min(max(temperature, 1.25**-14), 1.25**14), rel=5e-3)
     expected = calibration.tempered_nll(log_p[~part], targets[~part], found.calibration.temperature)
     assert found.calibration.calibrated == pytest.approx(float(expected.sum()), rel=1e-4)
+    bins = (found.scores.tempered_count, found.scores.tempered_confidence, found.scores.tempered_accuracy)
+    tempered = (log_p[~part] / found.calibration.temperature).softmax(-1)
+    right = (log_p[~part].argmax(-1) == targets[~part]).double()
+    assert bins[0].sum() == found.calibration.tokens
+    assert (bins[0] * bins[1]).sum() == pytest.approx(float(tempered.amax(-1).sum()), rel=1e-4)
+    assert (bins[0] * bins[2]).sum() == pytest.approx(float(right.sum()), abs=2)  # equal logits
     raw = -log_p.gather(1, targets[:, None])[:, 0]
     assert found.calibration.raw == pytest.approx(float(raw[~part].sum()), rel=1e-4)
 

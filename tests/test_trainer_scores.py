@@ -122,3 +122,17 @@ def test_scores_of_a_run_that_goes_on_go(tmp_path: Path) -> None:
     assert not (folder / scores.SCORES).exists()
     tiny.run(longer, out_dir=folder, resume=folder)
     assert not np.array_equal(scores.load(folder / scores.SCORES).nll, first.nll)
+
+
+def test_a_file_of_an_earlier_release_lacks_what_that_did_not_measure_and_no_more(tmp_path: Path) -> None:
+    found = final().scores
+    assert found.tempered_count.size
+    content = {name: value for name, value in dataclasses.asdict(found).items() if not name.startswith("tempered_")}
+    np.savez_compressed(tmp_path / "scores.npz", **content)
+    read = scores.load(tmp_path / "scores.npz")
+    assert np.array_equal(read.bin_count, found.bin_count)
+    assert read.tempered_count.size == read.tempered_confidence.size == read.tempered_accuracy.size == 0
+    del content["nll"]
+    np.savez_compressed(tmp_path / "scores.npz", **content)
+    with pytest.raises(UserError, match="not a readable file of scores"):
+        scores.load(tmp_path / "scores.npz")
