@@ -174,7 +174,8 @@ def _seeds(axes: Axes, line: Line) -> None:
 
 
 def _seeds_label(line: Line) -> str:
-    return f"the same of its {len(line.seeds)} runs with fresh seeds"
+    runs = "a run" if len(line.seeds) == 1 else f"{len(line.seeds)} runs"
+    return f"the same, of {runs} of the leader with {'a fresh seed' if len(line.seeds) == 1 else 'fresh seeds'}"
 
 
 def _xy(points: curve.Points) -> tuple[list[int], list[float]]:

@@ -77,7 +77,9 @@ def test_docker_is_no_package() -> None:
 
 
 def test_importing_a_room_loads_nothing_heavy() -> None:
-    code = "import sys, search.cli, search.spec, search.study, search.figures, trainer.config, models.config, data.dataset\n"
-    code += "print([m for m in ('torch', 'ray', 'optuna', 'mlflow', 'pandas', 'datasets', 'matplotlib') if m in sys.modules])"
+    code = "import sys, search.cli, search.spec, search.study, search.gallery, search.figures\n"
+    code += "import trainer.config, models.config, data.dataset\n"
+    code += "heavy = ('torch', 'ray', 'optuna', 'mlflow', 'pandas', 'datasets', 'matplotlib')\n"
+    code += "print([m for m in heavy if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
