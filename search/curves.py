@@ -81,7 +81,7 @@ def of_run(folder: Path) -> Chart:
     reports = records.read_reports(folder)
     floor = records.read_notes(folder).get(records.FLOOR, "").split()
     line = Line(folder.name, curve.of(reports), "full" if reports[-1]["final"] else "going", leader=True)
-    return Chart(f"{folder.resolve().name}: loss", NATS, (line,), float(floor[0]) if floor else None)
+    return Chart(f"run {folder.resolve().name}", NATS, (line,), float(floor[0]) if floor else None)
 
 
 def values_of(study: Study, key: str) -> set[str]:

@@ -50,7 +50,7 @@ def draw(given: str, storage: Path | None = None, by: str | None = None, out: Pa
     if here is None and (run / records.METRICS).is_file():
         if by is not None:
             raise UserError(f"--by {by}: {given} is one run; --by compares the trials of a study")
-        return _write(_of_run(run), out or run / FOLDER)
+        return _told(_write(_of_run(run), out or run / FOLDER), curves.of_run(run))
     study = open_study(given, storage)
     return of_study(study, out or (here / FOLDER if here is not None else Path(FOLDER) / _name(study)), by)
 
@@ -59,8 +59,12 @@ def of_study(study: Study, out: Path, by: str | None = None) -> Drawn:
     """Write a study's pictures into a folder. Raises UserError where it cannot be written, or `by` is no key."""
     made = _write(_of_study(study, by), out)
     leader = curves.of_leader(study)
-    if leader is not None and (said := curve.sentence(leader.lines[0].curve, units.count)):
-        made.lines.append(f"{leader.title}: {said}")
+    return made if leader is None else _told(made, leader)
+
+
+def _told(made: Drawn, chart: curves.Chart) -> Drawn:
+    if said := curve.sentence(chart.lines[0].curve, units.count):
+        made.lines.append(f"{chart.title}: {said}")
     return made
 
 
