@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data.errors import UserError
 from search import curves, leaderboard, units
@@ -25,11 +25,8 @@ from search.lookup import find_folder, open_study
 from search.study import Study, read_study
 from trainer import curve, records, scores
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 FOLDER = "figures"
-Draw = Callable[[], "Figure"]
+Draw = Callable[[], Any]  # makes a figure, which only search.figures knows
 
 
 @dataclass
