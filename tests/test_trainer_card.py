@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 from data.corpora import NAMES
 from data.licences import KNOWN, UNKNOWN, terms
 from tests import tiny
-from trainer import card, config, scores
+from trainer import card, config, records, scores
 from trainer.__main__ import main
+from trainer.report import Report
 
 HEADER = """\
 # nanosweep: best of study quick, trial 7 (lr=1e-3); 26k parameters
@@ -45,14 +47,14 @@ def rows(text: str) -> dict[str, list[str]]:
 
 def test_every_score_is_that_of_the_last_report(run: Path) -> None:
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    found = rows((run / card.CARD).read_text())
+    found = rows((run / records.CARD).read_text())
     assert {"val_perplexity", "val_loss", "val_bits_per_byte", "val_accuracy", "val_ece"} <= found.keys()
     for name, (value, *_) in found.items():
         assert float(value) == pytest.approx(last["metrics"][name], rel=1e-5), name
 
 
 def test_intervals_hold_their_value_and_are_of_the_documents(run: Path) -> None:
-    measured, found = scores.load(run / "scores.npz"), rows((run / card.CARD).read_text())
+    measured, found = scores.load(run / "scores.npz"), rows((run / records.CARD).read_text())
     ends = {name: [float(end) for end in span.split(" to ")] for name, (_, span) in found.items() if " to " in span}
     assert ends.keys() == {"val_perplexity", "val_loss", "val_bits_per_byte"}
     for name, (low, high) in ends.items():
@@ -65,7 +67,7 @@ def test_intervals_hold_their_value_and_are_of_the_documents(run: Path) -> None:
 
 
 def test_the_rest_is_the_runs_own_too(run: Path) -> None:
-    text, data = (run / card.CARD).read_text(), tiny.stories()
+    text, data = (run / records.CARD).read_text(), tiny.stories()
     reports = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert "2,560 tokens in 40 steps, seed 3" in text
     assert f"{reports[-1]['metrics']['seconds']:.1f} s of wall clock" in text
@@ -82,7 +84,7 @@ def test_the_rest_is_the_runs_own_too(run: Path) -> None:
 
 
 def test_where_the_config_comes_from_reaches_the_card_and_how_to_use_the_file_does_not(run: Path) -> None:
-    text = (run / card.CARD).read_text()
+    text = (run / records.CARD).read_text()
     header = HEADER.format(hash=tiny.stories().hash).splitlines()
     assert "```text\n" + "\n".join(line.removeprefix("# ") for line in header[:3]) + "\n```" in text
     assert "THIS_FILE" not in text
@@ -115,14 +117,18 @@ def test_early_stopped_weights_are_named(tmp_path: Path) -> None:
     assert f"stopped early, the scores are of the weights at {result.best['tokens']:,} tokens" in text
 
 
-def test_a_card_of_an_earlier_end_does_not_outlive_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NANOSWEEP_CACHE", str(tiny.stories().path.parent))
-    before = (run / card.CARD).read_text()
-    monkeypatch.setattr("trainer.loop.train", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert main([str(run.parent / "best.yaml"), "--set", "seed=3", "--out", str(run), "--resume"]) == 130
-    assert not (run / card.CARD).exists()
-    monkeypatch.undo()
-    (run / card.CARD).write_text(before)
+def test_a_card_goes_when_its_run_goes_on_and_stays_when_there_is_nothing_left_to_do(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    tiny.run(tiny.config(seed=3), resume=folder, out_dir=folder)
+    assert (folder / records.CARD).exists()
+
+    def stop(report: Report) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny.run(tiny.config(seed=3, max_tokens=4096), resume=folder, out_dir=folder, report=stop)
+    assert not (folder / records.CARD).exists()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -83,8 +83,6 @@ def _run(arguments: argparse.Namespace, out: Path) -> int:
         floor = data.val.floor_nll
         if floor is not None:
             print(f"floor: {floor.sum() / data.val.n_targets:.4f} nats/token: no honest model goes under it")
-    if first:
-        (out / card.CARD).unlink(missing_ok=True)  # of an earlier end of this run: soon it will not be true
     with display(length) if first else nullcontext(Display()) as shown:
         result = train(config, data, shown.report, resume, out_dir=out, on_step=shown.on_step)
     if result.status == "diverged":

@@ -19,7 +19,6 @@ from trainer.config import TrainConfig
 from trainer.report import Status
 from trainer.resampling import Interval, resample
 
-CARD = "MODEL_CARD.md"
 _EXPORTED = "# nanosweep:"  # how the header of an exported config begins
 
 
@@ -27,8 +26,8 @@ def write(folder: Path, data: Dataset, status: Status, source: Path, changes: li
     """status: how the run ended. source: the config file that was given, with `changes` (key=value) on top of it.
     machine: where it ended. Raises UserError when the disk is full."""
     card = text(folder, data, status, source, changes, machine)
-    files.write(folder / CARD, lambda file: file.write(card.encode()))
-    return folder / CARD
+    files.write(folder / records.CARD, lambda file: file.write(card.encode()))
+    return folder / records.CARD
 
 
 def text(folder: Path, data: Dataset, status: Status, source: Path, changes: list[str], machine: str) -> str:

@@ -6,6 +6,7 @@
     best.pt          the weights with the least val_loss on the way, not the latest
     metrics.jsonl    a line per report
     scores.npz       per-document results of the final report's evaluation
+    MODEL_CARD.md    of a full run that has ended, see trainer.card
 
 Every file is whole at any moment: written under another name, then renamed. Checkpoints hold tensors and plain
 values only, so `torch.load(weights_only=True)` reads them.
@@ -28,7 +29,7 @@ from data.errors import UserError
 from trainer import config as configs
 from trainer import files, yaml_file
 from trainer.config import TrainConfig
-from trainer.records import CONFIG, FLOOR, METRICS
+from trainer.records import CARD, CONFIG, FLOOR, METRICS
 from trainer.report import Report, Status
 from trainer.scores import SCORES
 
@@ -169,14 +170,16 @@ def _step(line: str) -> float:
 def take_along(source: Path, folder: Path, ended: bool) -> None:
     """What the folder of the run that is being resumed has: its best weights, and its scores where it has ended.
 
-    Scores of a run that goes on after all are of weights which its next final report will not be about: they go.
+    Scores and model card of a run that goes on after all are of weights which its next final report will not be
+    about: they go.
     """
     origin = source if source.is_dir() else source.parent
     for name in (BEST, SCORES) if ended else (BEST,):
         if (origin / name).exists() and not (folder / name).exists():
             _copy(origin / name, folder / name)
     if not ended:
-        (folder / SCORES).unlink(missing_ok=True)
+        for name in (SCORES, CARD):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _copy(source: Path, target: Path) -> None:

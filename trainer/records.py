@@ -8,7 +8,7 @@ from typing import Any
 
 from data.errors import UserError
 
-CONFIG, METRICS = "config.yaml", "metrics.jsonl"
+CONFIG, METRICS, CARD = "config.yaml", "metrics.jsonl", "MODEL_CARD.md"
 FLOOR = "entropy floor"  # a note, where the corpus's entropy is known
 
 
