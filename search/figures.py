@@ -101,7 +101,7 @@ def documents(title: str, scores: Scores) -> Figure:
         axes.plot(value, 100 * at, marker="o", markersize=6, color=BLACK)
         words = f"{at:.0%}: {units.score(value)}"
         room = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the dotted line must not cross the words
-        where = {"textcoords": "offset points", "va": "top", "fontsize": SMALL, "bbox": room}
+        where: dict[str, Any] = {"textcoords": "offset points", "va": "top", "fontsize": SMALL, "bbox": room}
         axes.annotate(words, (value, 100 * at), (7, -3), **where)  # under the curve, which rises
     pooled = math.exp(min(float(scores.nll.sum() / scores.tokens.sum()), 700))
     about = f"of all tokens together: {units.score(pooled)}"
@@ -194,7 +194,11 @@ def _mark_overfitting(axes: Axes, line: Line) -> None:
     if at is not None:
         axes.axvline(at, color=BLACK, linewidth=1, linestyle=(0, (1, 2)))
         right = at > 0.6 * line.curve.length
-        where = {"transform": axes.get_xaxis_transform(), "ha": "right" if right else "left", "va": "top"}
+        where: dict[str, Any] = {
+            "transform": axes.get_xaxis_transform(),
+            "ha": "right" if right else "left",
+            "va": "top",
+        }
         axes.text(at, 0.98, " over-fitting from here ", fontsize=SMALL, **where)
 
 
@@ -271,8 +275,8 @@ def _finish(made: Figure, title: str, panels: Sequence[Axes], legend: list[Line2
         axes.grid(color="#e0e0e0", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=BASE - 1)
-        axes.xaxis.label.set_size(BASE)
-        axes.yaxis.label.set_size(BASE)
+        axes.xaxis.label.set_fontsize(BASE)
+        axes.yaxis.label.set_fontsize(BASE)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     handles = panels[0].get_legend_handles_labels()[0] if legend is None else legend
