@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from search import leaderboard, units
+from search.by_value import grouped
 from search.journal import FULL
 from search.notes import floors_of
 from search.study import Study, Trial
@@ -58,11 +59,13 @@ def of_trials(study: Study) -> Chart | None:
 def by(study: Study, key: str) -> Chart | None:
     """The best trial for each value of a config key, best first: of those of full length or, where a value has none,
     the one that came furthest. None where no trial has reported. Raises UserError for a key that is not there."""
-    order, chosen = leaderboard.order(study), list[tuple[str, Trial]]()
-    for row in leaderboard.groups(study, key):
-        same = (trial for trial in order if trial.reports and str(trial.config[key]) == str(row[key]))
-        if (trial := next(same, None)) is not None:
-            chosen.append((str(row[key]), trial))
+    place = {trial.number: at for at, trial in enumerate(leaderboard.order(study))}
+    chosen: list[tuple[str, Trial]] = []
+    for value, trials in grouped(study, key).items():
+        begun = sorted((trial for trial in trials if trial.reports), key=lambda trial: place[trial.number])
+        if begun:
+            chosen.append((value, leaderboard.leader(study, trials) or begun[0]))
+    chosen.sort(key=lambda pair: place[pair[1].number])
     lines = _lines(study, chosen)
     return _chart(study, f"{_name(study)}: the best trial for each {key}", lines) if lines else None
 
