@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from data import corpora, splits
+from data import corpora, splits, titles
 from data.dataset import Dataset, Split
 from data.documents import Documents, pieces
 from data.encode import write_split
@@ -54,7 +54,8 @@ def prepare(
     """The token arrays of a corpus, from the cache or made now. Processes that ask for the same one make it once.
 
     corpus, tokenizer: names as in data/corpora.py and data/tokenizers.py.
-    split: `documents` (90/5/5, or the corpus's own splits) or `nanogpt` (first 90 % of the characters, last 10 %).
+    split: `documents` (90/5/5, or the corpus's own splits), `nanogpt` (first 90 % of the characters, last 10 %) or
+        `mainrun` (first 90 % of the titles, last 10 %).
     Raises UserError for whatever is wrong with them, for a missing network and for a full disk.
     """
     cache = cache or default_cache()
@@ -101,6 +102,7 @@ def _build(
     progress: bool,
 ) -> None:
     """Write everything a prepared corpus consists of; meta.json last."""
+    documents = titles.of(documents) if rule == "mainrun" else documents
     several = len(documents) > 1
     parts = splits.divide(documents, rule, corpus.name)
     tokenizer = make_tokenizer(tokenizer_name, documents, parts["train"], corpus.name, cache, progress)
@@ -116,6 +118,8 @@ def _build(
         summary[name] = {"documents": len(part), "bytes": part.n_bytes, "tokens": n_tokens}
         if part.floor_nll is not None:
             summary[name]["floor_nats"] = float(part.floor_nll.sum())
+        if rule == "mainrun":
+            summary[name]["text_length"] = titles.text_length(part)
     meta: dict[str, Any] = {
         "format": FORMAT,
         "corpus": corpus.name,
@@ -191,7 +195,7 @@ def open_dataset(path: Path) -> Dataset:
 
 
 def load_test(path: Path) -> Split:
-    """The test split of a prepared corpus. UserError where there is none (`split: nanogpt`)."""
+    """The test split of a prepared corpus. UserError where there is none (`split: nanogpt | mainrun`)."""
     meta = _read_meta(path)
     if "test" not in meta["splits"]:
         raise UserError(f"{meta['corpus']} with split: {meta['split']} has no test split; use split: documents")

@@ -11,14 +11,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from data import titles
 from data.documents import TEST, TRAIN, UNDECIDED, VAL, Documents
 from data.errors import UserError, nearest
 
 SPLITS = ("train", "val", "test")
 HELD_OUT = 0.05  # of the documents, for val and again for test
 
-# `documents`: three splits at document boundaries; `nanogpt`: the first 90 % of the characters and the last 10 %
-RULES = ("documents", "nanogpt")
+# `documents`: three splits at document boundaries; `nanogpt`: the first 90 % of the characters and the last 10 %;
+# `mainrun`: the first 90 % of the titles and the last 10 %, in their order (see data.titles)
+RULES = ("documents", "nanogpt", "mainrun")
 
 
 def check_rule(rule: str) -> None:
@@ -27,7 +29,7 @@ def check_rule(rule: str) -> None:
 
 
 def divide(documents: Documents, rule: str, name: str) -> dict[str, Documents]:
-    """The splits of a corpus: train, val and test, or train and val for the rule `nanogpt`.
+    """The splits of a corpus: train, val and test, or train and val for the rules `nanogpt` and `mainrun`.
 
     Raises UserError when there is too little text for that many splits.
     """
@@ -38,6 +40,8 @@ def divide(documents: Documents, rule: str, name: str) -> dict[str, Documents]:
                 f"{len(documents):,} documents; use split: documents"
             )
         return _contiguous(documents, {"train": 0.9, "val": 1.0}, name)
+    if rule == "mainrun":
+        return titles.divide(documents, name)
     if len(documents) == 1:
         return _contiguous(documents, {"train": 0.9, "val": 0.95, "test": 1.0}, name)
     labels = _labels(documents, name)
@@ -86,7 +90,7 @@ def _hashes(documents: Documents, rows: np.ndarray) -> np.ndarray:
 def _contiguous(documents: Documents, ends: dict[str, float], name: str) -> dict[str, Documents]:
     """Cut a single document at fractions of its characters, rounded down as nanoGPT does."""
     start, stop = int(documents.starts[0]), int(documents.stops[0])
-    n = _characters(documents.blob[start:stop])
+    n = titles.characters(documents.blob[start:stop])
     limits = {split: int(n * end) for split, end in ends.items()}
     result, begin = {}, start
     previous = 0
@@ -102,11 +106,6 @@ def _contiguous(documents: Documents, ends: dict[str, float], name: str) -> dict
 
 
 _STEP = 1 << 24  # bytes looked at together
-
-
-def _characters(blob: np.ndarray) -> int:
-    """Characters in UTF-8 bytes: all bytes but the continuation bytes 10xxxxxx."""
-    return sum(int(np.count_nonzero((blob[i : i + _STEP] & 0xC0) != 0x80)) for i in range(0, len(blob), _STEP))
 
 
 def _byte_of_character(blob: np.ndarray, index: int) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from data.dataset import Split
 from data.errors import UserError, nearest
 
-Order = Literal["random", "epoch"]
+Order = Literal["random", "epoch", "sequential"]
 
 CHUNK = 1024  # tokens: what stands for a document in the subset of a one-document corpus
 SUBSET_KEY = 20240  # of the subset's choice of documents; a constant, so that all trials are measured on the same text
@@ -31,11 +31,13 @@ class Batches:
     epoch: in each epoch every token is a target at most once: the stream, taken as a ring, is turned by a random
         amount, cut into windows, and the windows come in random order. What is left over (less than one block) is a
         different piece in each epoch.
+    sequential: the stream from its beginning, window after window, again and again, as the Mainrun task: nothing is
+        drawn. In each epoch the same tail is left out, which is less than a step of `rows_per_step` rows.
     The ring is seamless for several documents, as the stream begins and ends with EOT; that of a one-document
     corpus has its seam in one window of an epoch.
     """
 
-    def __init__(self, split: Split, block_size: int, order: Order, seed: int) -> None:
+    def __init__(self, split: Split, block_size: int, order: Order, seed: int, rows_per_step: int = 1) -> None:
         if order not in get_args(Order):
             raise UserError(f"data_order: {order} is not known; {nearest(order, get_args(Order))}")
         if split.n_targets < block_size:
@@ -43,29 +45,43 @@ class Batches:
                 f"the split has {len(split.tokens):,} tokens, fewer than one block (block_size {block_size} + 1): "
                 "lower block_size or give more text"
             )
+        step = block_size * rows_per_step
+        if order == "sequential" and split.n_targets < step:
+            raise UserError(
+                f"the split has {len(split.tokens):,} tokens, fewer than one step of data_order: sequential "
+                f"({rows_per_step} sequences of {block_size}, + 1): lower batch_size or give more text"
+            )
         self._tokens = np.asarray(split.tokens)
         self._block_size = block_size
         self._order = order
         self._seed = seed
         self._n_windows = split.n_targets // block_size
+        if order == "sequential":
+            self._n_windows -= self._n_windows % rows_per_step
         self._epoch = -1  # of the two fields below, which are only a cache
         self._turn = 0
         self._permutation = np.empty(0, dtype=np.int64)
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Targets in one epoch of order `epoch`."""
+        """Targets in one epoch of order `epoch` or `sequential`."""
         return self._n_windows * self._block_size
 
     def rows(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows first, ..., first + count - 1: inputs and targets, (count, block_size) int64 each."""
-        starts = self._random_starts(first, count) if self._order == "random" else self._epoch_starts(first, count)
+        starts = self._starts(first, count)
         at = starts[:, None] + np.arange(self._block_size)  # (B, T)
         if self._order == "epoch":
             at %= len(self._tokens) - 1
         x = self._tokens[at].astype(np.int64)
         at += 1
         return x, self._tokens[at].astype(np.int64)
+
+    def _starts(self, first: int, count: int) -> np.ndarray:
+        """(count,) int64: where the windows of rows first, ... begin."""
+        if self._order == "sequential":
+            return np.arange(first, first + count, dtype=np.int64) % self._n_windows * self._block_size
+        return self._random_starts(first, count) if self._order == "random" else self._epoch_starts(first, count)
 
     def _random_starts(self, first: int, count: int) -> np.ndarray:
         """(count,) int64, uniform over all places where a window fits."""

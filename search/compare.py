@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
 from search import units
+from trainer.prompts import Prompt, read_prompts
 
 if TYPE_CHECKING:
     from trainer.sample import Trained
@@ -37,14 +38,6 @@ class Rule:
     def __str__(self) -> str:
         drawn = f"temperature {self.temperature:g}, seed {self.seed}" if self.temperature else "the likeliest token"
         return f"{drawn}, at most {self.max_new_tokens:,} tokens of each model's own tokenizer; no chat template"
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A line of the prompts' file; place: file and line number."""
-
-    place: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -77,18 +70,6 @@ def compare(run: Path, against: str, prompts: Path, rule: Rule) -> Comparison:
     trained, loaded = sample.load(run), _load(against)  # mistakes are told before anything is written
     ours = _ours(run, trained, lines, rule)
     return Comparison([line.text for line in lines], ours, _theirs(against, *loaded, lines, rule), rule)
-
-
-def read_prompts(path: Path) -> list[Prompt]:
-    """The lines of a file that are not blank. Raises UserError."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); --prompts is a text file, one prompt per line") from None
-    found = [Prompt(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
-        raise UserError(f"{path} has no prompt; write one per line")
-    return found
 
 
 def _ours(run: Path, trained: Trained, prompts: Sequence[Prompt], rule: Rule) -> Side:

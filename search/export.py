@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from search.standing import standings, sure
 from search.statistics import Standing
 from search.study import Study, Trial
 from trainer.config import TrainConfig, dump
+from trainer.files import replace_text as replace_text  # other rooms write through this one, too
 
 NAME = "best.yaml"
 
@@ -100,22 +99,6 @@ def write_best(study: Study, folder: Path, found: list[Standing] | None = None) 
         return None
     write(study, folder / NAME, found=found)
     return folder / NAME
-
-
-def replace_text(path: Path, content: str) -> None:
-    """A file's new content appears at once and whole, its folder made where missing.
-
-    Raises UserError when it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _config(trial: Trial) -> TrainConfig:

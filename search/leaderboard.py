@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 UNITS = {"val_perplexity": "perplexity", "val_bits_per_byte": "bits/byte"}
+MAINRUN = ("val_nats_per_char", "mainrun_nats_per_char", "mainrun_coverage")
 BROKEN = ("diverged", "out_of_memory", "failed")
 
 
@@ -93,6 +94,7 @@ def rows(study: Study) -> list[Row]:
     objective, val_loss, val_perplexity, val_bits_per_byte, val_accuracy: on the full validation split at the end
     of a trial of full length, else None, so that no sort mixes budgets. best_on_the_way: the least val_perplexity
     on the subset scored at reports. last: val_perplexity at the last report, whatever its length.
+    With `split: mainrun` also MAINRUN (see trainer.mainrun), at the end as well.
     """
     return [_row(study, trial) for trial in order(study)]
 
@@ -140,6 +142,7 @@ def _row(study: Study, trial: Trial) -> Row:
         "rung": trial.rung,
         "objective": value,
         **{key: final.get(key) for key in ("val_loss", "val_perplexity", "val_bits_per_byte", "val_accuracy")},
+        **{key: final[key] for key in MAINRUN if key in final},
         "best_on_the_way": on_the_way(trial),
         "last": last.get("val_perplexity"),
         "train_loss": last.get("train_loss"),

@@ -26,6 +26,7 @@ def below(study: Study, left_out: int, found: list[Standing]) -> list[str]:
         *optimism_lines(study),
         *cause_lines(study),
         *floor_lines(study),
+        *title_lines(study),
         *spread_lines(study),
         *agreement.lines(study),
         *caution_lines(study),
@@ -111,6 +112,21 @@ def _gap(study: Study, trial: Trial, floors: dict[str, dict[str, float]]) -> tup
         return None
     low = floor[objective_name(study)]
     return value - low, value / low
+
+
+def title_lines(study: Study) -> list[str]:
+    """With `split: mainrun`: the leader in the task's terms, and what may be compared."""
+    leader = best(study)
+    final = leader.final["metrics"] if leader is not None and leader.final is not None else {}
+    if "val_nats_per_char" not in final:
+        return []
+    share = final["mainrun_coverage"]
+    theirs = f"says {final['mainrun_nats_per_char']:.4f}" if "mainrun_nats_per_char" in final else "says nothing"
+    return [
+        f"Mainrun: the leader has {final['val_nats_per_char']:.4f} nats/char over the whole validation text (in the "
+        f"search's own run); the task's evaluate() {theirs}, as it scores {share:.1%} of it: that depends on "
+        "batch_size x block_size, so compare by nats/char"
+    ]
 
 
 def spread_lines(study: Study) -> list[str]:

@@ -35,7 +35,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
         **{f"  {name}": _range(parameter) for name, parameter in spec.space.items()},
         **_start(spec),
         **_warm_start(plan, known),
-        "trial": f"{units.count(plan.length)} tokens, {_span(sizes)} parameters",
+        "trial": f"{_span([plan.shortest, plan.length])} tokens, {_span(sizes)} parameters",
         "rungs": rungs + _treatment(spec),
         "budget": _budget(spec.budget, plan.length),
         **_finalists(spec, plan.length),
@@ -61,7 +61,7 @@ def _data(tokenizer: str, about: dict[str, Any]) -> str:
 
 def _range(parameter: Parameter) -> str:
     if parameter.choice is not None:
-        text = ", ".join(str(value).replace("'", "") for value in parameter.choice)
+        text = ", ".join("null" if value is None else str(value).replace("'", "") for value in parameter.choice)
     else:
         low, high = parameter.log or parameter.uniform or []
         text = f"{low} to {high}" + (", logarithmic" if parameter.log else "")

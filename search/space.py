@@ -146,14 +146,15 @@ def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
     _check_combinations(spec, base, taken, file)
 
 
-def check_length(spec: StudySpec, base: TrainConfig, tokens_per_epoch: int, file: YamlFile | None = None) -> None:
-    """The part of `check` that must wait for the data: first_rung against lengths given in epochs.
-
-    tokens_per_epoch: targets of the training split. Raises UserError.
-    """
+def lengths(spec: StudySpec, base: TrainConfig, tokens_per_epoch: int) -> list[int]:
+    """Tokens that trials train on: the values of max_tokens, epochs counted out. per epoch: targets of the split."""
     values = values_of("max_tokens", spec, base)
-    lengths = [base.model_copy(update={"max_tokens": value}).length(tokens_per_epoch) for value in values]
-    _check_rungs(spec, lengths, file or YamlFile(f"study {spec.study}", {}, {}))
+    return [base.model_copy(update={"max_tokens": value}).length(tokens_per_epoch) for value in values]
+
+
+def check_length(spec: StudySpec, base: TrainConfig, tokens_per_epoch: int, file: YamlFile | None = None) -> None:
+    """The part of `check` that must wait for the data: first_rung against `lengths`. Raises UserError."""
+    _check_rungs(spec, lengths(spec, base, tokens_per_epoch), file or YamlFile(f"study {spec.study}", {}, {}))
 
 
 def _check_rungs(spec: StudySpec, lengths: list[int], file: YamlFile) -> None:

@@ -203,6 +203,7 @@ class Scale(_Strict):
     base: str | None = None
     set: dict[str, Any] | None = None
     space: dict[str, Parameter] | None = None
+    start: list[dict[str, Any]] | None = None
     scheduler: SchedulerOrNone = None
     budget: Budget | None = None
     finalists: Finalists | None = None

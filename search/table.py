@@ -122,6 +122,7 @@ def _cells(
 
 _MAY_BE_EMPTY = {
     **{"seeds": "seeds", "text": "text_low", "from leader": "difference"},
+    **{"nats/char": "val_nats_per_char", "evaluate()": "mainrun_nats_per_char", "coverage": "mainrun_coverage"},
     **{"train loss": "train_loss", "val loss": "val_loss", "test loss": "test", "test bits/byte": "test"},
     **{f"own {split}": f"{split}_objective_loss" for split in ("train", "val", "test")},
 }
@@ -140,6 +141,9 @@ def _columns(study: Study) -> Columns:
         "text": ("text_text", str),
         "from leader": ("difference_text", str),
         other: (f"val_{other.replace('/', '_per_')}" if other == "bits/byte" else "val_perplexity", units.score),
+        "nats/char": ("val_nats_per_char", "{:.4f}".format),  # of `split: mainrun`, these three
+        "evaluate()": ("mainrun_nats_per_char", "{:.4f}".format),
+        "coverage": ("mainrun_coverage", "{:.1%}".format),
         "on the way": ("best_on_the_way", units.score),
         "tokens": ("tokens", units.count),
         "time": ("seconds", units.duration),

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 class Plan:
     """A study that may begin.
 
-    base: with eval_tokens filled in; data: for the header; length: of a whole trial; priors: an earlier study's
-    trials, to be taken over into a study that has neither them nor trials of its own.
+    base: with eval_tokens filled in; data: for the header; length: of the longest trial, shortest: of the shortest
+    (they differ where max_tokens is searched); priors: an earlier study's trials, to be taken over into a study that
+    has neither them nor trials of its own.
     """
 
     spec: StudySpec
@@ -45,6 +46,7 @@ class Plan:
     datasets: dict[str, Dataset]
     data: dict[str, Any]
     length: int
+    shortest: int
     priors: list[dict[str, Any]]
 
     def tokens(self, config: TrainConfig) -> int:
@@ -132,15 +134,31 @@ def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Study, sh
         block_sizes += [value.get("block_size", base.block_size) if parameter.linked else value for value in values]
     for dataset in datasets.values():
         Batches(dataset.train, max(block_sizes), base.data_order, base.seed)  # raises for a corpus that is too short
+        if base.data_order == "sequential":
+            for block_size, rows in _steps(spec, base):
+                Batches(dataset.train, block_size, base.data_order, base.seed, rows)
         space.check_length(spec, base, dataset.train.n_targets, file)
     first = next(iter(datasets.values()))
-    length = base.length(first.train.n_targets)
-    pinned = header.pin_eval_tokens(base, length)
+    lengths = space.lengths(spec, base, first.train.n_targets)
+    length, shortest = max(lengths), min(lengths)
+    pinned = header.pin_eval_tokens(base, shortest)  # scoring stays cheap in every trial
     data = header.describe(datasets, pinned)
     header.check_same_data(data, known.header)
     begun = known.trials or known.priors
     priors = [] if begun else prior.take_over(spec, data, length, file)
-    return Plan(spec, pinned, datasets, data, length, priors)
+    return Plan(spec, pinned, datasets, data, length, shortest, priors)
+
+
+def _steps(spec: StudySpec, base: TrainConfig) -> set[tuple[int, int]]:
+    """block_size and sequences of a step, of the trials that there may be."""
+    names = ("block_size", "batch_size", "gradient_accumulation_steps")
+    values = {name: points.candidates(name, parameter) for name, parameter in spec.space.items()}
+    found = set()
+    for point in points.some_points(spec.space, values, most=1000):
+        changes = points.assigned(spec.space, point)
+        block_size, batch_size, passes = (changes.get(name, getattr(base, name)) for name in names)
+        found.add((block_size, batch_size * passes))
+    return found
 
 
 def _track(spec: StudySpec) -> None:

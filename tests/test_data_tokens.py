@@ -26,7 +26,7 @@ def single(n: int) -> Split:
     return Split(np.arange(n, dtype=np.uint32), np.array([1, n]))
 
 
-@pytest.mark.parametrize("order", ["random", "epoch"])
+@pytest.mark.parametrize("order", ["random", "epoch", "sequential"])
 @pytest.mark.parametrize("parts", [[40], [1] * 40, [13, 0, 20, 7]])
 def test_a_row_is_a_function_of_its_number(order: Order, parts: list[int]) -> None:
     """Whoever asks, in whatever pieces and order: ranks, micro-batches and resumed runs see the same rows."""
@@ -43,14 +43,14 @@ def test_a_row_is_a_function_of_its_number(order: Order, parts: list[int]) -> No
         assert np.array_equal(again.rows(start, len(part[0]))[0], part[0])
 
 
-@pytest.mark.parametrize("order", ["random", "epoch"])
+@pytest.mark.parametrize("order", ["random", "epoch", "sequential"])
 @pytest.mark.parametrize("split", [single(1000), stream([5, 80, 3, 200])], ids=["single", "several"])
 def test_targets_are_the_next_tokens(order: Order, split: Split) -> None:
     x, y = Batches(split, 16, order, seed=1).rows(0, 300)
     assert x.shape == y.shape == (300, 16)
     assert x.dtype == y.dtype == np.int64
     assert np.array_equal(y, np.where(x == EOT, y, split.tokens[(x + 1) % len(split.tokens)]))
-    if split.n_docs > 1 or order == "random":  # else the ring has a seam, in one window of an epoch
+    if split.n_docs > 1 or order != "epoch":  # else the ring has a seam, in one window of an epoch
         assert np.array_equal(x[:, 1:], y[:, :-1])
     assert x.flags.c_contiguous
     assert y.flags.c_contiguous
@@ -125,6 +125,25 @@ def test_a_split_shorter_than_a_block_is_refused(order: Order) -> None:
     Batches(single(11), 10, order, seed=1).rows(0, 5)
     with pytest.raises(UserError, match=r"has 10 tokens, fewer than one block \(block_size 10 \+ 1\)"):
         Batches(single(10), 10, order, seed=1)
+
+
+@pytest.mark.parametrize(("rows_per_step", "windows"), [(1, 19), (4, 16), (19, 19)])
+def test_seven_epochs_in_sequence_visit_each_window_of_whole_steps_seven_times_in_order(
+    rows_per_step: int, windows: int
+) -> None:
+    split = single(200)
+    batches = Batches(split, 10, "sequential", 1337, rows_per_step)
+    assert batches.tokens_per_epoch == windows * 10
+    x, y = batches.rows(0, 7 * windows)
+    assert x.reshape(7, -1).tolist() == [list(range(windows * 10))] * 7
+    assert np.array_equal(y, x + 1)
+    assert np.array_equal(Batches(split, 10, "sequential", 1, rows_per_step).rows(0, 7 * windows)[0], x)  # no luck
+
+
+def test_a_sequence_shorter_than_a_step_is_refused() -> None:
+    Batches(single(41), 10, "sequential", 1, rows_per_step=4)
+    with pytest.raises(UserError, match=r"has 40 tokens, fewer than one step .* \(4 sequences of 10, \+ 1\)"):
+        Batches(single(40), 10, "sequential", 1, rows_per_step=4)
 
 
 def test_an_unknown_order_is_refused() -> None:

@@ -12,10 +12,11 @@ import torch
 
 from data.errors import UserError
 from search.cli import main
-from search.compare import Comparison, Rule, Side, compare, read_prompts
+from search.compare import Comparison, Rule, Side, compare
 from search.side_by_side import page, render
 from tests import tiny
 from trainer import sample
+from trainer.prompts import read_prompts
 
 PROMPTS = ["The cat", "The mat"]
 GREEDY = Rule(12, 0.0)

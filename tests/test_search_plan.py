@@ -61,3 +61,20 @@ def test_plan_names_the_start_points_and_counts_what_is_taken_over(
     ledger.close()
     known.journal.path.unlink()
     assert "before: 4 trials: 2 complete, 1 cut short, 1 broken" in describe(*loaded)
+
+
+def test_plan_shows_the_lengths_that_are_searched_and_counts_with_the_longest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NANOSWEEP_CACHE", str(tmp_path / "cache"))
+    Path("corpus.txt").write_text("the cat sat on the mat. " * 400)
+    space = "space: {max_tokens: {choice: [20k, 2 epochs, 4M]}, early_stop: {choice: [2, null]}}\nfinalists: {top: 2}\n"
+    loaded = load_spec(specs.write(tmp_path, space, BASE.replace("eval_tokens: 256\n", "")))
+    lines = dict(line.split("  ", 1) for line in describe(*loaded).splitlines())
+    assert "17.3k to 4M tokens" in lines["trial"]
+    assert "at most 16M tokens" in lines["budget"]
+    assert "(24M tokens)" in lines["finalists"]
+    assert "early_stop  2, null" in describe(*loaded)
+    plan = prepare(*loaded, Study())
+    assert plan.base.eval_tokens == 2048  # as for the shortest: scoring stays a small part of every trial

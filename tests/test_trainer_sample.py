@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,51 @@ def test_the_command_prints_the_text(run_folder: Path, capsys: pytest.CaptureFix
     assert sample.main([str(run_folder / checkpoint.CHECKPOINT), *arguments]) == 0
 
 
+def test_a_text_does_not_depend_on_what_else_the_call_asks_for(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "prompts.txt").write_text("The\n\nOnce upon\n")
+
+    def written(*arguments: str) -> dict[tuple[str, float, int], str]:
+        assert sample.main([str(run_folder), "--max-new-tokens", "20", "--seed", "5", "--json", *arguments]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["top_k"] is None
+        return {(one["prompt"], one["temperature"], one["sample"]): one["text"] for one in found["samples"]}
+
+    many = written("--prompts", str(tmp_path / "prompts.txt"), "--temperature", "0", "0.7", "1.2", "--num-samples", "2")
+    assert len(many) == 2 * (1 + 2 + 2)  # at temperature 0 all samples are the same
+    assert all(text.startswith(prompt) for (prompt, _, _), text in many.items())
+    assert len(set(many.values())) == len(many)
+    for temperature in ("1.2", "0"):
+        one = written("--prompt", "Once upon", "--temperature", temperature)
+        assert one == {key: many[key] for key in one}
+    assert written("--prompt", "Once upon", "--temperature", "0", "--seed", "9").items() <= many.items()
+
+
+def test_top_p_draws_from_the_fewest_likeliest_that_have_the_share() -> None:
+    logp = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(top_k: int | None, top_p: float | None) -> set[int]:
+        return {sample._draw(logp, generator, 1.0, top_k, top_p) for _ in range(300)}
+
+    assert drawn(None, 0.5) == {1}
+    assert drawn(None, 0.51) == {1, 3}
+    assert drawn(None, 0.8) == {1, 2, 3}
+    assert drawn(None, 1.0) == {0, 1, 2, 3}
+    assert drawn(2, 0.9) == {1, 3}  # of the two that are left
+    assert drawn(2, 0.6) == {1}
+
+
+def test_people_see_which_text_is_which(run_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "texts.txt"
+    arguments = ["--prompt", "The", "--prompt", "One", "--temperature", "0", "1", "--num-samples", "2", "-o", str(out)]
+    assert sample.main([str(run_folder), "--max-new-tokens", "10", *arguments]) == 0
+    heads = [line for line in out.read_text().splitlines() if line.startswith("──")]
+    each = [f'── "{p}", temperature {t} ──' for p in ("The", "One") for t in ("0", "1, 1 of 2", "1, 2 of 2")]
+    assert heads == each
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -104,6 +150,10 @@ def test_the_command_prints_the_text(run_folder: Path, capsys: pytest.CaptureFix
         (["RUN", "--prompt", "語"], "is not in the vocabulary"),
         (["RUN", "--temperature", "-1"], "temperature -1.0"),
         (["RUN", "--top-k", "0"], "top_k 0"),
+        (["RUN", "--top-p", "0"], "top_p 0.0: expected a share"),
+        (["RUN", "--temperature", "0.5", "nan"], "temperature nan"),
+        (["RUN", "--prompts", "nowhere.txt"], "nowhere.txt: cannot be read"),
+        (["RUN", "--prompt", "The", "--prompt", "語"], "--prompt: character '語'"),
         (["EMPTY"], "no checkpoint there"),
     ],
 )

@@ -66,10 +66,12 @@ class TrainConfig(BaseModel):
     """stories | shakespeare | tinystories | hackernews | text:PATH | jsonl:PATH#field | hf:NAME#field ..."""
     tokenizer: str = "char"
     """char | gpt2 | gpt2:PATH | bpe:N"""
-    split: Literal["documents", "nanogpt"] = "documents"
-    """documents: train, val and test at document boundaries; nanogpt: its exact 90/10, no test"""
-    data_order: Literal["random", "epoch"] = "random"
-    """random: windows drawn anywhere, as nanoGPT; epoch: every window once before any comes again"""
+    split: Literal["documents", "nanogpt", "mainrun"] = "documents"
+    """documents: train, val and test at document boundaries; nanogpt: its exact 90/10, no test; mainrun: the first
+    90 % of the titles and the last 10 %, no test, with nats per character among the final metrics"""
+    data_order: Literal["random", "epoch", "sequential"] = "random"
+    """random: windows drawn anywhere, as nanoGPT; epoch: every window once before any comes again; sequential: from
+    beginning to end, again and again, the tail of less than a step left out, as Mainrun"""
 
     # model
     n_layer: Whole = 4
@@ -233,6 +235,8 @@ class TrainConfig(BaseModel):
         """max_tokens as a number of tokens. tokens_per_epoch: targets of the training split."""
         if isinstance(self.max_tokens, int):
             return self.max_tokens
+        if self.data_order == "sequential":  # whole steps: what is left is in no epoch
+            tokens_per_epoch -= tokens_per_epoch % self.tokens_per_step
         return max(1, round(float(self.max_tokens.split()[0]) * tokens_per_epoch))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -26,3 +27,19 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
         raise UserError(f"no space left for {path}; the checkpoint before it is whole. Free some and resume") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, content: str) -> None:
+    """A file's new content appears at once and whole, its folder made where missing.
+
+    Raises UserError when it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None

@@ -28,7 +28,7 @@ from torch import Tensor
 from data import tokens
 from data.dataset import Dataset, Split
 from data.errors import UserError
-from trainer import checkpoint, device, distributed, evaluate, init, schedule
+from trainer import checkpoint, device, distributed, evaluate, init, mainrun, schedule
 from trainer.checkpoint import Checkpoint, State
 from trainer.config import TrainConfig
 from trainer.device import Machine
@@ -205,14 +205,15 @@ class _Run:
             with self._weights(self.best_model if state.ended == "early_stopped" else None):
                 metrics["val_loss_subset"] = state.best["val_loss"] if state.ended == "early_stopped" else val.loss
                 val = val if subset_is_all else self._evaluate(self.data.val, final=True)
+                metrics.update(mainrun.metrics(val, self.data, self.config, self._evaluate))
             if self.out_dir is not None and math.isfinite(val.loss):
                 val.scores.save(self.out_dir / SCORES)
         metrics.update(evaluate.metrics(val, self.config), peak_memory_mb=self.machine.peak_memory_mb())
         return Report(state.step, done, rung, state.ended is not None, metrics, self.stepper.micro_batch.known)
 
-    def _evaluate(self, split: Split, final: bool = False) -> evaluate.Evaluation:
+    def _evaluate(self, split: Split, rule: TrainConfig | None = None, final: bool = False) -> evaluate.Evaluation:
         model, sizes, batch = self.stepper.model, self.data.token_bytes, self.eval_batch
-        return evaluate.evaluate(model, split, self.config, sizes, self.machine, self.ranks, batch, final)
+        return evaluate.evaluate(model, split, rule or self.config, sizes, self.machine, self.ranks, batch, final)
 
     @contextlib.contextmanager
     def _weights(self, weights: dict[str, Tensor] | None) -> Iterator[None]:

@@ -1,15 +1,19 @@
 """Text from a trained model.
 
     python -m trainer.sample out/stories --prompt "Once upon a time" --temperature 0.8 --top-k 50 --seed 1
+    python -m trainer.sample out/stories --prompts prompts.txt --temperature 0 0.5 1 --json --out texts.json
 
+A text depends on weights, prompt, temperature, --top-k, --top-p, --seed and its own number: on nothing else that the
+same call asks for. So two runs, or two temperatures, are compared text by text.
 Probabilities come from the loss's own read-out: the softmax of a model trained on a square loss means nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +29,8 @@ from models.gpt import GPT
 from models.losses import log_probs
 from models.nanogpt import load_nanogpt
 from trainer import checkpoint
+from trainer.files import replace_text
+from trainer.prompts import Prompt, Written, as_json, as_text, read_prompts
 
 Readout = Callable[[Tensor], Tensor]  # logits (N, C) -> log-probabilities (N, C)
 AT_ONCE = 32  # stories written side by side
@@ -62,28 +68,36 @@ def samples(
     seed: int = 1337,
     *,
     n: int,
+    top_p: float | None = None,
     eot: int | None = None,
     readout: Readout = softmax,
 ) -> list[str]:
     """n continuations of `prompt`, each with the prompt before it.
 
-    temperature: 0 takes the likeliest token each time. top_k: only the k likeliest are drawn from.
+    temperature: 0 takes the likeliest token each time. top_k: only the k likeliest are drawn from. top_p: only the
+    fewest of these whose probabilities sum to p of the whole (Holtzman et al. 2020, arXiv 1904.09751).
     seed: sample i depends on (seed, i) alone, not on n. eot: the class that begins and ends documents, where the
     training text had one: written before the prompt, and the end of a sample. Raises UserError for a prompt that the
     tokenizer cannot encode.
     """
-    if temperature < 0 or (top_k is not None and top_k < 1):
-        raise UserError(f"temperature {temperature}, top_k {top_k}: expected at least 0 and at least 1")
+    _check_rule(temperature, top_k, top_p)
     if not prompt and eot is None:
         prompt = "\n"  # a model must be given something; nanoGPT's choice
     start = ([] if eot is None else [eot]) + [int(i) for i in tokenizer.encode(prompt)]
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(n)]
-    draw = partial(_draw, temperature=temperature, top_k=top_k)
+    draw = partial(_draw, temperature=temperature, top_k=top_k, top_p=top_p)
     texts = []
     for first in range(0, n, AT_ONCE):
         ids = _continue(model, start, max_new_tokens, eot, readout, draw, generators[first : first + AT_ONCE])
         texts += [tokenizer.decode(row[eot is not None :]) for row in ids]
     return texts
+
+
+def _check_rule(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    if not 0 <= temperature < math.inf or (top_k is not None and top_k < 1):
+        raise UserError(f"temperature {temperature}, top_k {top_k}: expected at least 0 and at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"top_p {top_p}: expected a share, above 0 and at most 1")
 
 
 def _continue(
@@ -117,15 +131,18 @@ def _continue(
     return rows
 
 
-def _draw(logp: Tensor, generator: torch.Generator, temperature: float, top_k: int | None) -> int:
+def _draw(logp: Tensor, generator: torch.Generator, temperature: float, top_k: int | None, top_p: float | None) -> int:
     """One token from log-probabilities (C,)."""
     if temperature == 0:
         return int(logp.argmax())
     scaled = logp / temperature
-    if top_k is not None and top_k < len(scaled):
-        kept, index = scaled.topk(top_k)
-        return int(index[torch.multinomial(kept.softmax(0), 1, generator=generator)])
-    return int(torch.multinomial(scaled.softmax(0), 1, generator=generator))
+    if top_k is None and top_p is None:
+        return int(torch.multinomial(scaled.softmax(0), 1, generator=generator))
+    kept, index = scaled.topk(min(top_k or len(scaled), len(scaled)))
+    p = kept.softmax(0)  # of the kept, likeliest first
+    if top_p is not None:
+        p = p[: int((p.cumsum(0) < top_p).sum()) + 1]
+    return int(index[torch.multinomial(p, 1, generator=generator)])
 
 
 @dataclass(frozen=True)
@@ -187,15 +204,46 @@ def _load_nanogpt(file: Path) -> Trained:
     return Trained(model, tokenizer, None, lambda logits: softmax(logits[:, : tokenizer.n_classes]))
 
 
+def write_all(
+    trained: Trained, prompts: Sequence[Prompt], temperatures: Sequence[float], n: int, **options: Any
+) -> list[Written]:
+    """n samples of each prompt at each temperature, one where it is 0: they would all be the same.
+
+    options as in `samples`. Raises UserError, for a prompt with its place, before anything is written.
+    """
+    for prompt in prompts:
+        try:
+            trained.tokenizer.encode(prompt.text)
+        except UserError as error:
+            raise UserError(f"{prompt.place}: {error}") from None
+    for temperature in temperatures:
+        _check_rule(temperature, options.get("top_k"), options.get("top_p"))
+    written = []
+    for prompt in prompts:
+        for temperature in temperatures:
+            texts = trained.write(prompt.text, n if temperature else min(n, 1), temperature=temperature, **options)
+            numbered = enumerate(texts, 1)
+            written += [Written(prompt.text, temperature, number, len(texts), text) for number, text in numbered]
+    return written
+
+
 def parser(prog: str = "python -m trainer.sample") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, help="a run folder, or a checkpoint file in one")
-    parser.add_argument("--prompt", default="", help="what the text begins with; default: a new document")
-    parser.add_argument("--num-samples", type=int, default=1, metavar="N")
+    begin = parser.add_mutually_exclusive_group()
+    about = "what the text begins with, may be given again; default: a new document"
+    begin.add_argument("--prompt", action="append", metavar="TEXT", help=about)
+    begin.add_argument("--prompts", type=Path, metavar="FILE", help="a text file, one prompt per line")
+    parser.add_argument("--num-samples", type=int, default=1, metavar="N", help="of each prompt and temperature")
     parser.add_argument("--max-new-tokens", type=int, default=500, metavar="N")
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0 takes the likeliest token")
+    about = "one or several: 0 0.5 1; 0 takes the likeliest token each time (default 0.8)"
+    parser.add_argument("--temperature", type=float, nargs="+", default=[0.8], metavar="X", help=about)
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens only")
+    about = "draw from the fewest likeliest tokens that have a share P of the probability"
+    parser.add_argument("--top-p", type=float, metavar="P", help=about)
     parser.add_argument("--seed", type=int, default=1337)
+    parser.add_argument("--json", action="store_true", help="as JSON: prompt, temperature, sample and text of each")
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write to a file instead of the screen")
     return parser
 
 
@@ -203,19 +251,20 @@ def main(argv: list[str] | None = None, prog: str = "python -m trainer.sample") 
     """prog: what the user typed, for usage and errors. Returns the exit code."""
     given = parser(prog).parse_args(argv)
     try:
+        prompts = [Prompt("--prompt", text) for text in given.prompt or [""]]
+        prompts = read_prompts(given.prompts) if given.prompts else prompts
         trained = load(given.run)
-        texts = trained.write(
-            given.prompt,
-            given.num_samples,
-            max_new_tokens=given.max_new_tokens,
-            temperature=given.temperature,
-            top_k=given.top_k,
-            seed=given.seed,
-        )
+        how = {key: getattr(given, key) for key in ("max_new_tokens", "top_k", "top_p", "seed")}
+        written = write_all(trained, prompts, given.temperature, given.num_samples, **how)
+        made = as_json(written, run=str(given.run), **how) if given.json else as_text(written)
+        if given.out:
+            replace_text(given.out, made)
+        else:
+            print(made, end="")
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
-    print("\n---\n".join(texts))
+    texts = [one.text for one in written]
     if trained.corpus.partition(":")[0] == "stories":
         from data.stories import intelligibility
 

@@ -61,7 +61,8 @@ class Stepper:
         size = min(config.batch_size, self.n_rows)
         self.micro_batch = MicroBatch(size, config.block_size, machine, ranks.size, advice)
         self.grad_clip = config.grad_clip or math.inf
-        self.batches = tokens.Batches(data.train, config.block_size, config.data_order, config.seed)
+        order, rows = config.data_order, self.rows_per_step
+        self.batches = tokens.Batches(data.train, config.block_size, order, config.seed, rows)
         generator = torch.Generator().manual_seed(config.seed)
         self.model = GPT(config.model(data.n_classes), generator).to(machine.device)
         self.parameters = list(self.model.parameters())
