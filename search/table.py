@@ -20,8 +20,9 @@ from search.study import Study
 # columns that a narrow terminal has no room for, the least telling first
 _DROPPED = (
     *("memory", "params", "on the way", "time", "bits/byte", "median", "val loss", "own val", "text", "seeds"),
-    *("own train", "own test", "train loss"),
+    *("own train", "own test", "train loss", "coverage", "evaluate()"),
 )
+_CONFIG = 60  # characters of a config that a narrow terminal keeps before it keeps another column
 
 
 def render(
@@ -56,13 +57,27 @@ def _leaders(study: Study, by: str | None) -> list[int] | None:
 def _fit(heads: list[str], lines: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
     """Without the columns that a narrow terminal has no room for, the least telling first."""
     for dropped in _DROPPED:
-        if sum(max(len(cell) for cell in column) + 2 for column in zip(heads, *lines, strict=True)) - 2 <= width:
+        if sum(min(size, _CONFIG) if head == "config" else size for head, size in _widths(heads, lines)) - 2 <= width:
             break
         if dropped in heads[:2] or dropped not in heads:
             continue
         at = heads.index(dropped)
         heads, lines = heads[:at] + heads[at + 1 :], [line[:at] + line[at + 1 :] for line in lines]
+    if "config" in heads:  # a point of many parameters is cut, not the numbers beside it
+        at = heads.index("config")
+        room = width - sum(size for head, size in _widths(heads, lines) if head != "config")
+        lines = [[*line[:at], _cut(line[at], max(room, 20)), *line[at + 1 :]] for line in lines]
     return heads, lines
+
+
+def _widths(heads: list[str], lines: list[list[str]]) -> list[tuple[str, int]]:
+    """Each column with the room it takes, the gap behind it included."""
+    columns = zip(heads, *lines, strict=True)
+    return [(column[0], max(len(cell) for cell in column) + 2) for column in columns]
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 1] + "…"
 
 
 def markdown(study: Study, by: str | None = None, limit: int | None = 100, found: list[Standing] | None = None) -> str:

@@ -201,3 +201,30 @@ def test_a_study_without_trials_has_a_table(tmp_path: Path) -> None:
     assert "no trials yet" in table.markdown(study)
     assert json.loads(table.as_json(study))["trials"] == []
     assert len(leaderboard.frame(study)) == len(leaderboard.reports(study)) == 0
+
+
+def test_titles_have_nats_per_character_theirs_and_the_honest_ones(tmp_path: Path) -> None:
+    ledger = journals.write_study(tmp_path / "titles")
+    assert not {"nats/char", "evaluate()", "coverage"} & set(table.render(ledger.study).split())
+    journals.start(ledger, 6)
+    numbers = {"val_nats_per_char": 1.14, "mainrun_nats_per_char": 1.1327, "mainrun_coverage": 0.9876}
+    journals.report(ledger, 6, journals.LENGTH, 3.0, **numbers)
+    journals.end(ledger, 6, "completed")
+    head, first, *rest = table.render(ledger.study).splitlines()
+    assert "nats/char  evaluate()  coverage" in head
+    assert "1.1400      1.1327     98.8%" in first
+    assert any("1.1400 nats/char over the whole validation text" in line and "says 1.1327" in line for line in rest)
+    assert json.loads(table.as_json(ledger.study))["trials"][0]["mainrun_coverage"] == 0.9876
+
+
+def test_a_long_config_is_cut_before_the_numbers_beside_it(tmp_path: Path) -> None:
+    ledger = journals.write_study(tmp_path / "long")
+    config = journals.TrainConfig(max_tokens=journals.LENGTH).model_dump()
+    ledger.write("point", trial=7, point={"learning_rate": 1e-3}, config=config, name="many=words " * 30)
+    for width in (None, 100, 200):
+        shown = table.render(ledger.study, width=width)
+        lines = shown.split("\n\n")[0].splitlines()
+        assert max(map(len, lines)) <= (width or 200)
+        assert "4.000" in lines[1]  # the leader's value is there
+        assert "many=words" in shown
+        assert "…" in shown
