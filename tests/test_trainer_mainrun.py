@@ -104,7 +104,7 @@ def test_less_than_one_batch_is_no_loss_of_zero(data: Dataset) -> None:
 
 
 def test_seven_epochs_are_whole_steps_and_the_end_has_the_numbers(data: Dataset) -> None:
-    settings = config(max_tokens="7 epochs", eval_every="1M", n_layer=1)
+    settings = config(max_tokens="7 epochs", eval_every="1M", n_layer=1, batch_size=16, block_size=32)
     result, reports = tiny.run(settings, data=data)
     steps = data.train.n_targets // settings.tokens_per_step
     assert result.step == 7 * steps
