@@ -228,8 +228,9 @@ def write_all(
 
 
 def parser(prog: str = "python -m trainer.sample") -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path, help="a run folder, or a checkpoint file in one")
+    usage = f"{prog} RUN [--prompt TEXT | --prompts FILE] [--temperature X ...] [options]"  # RUN first: X are many
+    parser = argparse.ArgumentParser(prog=prog, usage=usage, description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or a checkpoint file in one")
     begin = parser.add_mutually_exclusive_group()
     about = "what the text begins with, may be given again; default: a new document"
     begin.add_argument("--prompt", action="append", metavar="TEXT", help=about)
