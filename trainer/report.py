@@ -29,6 +29,8 @@ class Report:
         val_perplexity_calibrated and val_perplexity_uncalibrated (of the documents that it was not fitted on, with the
         temperature and without).
         val_loss and val_perplexity are always raw.
+        With `split: mainrun` the final report also has what trainer.mainrun says: val_nats_per_char,
+        mainrun_nats_per_char, mainrun_coverage.
     micro_batch: sequences in one pass of the model while training, where that was given or memory allowed no more
         than a part of batch_size; else None.
     checkpoint: the checkpoint written with this report, if one was.
