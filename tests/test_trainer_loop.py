@@ -99,7 +99,14 @@ def test_all_that_is_promised_is_reported() -> None:
     _, reports = tiny.run(tiny.config(loss="mse", learning_rate=1e-2))
     for report in reports:
         promised = {"val_loss", "val_perplexity", "val_bits_per_byte", "val_accuracy", "val_loss_softmax", "train_loss"}
-        promised |= {"val_objective_loss", "learning_rate", "gradient_norm", "seconds", "eval_seconds"}
+        promised |= {
+            "train_objective_loss",
+            "val_objective_loss",
+            "learning_rate",
+            "gradient_norm",
+            "seconds",
+            "eval_seconds",
+        }
         promised |= {"tokens_per_second", "peak_memory_mb"}
         if report.final:
             promised |= {"val_loss_subset", "val_ece", "val_temperature"}
@@ -120,8 +127,8 @@ def test_accumulated_small_batches_train_as_one_large_batch(optimizer: str, tmp_
     tiny.run(settings, out_dir=tmp_path / "large")
     small = config.replace(settings, batch_size=2, gradient_accumulation_steps=4)
     tiny.run(small, out_dir=tmp_path / "small")
-    # Muon rounds its update to bfloat16: sums in another order show there
-    tolerance = {"atol": 2e-3} if optimizer == "muon" else {"atol": 2e-5}
+    # Muon rounds its update to bfloat16: sums in another order show there (of a way of about 0.1), more on some CPUs
+    tolerance = {"atol": 5e-3} if optimizer == "muon" else {"atol": 2e-5}
     for name, value in weights(tmp_path / "large").items():
         torch.testing.assert_close(weights(tmp_path / "small")[name], value, rtol=0, **tolerance)
 
