@@ -9,8 +9,28 @@ import difflib
 from collections.abc import Iterable
 
 
+_LONGEST = 2000  # characters: what was given may be a book
+
+
 class UserError(Exception):
-    """A mistake in what the user gave us (a file, a key, a value, a machine that lacks something)."""
+    """A mistake in what the user gave us (a file, a key, a value, a machine that lacks something).
+
+    The message is made one line of printable characters: it repeats what somebody wrote, who may have meant the
+    terminal to obey it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_line(message))
+
+
+def _line(text: str) -> str:
+    """
+    >>> print(_line("a\\x1b[2Jb"))
+    a\\x1b[2Jb
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

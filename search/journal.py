@@ -120,19 +120,23 @@ def _drop_torn_line(path: Path) -> None:
 
 def read_records(path: Path) -> Iterator[Record]:
     """All whole records of a journal, in order. Raises UserError with the line of one that cannot be read."""
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         yield from parse_records(file, str(path))
 
 
-def parse_records(lines: Iterable[str], name: str) -> Iterator[Record]:
-    for number, line in enumerate(lines, 1):
-        if not line.endswith("\n"):
-            return
+def parse_records(lines: Iterable[str] | Iterable[bytes], name: str) -> Iterator[Record]:
+    """The same from lines, each with its end. name: of their file, for errors."""
+    for number, given in enumerate(lines, 1):
         try:
+            line = given.decode() if isinstance(given, bytes) else given
+            if not line.endswith("\n"):
+                return
             record = json.loads(line)
+            if "\\ud" in line:  # half of a surrogate pair is no text, and cannot be printed
+                encode(record).encode()
             if not isinstance(record, dict) or not isinstance(record.get("record"), str):
                 raise ValueError("not a record")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{name}:{number}: not a journal record ({error}); restore the file from a copy") from None
         if record["record"] == "study" and record.get("version") not in READABLE:
             raise UserError(

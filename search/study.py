@@ -11,6 +11,7 @@ from typing import Any
 
 from data.errors import UserError
 from search.journal import AT_REST, FULL, NAME, Journal, Record, decode_metrics, encode, read_records
+from search.records import check
 from search.spec import Budget
 from search.units import count
 
@@ -190,15 +191,12 @@ def fold(records: Iterable[Record], name: str = NAME) -> Study:
 
 def _fold(records: Iterable[Record], name: str) -> Study:
     study = Study()
-    for record in records:
+    for line, record in enumerate(records, 1):
         try:
+            check(record)
             study.apply(record)
-        except KeyError as error:
-            raise UserError(
-                f"{name}: a {record['record']} record without {error}; restore the file from a copy"
-            ) from None
         except ValueError as error:
-            raise UserError(f"{name}: {error}; restore the file from a copy") from None
+            raise UserError(f"{name}:{line}: {error}; restore the file from a copy") from None
     return study
 
 

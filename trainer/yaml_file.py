@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from data.errors import UserError, nearest
 
 Place = tuple[str | int, ...]
+_DIGITS = 300  # of a whole number: what is longer fits in no float
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -120,11 +121,14 @@ def _construct(loader: _Loader, node: yaml.Node, place: Place, lines: dict[Place
     kind = node.tag.removeprefix("tag:yaml.org,2002:")
     if kind not in ("map", "seq", "bool", "null", "int", "float", "str"):
         raise UserError(f"{name}:{node.start_mark.line + 1}: tag {node.tag} is not read; plain values only")
+    if isinstance(node, yaml.ScalarNode):
+        _check_text(node, name)
     if isinstance(node, yaml.MappingNode):
         mapping: dict[Hashable, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{name}:{key_node.start_mark.line + 1}: a key must be a word")
+            _check_text(key_node, name)
             key = key_node.value
             line = key_node.start_mark.line + 1
             if key in mapping:
@@ -135,8 +139,16 @@ def _construct(loader: _Loader, node: yaml.Node, place: Place, lines: dict[Place
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, (*place, i), lines, name) for i, item in enumerate(node.value)]
     if kind == "int":
+        if len(node.value) > _DIGITS:
+            raise UserError(f"{name}:{node.start_mark.line + 1}: a number of {len(node.value)} digits is none of ours")
         return int(node.value.replace("_", ""))  # 010 is ten, not octal eight
     return loader.construct_object(node)
+
+
+def _check_text(node: yaml.ScalarNode, name: str) -> None:
+    """Escapes can write what no file can hold and no path may: a NUL, half of a surrogate pair. Raises UserError."""
+    if re.search("[\0\ud800-\udfff]", node.value):
+        raise UserError(f"{name}:{node.start_mark.line + 1}: {node.value!r} is no text that a file can hold")
 
 
 def validate(model: type[Model], file: YamlFile) -> Model:
@@ -163,10 +175,11 @@ def explain(error: ValidationError, model: type[BaseModel], file: YamlFile) -> s
         key = message.split()[0].rstrip(":")  # a rule between keys opens with the key to change
         head = file.where(place) if place or (key,) not in file.lines else f"{file.name}:{file.lines[key,]}"
         return f"{head}: {message}{more}"
-    return f"{file.where(place)}: {first['msg'][0].lower() + first['msg'][1:]}, got {_short(first['input'])}{more}"
+    return f"{file.where(place)}: {first['msg'][0].lower() + first['msg'][1:]}, got {short(first['input'])}{more}"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as Python writes it, at most 60 characters of it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
