@@ -57,6 +57,13 @@ def spoil(value: Any, edits: list[tuple[str, int, Any]]) -> Any:
     return holder[0]
 
 
+def _dumped(tree: Any) -> str:
+    try:
+        return str(yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False))
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can write
+        return json.dumps(tree)
+
+
 @cache
 def _parsed(text: str) -> Any:
     return yaml.load(text, yaml.CSafeLoader)
@@ -92,7 +99,7 @@ def yaml_texts(draw: st.DrawFn, valid: list[str], start: list[str]) -> bytes:
         return draw(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
     if how != "text":
         tree = spoil(_parsed(text), draw(EDITS))
-        text = json.dumps(tree) if draw(st.booleans()) else yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False)
+        text = _dumped(tree) if draw(st.booleans()) else json.dumps(tree)
     if how != "tree":
         lines = text.splitlines()
         for kind, place, new in draw(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 999), st.sampled_from(TEXTS)), max_size=3)):
@@ -113,7 +120,7 @@ def journals(draw: st.DrawFn, valid: list[str]) -> bytes:
         if how < 5:
             try:
                 tree = spoil(json.loads(lines[at]), draw(EDITS))
-            except ValueError:  # spoilt before
+            except (ValueError, RecursionError):  # spoilt before
                 continue
             lines[at] = json.dumps(tree, ensure_ascii=draw(st.booleans()))
         elif how == 5 and len(lines) > 1:
