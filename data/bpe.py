@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data.download import download
 from data.errors import UserError
+from data.paths import at_home
 from data.tokenizers import BpeTokenizer, dump_ranks, parse_ranks
 
 # tiktoken's r50k_base file: GPT-2's ranks (tiktoken_ext/openai_public.py gives both the same pattern and size)
@@ -69,7 +70,7 @@ def load_gpt2(name: str, cache: Path) -> BpeTokenizer:
     if not path and (path := os.environ.get(RANKS_VARIABLE, "")):
         source = RANKS_VARIABLE
     if path:
-        return BpeTokenizer("gpt2", _read_ranks(Path(path).expanduser(), source))
+        return BpeTokenizer("gpt2", _read_ranks(at_home(path), source))
     if cached := _tiktoken_cached(RANKS_URL, RANKS_SHA256):
         return BpeTokenizer("gpt2", parse_ranks(cached.read_bytes()))
     if all(_tiktoken_cached(url, sha256) for url, sha256 in _GPT2_FILES.items()):

@@ -27,6 +27,7 @@ from data import hub, local_files
 from data.documents import Documents, open_blob
 from data.download import download
 from data.errors import UserError, nearest
+from data.paths import at_home
 from data.progress import bar
 
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -87,7 +88,7 @@ def find(name: str, cache: Path) -> Corpus:
         return Corpus(name, name, f"{dataset}#{field}", read)
     if kind not in WITH_PATH:
         hint = nearest(kind, WITH_PATH) if colon else nearest(name, NAMES)
-        if Path(name).expanduser().is_file():
+        if at_home(name).is_file():
             hint = f"did you mean text:{name}?"
         raise UserError(f"corpus {name} is not known; {hint}")
     if not rest:
@@ -97,7 +98,7 @@ def find(name: str, cache: Path) -> Corpus:
 
 def _file(name: str, kind: str, rest: str) -> Corpus:
     location, field = (rest, None) if kind == "text" else _field(rest)
-    path = Path(location).expanduser()
+    path = at_home(location)
     local_files.check_file(name, path)
     key = local_files.sha256_of(path)
     read: Callable[[Path, bool], Documents]
@@ -112,7 +113,7 @@ def _file(name: str, kind: str, rest: str) -> Corpus:
 
 def _hf(name: str, rest: str) -> Corpus:
     location, field = _field(rest)
-    path = Path(location).expanduser()
+    path = at_home(location)
     if path.is_file():
         raise UserError(f"{name}: {path} is a file; use text:, jsonl: or parquet: for files")
     if path.is_dir():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
+from data.paths import at_home
 from search import units
 from trainer.prompts import Prompt, read_prompts
 
@@ -124,8 +125,8 @@ def _load(against: str) -> tuple[Any, Any]:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    local = Path(against).expanduser().is_dir()
-    name = str(Path(against).expanduser()) if local else against
+    local = at_home(against).is_dir()
+    name = str(at_home(against)) if local else against
     away = None if local else _away(against)
     options = {"local_files_only": local or away is not None, "trust_remote_code": False}
     try:

@@ -30,9 +30,10 @@ def held(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made: list[Path] = []
     lock = FileLock(folder / _LOCK)
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
         (folder / _HOLDER).write_text(json.dumps(_me()))

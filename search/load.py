@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError, nearest
+from data.paths import at_home, is_file
 from search.spec import Scale, StudySpec
 from trainer import yaml_file
 from trainer.config import TrainConfig
@@ -52,9 +53,12 @@ def load_spec(
 
 
 def _find_base(base: str, spec_path: Path, file: YamlFile) -> Path:
-    places = [Path(base).expanduser(), spec_path.parent / base, ROOT / base]
+    try:
+        places = [at_home(base), spec_path.parent / base, ROOT / base]
+    except UserError as error:
+        raise UserError(f"{file.where(('base',))}: {error}") from None
     for place in places:
-        if place.is_file():
+        if is_file(place):
             return place
     raise UserError(
         f"{file.where(('base',))}: no such file: {base} (looked in {Path.cwd()}, {spec_path.parent}, {ROOT})"

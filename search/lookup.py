@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from data.errors import UserError, nearest
+from data.paths import at_home, is_file
 from search.journal import NAME
 from search.study import Study, read_study
 
@@ -48,13 +49,13 @@ def study_folder(study: Path | str, storage: Path | None = None) -> Path:
 
 def find_folder(study: Path | str, storage: Path | None = None) -> Path | None:
     """The folder of a study given by path or by name, or None."""
-    path = Path(study).expanduser()
-    places = [(storage or STORAGE).expanduser() / path, path]
+    path = at_home(study)
+    places = [at_home(storage or STORAGE) / path, path]
     if path.name == NAME:
         places.append(path.parent)
-    return next((place for place in places if (place / NAME).is_file()), None)
+    return next((place for place in places if is_file(place / NAME)), None)
 
 
 def names(storage: Path) -> list[str]:
     """The studies in a storage."""
-    return sorted(path.parent.name for path in storage.expanduser().glob(f"*/{NAME}"))
+    return sorted(path.parent.name for path in at_home(storage).glob(f"*/{NAME}"))

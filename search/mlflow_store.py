@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from data.errors import UserError
+from data.paths import at_home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,7 +40,7 @@ def choose_uri(storage: Path) -> str:
     """MLFLOW_TRACKING_URI, or SQLite in the storage. Raises UserError for a file store, which MLflow refuses."""
     given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not given:
-        return f"sqlite:///{storage.expanduser().resolve() / DATABASE}"
+        return f"sqlite:///{at_home(storage).resolve() / DATABASE}"
     if urlsplit(given).scheme in ("", "file"):
         raise UserError(
             f"MLFLOW_TRACKING_URI: {given} is a folder of files, which MLflow no longer writes; "

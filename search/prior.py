@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from data.errors import UserError, nearest
+from data.paths import at_home
 from search.header import differences
 from search.leaderboard import BROKEN, objective, objective_name
 from search.lookup import find_folder, names
@@ -76,7 +76,7 @@ def _earlier(spec: StudySpec, where: str) -> Study:
     storage = spec.folder.parent
     given = str(spec.warm_start)
     folder = find_folder(given, storage)
-    if given == spec.study or (folder or Path(given).expanduser()).resolve() == spec.folder:
+    if given == spec.study or (folder or at_home(given)).resolve() == spec.folder:
         raise UserError(f"{where} is this study itself; it goes on from its own trials anyway")
     if folder is None:
         known = [name for name in names(storage) if name != spec.study]

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from data.errors import nearest
+from data.errors import UserError, nearest
+from data.paths import at_home
 from trainer.config import Tokens, Whole, parse_tokens
 
 Objective = Literal["val_perplexity", "val_bits_per_byte"]
@@ -147,11 +148,13 @@ class Finalists(_Strict):
 class Resources(_Strict):
     """Of one trial."""
 
-    cpus: Annotated[float, Field(gt=0)] = 1
+    cpus: Annotated[float, Field(ge=0.01, allow_inf_nan=False)] = 1
     gpus: Annotated[float, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Resources:
+        if 0 < self.gpus < 0.01:
+            raise ValueError(f"gpus: {self.gpus:g} per trial: a hundredth is the least; or 0")
         if self.gpus > 1:
             raise ValueError(
                 f"gpus: {self.gpus:g} per trial: a trial trains in one process on one GPU; use at most 1 "
@@ -186,6 +189,10 @@ def _storage(value: str) -> str:
         raise ValueError(f"{value!r}: the journal is appended to, so it needs a folder; mount the bucket on every node")
     if not value.strip():
         raise ValueError("an empty path; give a folder, like ./runs")
+    try:
+        at_home(value)
+    except UserError as error:
+        raise ValueError(str(error)) from None
     return value
 
 
@@ -271,7 +278,7 @@ class StudySpec(_Strict):
 
     @property
     def folder(self) -> Path:
-        return Path(self.storage).expanduser().resolve() / self.study
+        return at_home(self.storage).resolve() / self.study
 
     def rungs(self, max_tokens: int, bracket: int = 0) -> list[int]:
         """Nominal token counts at which a trial of max_tokens is compared, the end itself not among them."""

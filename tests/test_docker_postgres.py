@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import pytest
 from search import tuner, ui
 from search.load import load_spec
 from search.mlflow_read import fetch_study
+from search.mlflow_store import connect
 from search.study import read_study
 from tests import composed, tiny
 
@@ -57,7 +59,7 @@ def until(done: Any, process: subprocess.Popen[bytes], log: Path, seconds: float
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
     """HOST:PORT of a PostgreSQL as the image of compose.yaml makes it; under a user of its own, as it runs as no root."""
-    import psycopg2
+    import psycopg
 
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     found = shutil.which("initdb", path=os.pathsep.join([*map(str, programs), os.environ["PATH"]]))
@@ -79,8 +81,8 @@ def database() -> Iterator[str]:
 
     def answers() -> bool:
         try:
-            connection = psycopg2.connect(dbname="postgres", **about)
-        except psycopg2.OperationalError:
+            connection = psycopg.connect(dbname="postgres", **about)
+        except psycopg.OperationalError:
             return False
         connection.autocommit = True
         connection.cursor().execute(f"CREATE DATABASE {wanted['POSTGRES_DB']}")
@@ -93,7 +95,8 @@ def database() -> Iterator[str]:
         until(answers, process, folder / "log")
         yield f"127.0.0.1:{port}"
     finally:
-        ui._end(process)
+        process.send_signal(signal.SIGINT)  # asked by SIGTERM it waits for its clients
+        process.wait(60)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -150,13 +153,14 @@ def test_mlflow_wants_its_password_and_answers_to_its_own_names_only(server: str
 def test_a_study_runs_on_it_and_is_read_back_through_it_alone(
     server: str, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import psycopg2
+    import psycopg
 
     monkeypatch.setenv("NANOSWEEP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    connect(server, 120)  # MLflow's client takes seconds to load, which a search has patience for once only
     config = tiny.config().model_dump(mode="json", exclude_none=True)
     (tmp_path / "base.yaml").write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in config.items()))
     (tmp_path / "spec.yaml").write_text(SPEC.format(name="on-postgres", storage=tmp_path / "runs"))
@@ -166,7 +170,7 @@ def test_a_study_runs_on_it_and_is_read_back_through_it_alone(
     shutil.move(tmp_path / "runs", tmp_path / "hidden")
     assert repr(fetch_study("on-postgres", server)) == repr(study)
     place = composed.services(**composed.SECRETS)["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"]
-    connection = psycopg2.connect(place.replace("database:5432", database))
+    connection = psycopg.connect(place.replace("database:5432", database))
     cursor = connection.cursor()
     cursor.execute("SELECT status, count(*) FROM runs GROUP BY status")
     assert cursor.fetchall() == [("FINISHED", 4)]  # the study and its trials, in PostgreSQL

@@ -59,3 +59,13 @@ def test_the_command_line_has_the_last_word(tmp_path: Path) -> None:
 def test_a_mistake_in_a_scale_is_found_on_its_line(tmp_path: Path, text: str, scale: str | None, words: str) -> None:
     with pytest.raises(UserError, match=words):
         load_spec(specs.write(tmp_path, text), scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [("~nobody-of-this-name/x", "no user nobody-of-this-name here"), ("x" * 5000, "5000 characters are too long")],
+)
+def test_a_base_that_can_be_no_path_is_a_mistake_on_its_line(tmp_path: Path, base: str, words: str) -> None:
+    head = specs.HEAD.replace("base.yaml", base)
+    with pytest.raises(UserError, match=rf"spec.yaml:2: base: .*{words}"):
+        load_spec(specs.write(tmp_path, "space: {dropout: {uniform: [0, 0.5]}}\n", head=head))

@@ -89,10 +89,13 @@ def test_the_budget_ends_with_whichever_comes_first(budget: Budget, text: str) -
     [
         ([], r"j: holds no study record"),
         (
-            [{"record": "study", "time": 0}, {"record": "report", "time": 0, "trial": 3}],
-            r"j: a report record of trial 3",
+            [{"record": "study", "time": 0, "spec": {}}, {"record": "status", "time": 0, "trial": 3, "status": "failed"}],
+            r"j:2: a status record of trial 3",
         ),
-        ([{"record": "study", "time": 0}, {"record": "status", "time": 0}], r"j: a status record without 'trial'"),
+        (
+            [{"record": "study", "time": 0, "spec": {}}, {"record": "status", "time": 0, "status": "failed"}],
+            r"j:2: a status record without trial",
+        ),
     ],
 )
 def test_a_journal_that_makes_no_sense_is_refused(records: list[Record], message: str) -> None:

@@ -30,6 +30,10 @@ def test_scalars_are_read_as_people_mean_them(text: str, value: object) -> None:
         ("a: &x [1]\nb: *x", r"t.yaml:1: .*anchors and aliases are not read"),
         ("a: " + "[" * 5000, r"nested too deeply|not valid YAML"),
         ("a: \x00", r"not valid YAML"),
+        ("a: 1\nb: " + "9" * 5000, r"t.yaml:2: a number of 5000 digits"),  # Python refuses to read it
+        ('a: "b\\0c"', r"t.yaml:1: 'b.x00c' is no text that a file can hold"),
+        ('a: "\\ud800"', r"t.yaml:1: .* is no text"),  # half of a pair: no file can be written with it
+        ('a:\n  "\\ud800": 1', r"t.yaml:2: .* is no text"),
     ],
 )
 def test_what_is_not_plain_yaml_is_refused_with_its_line(text: str, match: str) -> None:

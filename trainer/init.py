@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from data.errors import UserError, nearest
+from data.paths import at_home
 from data.local_files import sha256_of
 from models.config import GPT2_SHAPES
 from models.gpt import GPT
@@ -39,7 +40,7 @@ def find(source: str) -> Path:
     """The folder of a directory's path or of a GPT-2's name, downloaded if need be. Raises UserError."""
     if source in GPT2_SHAPES:
         return _cached(source) or _downloaded(source)
-    folder = Path(source).expanduser()
+    folder = at_home(source)
     if not folder.is_dir():
         raise UserError(f"init_from: {source} is no directory, and no name of a GPT-2: {nearest(source, GPT2_SHAPES)}")
     return folder
