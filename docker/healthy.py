@@ -1,8 +1,8 @@
 """Whether this container does its work: exit code 0 or 1, with a line that says why. For `healthcheck`.
 
-    python docker/healthy.py                                the nanosweep command answers
-    python docker/healthy.py http://127.0.0.1:5000/health   a server answers there
-    python docker/healthy.py http://127.0.0.1:52365/api/local_raylet_healthz     so does a Ray node
+python docker/healthy.py                                the nanosweep command answers
+python docker/healthy.py http://127.0.0.1:5000/health   a server answers there
+python docker/healthy.py http://127.0.0.1:52365/api/local_raylet_healthz     so does a Ray node
 """
 
 import subprocess

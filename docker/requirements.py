@@ -1,6 +1,6 @@
 """What pyproject.toml depends on, as lines for pip: an image installs it before our own code is there.
 
-    python docker/requirements.py server > requirements.txt     # and what the extra `server` adds
+python docker/requirements.py server > requirements.txt     # and what the extra `server` adds
 """
 
 import sys

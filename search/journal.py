@@ -124,7 +124,7 @@ def read_records(path: Path) -> Iterator[Record]:
         yield from parse_records(file, str(path))
 
 
-def parse_records(lines: Iterable[str] | Iterable[bytes], name: str) -> Iterator[Record]:
+def parse_records(lines: Iterable[str | bytes], name: str) -> Iterator[Record]:
     """The same from lines, each with its end. name: of their file, for errors."""
     for number, given in enumerate(lines, 1):
         try:

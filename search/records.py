@@ -7,10 +7,10 @@ reads a study has to look at types again. Keys that are not known here are let t
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from search.journal import Record
 from trainer.yaml_file import dotted, short

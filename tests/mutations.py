@@ -16,18 +16,22 @@ NUMBERS = [0, -1, 1, 2, 3.5, 1e-320, 1e308, 2**31, 2**63, 10**400, -(10**400), f
 NESTS: list[Any] = [[], {}, [[]], {"a": {"b": {}}}, [1, "a", None], [{"n_embd": 8}], {"log": [1, 2]}, {"choice": [1]}]
 # what a tree of values cannot say; `@` stands for the end of a line that is there
 TEXTS = [
-    "!!python/object/apply:os.system ['touch x']", "!!binary aGk=", "&a [*a]", "*a", "<<: {a: 1}", "? [a]\n: b", "%YAML 1.3",
-    "---\na: 1", "[" * 300, "{a: " * 300, "\t", "\x00", "\x85", "\u2028", "\ufeff", "- ", "'", '"', "@", "`", ": :", "#", "|", "=",
-    "a: " * 50, "1__0", "0x1F", "1:30", "2026-01-01", "+.inf", ".", "-", "._1", "1e", "null", "~", "!", "!a b", "!<a> b",
+    "!!python/object/apply:os.system ['touch x']", "!!binary aGk=", "&a [*a]", "*a", "<<: {a: 1}",
+    "? [a]\n: b", "%YAML 1.3",
+    "---\na: 1", "[" * 300, "{a: " * 300, "\t", "\x00", "\x85", "\u2028", "\ufeff", "- ", "'", '"',
+    "@", "`", ": :", "#", "|", "=",
+    "a: " * 50, "1__0", "0x1F", "1:30", "2026-01-01", "+.inf", ".", "-", "._1", "1e", "null", "~",
+    "!", "!a b", "!<a> b",
 ]  # fmt: skip
 
 
 def junk() -> st.SearchStrategy[Any]:
     """Any value that YAML or JSON may hold."""
     leaf = st.sampled_from([*NAMES, *WORDS, *NUMBERS, *NESTS]) | st.text(max_size=12) | st.integers() | st.floats()
+    keys = st.text(max_size=6)
     return st.recursive(
-        leaf, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4), max_leaves=6
-    )  # fmt: skip
+        leaf, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4), max_leaves=6
+    )
 
 
 KINDS = ["value", "value", "delete", "rename", "copy", "nest", "near", "near", "near", "near"]
@@ -102,10 +106,18 @@ def yaml_texts(draw: st.DrawFn, valid: list[str], start: list[str]) -> bytes:
         text = _dumped(tree) if draw(st.booleans()) else json.dumps(tree)
     if how != "tree":
         lines = text.splitlines()
-        for kind, place, new in draw(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 999), st.sampled_from(TEXTS)), max_size=3)):
+        for kind, place, new in draw(
+            st.lists(st.tuples(st.integers(0, 4), st.integers(0, 999), st.sampled_from(TEXTS)), max_size=3)
+        ):
             at = place % (len(lines) + 1)
             head, colon, _ = (lines[at] if at < len(lines) else "").partition(":")
-            changed = [[f"{head}{colon} {new}"], [new], [], lines[at : at + 1] * 2, [f"{draw(st.sampled_from(start))}: {new}"]][kind]
+            changed = [
+                [f"{head}{colon} {new}"],
+                [new],
+                [],
+                lines[at : at + 1] * 2,
+                [f"{draw(st.sampled_from(start))}: {new}"],
+            ][kind]
             lines[at : at + (kind != 1)] = changed
         text = "\n".join(lines) + "\n"
     return text.encode("utf-8", "surrogatepass")
@@ -130,7 +142,9 @@ def journals(draw: st.DrawFn, valid: list[str]) -> bytes:
         elif how == 7:
             lines[at] = lines[at][: draw(st.integers(0, 200))]
         elif how == 8:
-            lines[at] = draw(st.sampled_from(["[" * 100_000, '{"a":' * 100_000, "9" * 5000, "NaN", "", "\x00", "\ufeff", "null"]))
+            lines[at] = draw(
+                st.sampled_from(["[" * 100_000, '{"a":' * 100_000, "9" * 5000, "NaN", "", "\x00", "\ufeff", "null"])
+            )
         else:
             lines[at] = draw(st.text(max_size=30))
     whole = ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")

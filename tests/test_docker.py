@@ -43,8 +43,9 @@ def run(words: list[str], **more: Any) -> str:
 
 
 def test_only_what_an_image_is_built_from_is_sent_to_the_engine() -> None:
-    import docker  # the SDK, which MLflow imports: our folder must not stand before it
     from docker.utils.build import exclude_paths
+
+    import docker  # the SDK, which MLflow imports: our folder must not stand before it
 
     assert "site-packages" in str(docker.__file__)
     patterns = (ROOT / ".dockerignore").read_text().splitlines()
@@ -100,7 +101,8 @@ def test_the_entrypoint_runs_in_a_clean_directory(app: Path, inside: dict[str, s
     (entrypoint,) = [yaml.safe_load(line) for line in instructions("ENTRYPOINT")]
     (default,) = [yaml.safe_load(line) for line in instructions("^CMD")] or [["--help"]]
     assert "usage: nanosweep" in run([*entrypoint, *default], cwd=tmp_path, env=inside)
-    code = "from pathlib import Path; from search.load import load_spec; import sys; print(load_spec(Path(sys.argv[1]))[0].study)"
+    code = "import sys; from pathlib import Path; from search.load import load_spec; "
+    code += "print(load_spec(Path(sys.argv[1]))[0].study)"
     spec = app / "search/specs/quickstart.yaml"  # its base is found from anywhere
     assert run([sys.executable, "-c", code, str(spec)], cwd=tmp_path, env=inside).strip() == "quickstart"
 

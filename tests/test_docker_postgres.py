@@ -58,7 +58,10 @@ def until(done: Any, process: subprocess.Popen[bytes], log: Path, seconds: float
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
-    """HOST:PORT of a PostgreSQL as the image of compose.yaml makes it; under a user of its own, as it runs as no root."""
+    """HOST:PORT of a PostgreSQL as the image of compose.yaml makes it; under a user of its own, as it runs as no root.
+
+    Its data lie in a folder that goes with it.
+    """
     import psycopg
 
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -74,10 +77,35 @@ def database() -> Iterator[str]:
         for path in (folder, folder / "password"):
             os.chown(path, user.pw_uid, user.pw_gid)
         who |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    make = [found, "-D", "data", "-U", wanted["POSTGRES_USER"], "--pwfile=password", "--auth=scram-sha-256", "-E", "UTF8"]
+    make = [
+        found,
+        "-D",
+        "data",
+        "-U",
+        wanted["POSTGRES_USER"],
+        "--pwfile=password",
+        "--auth=scram-sha-256",
+        "-E",
+        "UTF8",
+    ]
     subprocess.run([*make, "--no-sync"], check=True, capture_output=True, **who)
-    serve = [str(Path(found).with_name("postgres")), "-D", "data", "-p", str(port), "-k", str(folder), "-c", "fsync=off"]
-    about = {"host": "127.0.0.1", "port": port, "user": wanted["POSTGRES_USER"], "password": wanted["POSTGRES_PASSWORD"]}
+    serve = [
+        str(Path(found).with_name("postgres")),
+        "-D",
+        "data",
+        "-p",
+        str(port),
+        "-k",
+        str(folder),
+        "-c",
+        "fsync=off",
+    ]
+    about = {
+        "host": "127.0.0.1",
+        "port": port,
+        "user": wanted["POSTGRES_USER"],
+        "password": wanted["POSTGRES_PASSWORD"],
+    }
 
     def answers() -> bool:
         try:
@@ -109,11 +137,16 @@ def server(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     words = [sys.executable, "-m", *service["entrypoint"], *service["command"]]
     for option, value in given.items():
         words[words.index(option) + 1] = value
-    (folder / "basic_auth.ini").write_text((composed.FOLDER / "basic_auth.ini").read_text().replace("/artifacts", str(folder)))
+    (folder / "basic_auth.ini").write_text(
+        (composed.FOLDER / "basic_auth.ini").read_text().replace("/artifacts", str(folder))
+    )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     environment |= {**service["environment"], "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini")}
     place = environment["MLFLOW_BACKEND_STORE_URI"]
-    environment |= {"MLFLOW_BACKEND_STORE_URI": place.replace("database:5432", database), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment |= {
+        "MLFLOW_BACKEND_STORE_URI": place.replace("database:5432", database),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     url = f"http://127.0.0.1:{port}"
     healthy = [sys.executable, str(composed.FOLDER / "healthy.py"), f"{url}/health"]
     with (folder / "log").open("wb") as log:

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -68,11 +69,29 @@ def test_every_command_of_the_readme_exists(line: str) -> None:
     elif words[:2] == ["python", "-m"] or "-m" in words[:4]:
         module = words[words.index("-m") + 1]
         assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists() or (ROOT / module / "__main__.py").exists()
+    elif words[:2] == ["docker", "compose"]:
+        check_compose(words)
+    elif words[0] == "cp":
+        assert (ROOT / words[1]).exists()
     else:
         assert words[0] in ("git", "cd", "ray", "pip", "export", ".venv/bin/nanosweep"), line
     for word in words:
         if re.match(r"(search/specs|trainer/configs)/", word):
             assert (ROOT / word).exists(), word
+
+
+def check_compose(words: list[str]) -> None:
+    assert words[2] == "-f"
+    services = yaml.safe_load((ROOT / words[3]).read_text())["services"]
+    if "--profile" in words:
+        profiles = [profile for service in services.values() for profile in service.get("profiles", [])]
+        assert words[words.index("--profile") + 1] in profiles
+    if "exec" in words:
+        service, command, *rest = words[words.index("exec") + 1 :]
+        assert service in services
+        assert command == "nanosweep"
+        check_nanosweep(rest)
+        assert all((ROOT / word.removeprefix("/app/")).is_file() for word in rest if word.startswith("/app/"))
 
 
 def check_nanosweep(words: list[str]) -> None:

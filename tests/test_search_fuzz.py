@@ -1,6 +1,6 @@
 """Whatever stands in a spec, a config, a journal or a `--set`: it is read, or refused in one line; nothing is written.
 
-NANOSWEEP_FUZZ=10000 pytest tests/test_search_fuzz.py    # so many inputs of all kinds together; by default a few hundred
+NANOSWEEP_FUZZ=10000 pytest tests/test_search_fuzz.py    # so many inputs of all kinds together; by default 400
 """
 
 from __future__ import annotations

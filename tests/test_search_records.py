@@ -39,7 +39,11 @@ def spoilt(folder: Path, lines: list[str], kind: str, **changes: Any) -> int:
         ("report", {"trial": [0]}, r"report record: trial: .*integer"),
         ("report", {"trial": True}, r"report record: trial: .*integer"),
         ("report", {"metrics": {"val_loss": {}}}, r"report record: metrics.val_loss: "),
-        ("report", {"metrics": {"val_perplexity": -1.0}}, r"report record: metrics: val_perplexity is -1; it is positive"),
+        (
+            "report",
+            {"metrics": {"val_perplexity": -1.0}},
+            r"report record: metrics: val_perplexity is -1; it is positive",
+        ),
         ("report", {"tokens": 10**30}, r"report record: tokens: "),
         ("status", {"status": "sleeping"}, r"status record: status: .*'running'"),
         ("status", {"seconds": [1]}, r"status record: seconds: "),
@@ -76,9 +80,7 @@ def test_a_line_that_python_cannot_take_is_named(tmp_path: Path, lines: list[str
         read_study(tmp_path / "quick")
 
 
-def test_the_command_says_so_in_one_line(
-    tmp_path: Path, lines: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_says_so_in_one_line(tmp_path: Path, lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     spoilt(tmp_path / "quick", lines, "status", seconds="long")
     assert main(["leaderboard", str(tmp_path / "quick")]) == 2
     said = capsys.readouterr().err

@@ -89,7 +89,10 @@ def test_the_budget_ends_with_whichever_comes_first(budget: Budget, text: str) -
     [
         ([], r"j: holds no study record"),
         (
-            [{"record": "study", "time": 0, "spec": {}}, {"record": "status", "time": 0, "trial": 3, "status": "failed"}],
+            [
+                {"record": "study", "time": 0, "spec": {}},
+                {"record": "status", "time": 0, "trial": 3, "status": "failed"},
+            ],
             r"j:2: a status record of trial 3",
         ),
         (

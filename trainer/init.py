@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 
 from data.errors import UserError, nearest
-from data.paths import at_home
 from data.local_files import sha256_of
+from data.paths import at_home
 from models.config import GPT2_SHAPES
 from models.gpt import GPT
 from models.gpt2 import CONFIG, WEIGHTS, load_gpt2, start_from
