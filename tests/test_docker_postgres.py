@@ -27,7 +27,8 @@ from search.load import load_spec
 from search.mlflow_read import fetch_study
 from search.mlflow_store import connect
 from search.study import read_study
-from tests import composed, tiny
+from search.tracking import Tracker
+from tests import composed, journals, tiny
 
 pytestmark = pytest.mark.slow
 PASSWORD = composed.SECRETS["MLFLOW_PASSWORD"]
@@ -183,17 +184,46 @@ def test_mlflow_wants_its_password_and_answers_to_its_own_names_only(server: str
     assert ask(server, PASSWORD, host="evil.example") == 403
 
 
-def test_a_study_runs_on_it_and_is_read_back_through_it_alone(
-    server: str, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import psycopg
-
-    monkeypatch.setenv("NANOSWEEP_CACHE", str(tmp_path / "cache"))
+@pytest.fixture
+def named(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The server, as the environment names it on every node."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     connect(server, 120)  # MLflow's client takes seconds to load, which a search has patience for once only
+    return server
+
+
+def runs(database: str, study: str) -> list[tuple[str, int]]:
+    """What PostgreSQL itself holds: how many runs of a study have which status."""
+    import psycopg
+
+    place = composed.services(**composed.SECRETS)["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"]
+    query = (
+        "SELECT status, count(*) FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name LIKE %s "
+        "GROUP BY status ORDER BY status"
+    )
+    with psycopg.connect(place.replace("database:5432", database)) as connection:
+        return [(str(status), int(n)) for status, n in connection.execute(query, [f"%{study}%"]).fetchall()]
+
+
+def test_a_journal_arrives_whole_and_comes_back_through_the_server_alone(
+    named: str, database: str, tmp_path: Path
+) -> None:
+    ledger = journals.write_study(tmp_path / "sent")
+    with Tracker(tmp_path / "sent") as tracker:
+        tracker.follow(ledger)
+        assert tracker.close(120) == ""
+    shutil.move(tmp_path / "sent", tmp_path / "hidden")
+    assert repr(fetch_study("sent", named)) == repr(read_study(tmp_path / "hidden"))
+    assert sum(n for _, n in runs(database, "sent")) == 8  # the study and its seven trials
+
+
+def test_a_study_runs_on_it_and_is_read_back_through_it_alone(
+    named: str, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NANOSWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config = tiny.config().model_dump(mode="json", exclude_none=True)
     (tmp_path / "base.yaml").write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in config.items()))
     (tmp_path / "spec.yaml").write_text(SPEC.format(name="on-postgres", storage=tmp_path / "runs"))
@@ -201,10 +231,5 @@ def test_a_study_runs_on_it_and_is_read_back_through_it_alone(
     study = read_study(tmp_path / "runs" / "on-postgres")
     assert [trial.status for trial in study.trials.values()] == ["completed"] * 3
     shutil.move(tmp_path / "runs", tmp_path / "hidden")
-    assert repr(fetch_study("on-postgres", server)) == repr(study)
-    place = composed.services(**composed.SECRETS)["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"]
-    connection = psycopg.connect(place.replace("database:5432", database))
-    cursor = connection.cursor()
-    cursor.execute("SELECT status, count(*) FROM runs GROUP BY status")
-    assert cursor.fetchall() == [("FINISHED", 4)]  # the study and its trials, in PostgreSQL
-    connection.close()
+    assert repr(fetch_study("on-postgres", named)) == repr(study)
+    assert runs(database, "on-postgres") == [("FINISHED", 4)]

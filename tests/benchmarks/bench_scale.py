@@ -154,7 +154,7 @@ def send(folder: Path, trials: int, reports: int) -> dict[str, Any]:
 
     write(folder, trials, reports)
     uri = f"sqlite:///{folder.parent / DATABASE}"
-    connect(uri)
+    connect(uri, 600)
     tracker = Tracker(folder, uri)
     begun = time.process_time()
     tracker.follow(Ledger(folder))
