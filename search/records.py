@@ -115,6 +115,7 @@ class _Point(_Any):
     name: NotRequired[str]
     bracket: NotRequired[Count]
     exempt: NotRequired[bool]
+    group: NotRequired[str]
     of: NotRequired[Count | None]
     round: NotRequired[Count | None]
 
