@@ -77,6 +77,10 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--trial", type=_whole, metavar="N", help="another trial than the best")
     export.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="for example best.yaml; - prints")
 
+    page = command("report", _report, "a study as one HTML page: leaderboard, curves, parameters, rungs, workers, cost")
+    _study(page)
+    page.add_argument("-o", "--out", type=Path, metavar="FILE", help="default: report.html in the study's folder")
+
     commands.add_parser("train", help="train one config; same as python -m trainer", add_help=False)
     commands.add_parser(
         "sample", help="write text with a trained run; same as python -m trainer.sample", add_help=False
@@ -148,7 +152,7 @@ def _port(text: str) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from search import table, tuner
+    from search import links, table, tuner
     from search.leaderboard import best
 
     spec, base, file = _load(given)
@@ -159,6 +163,8 @@ def _run(given: argparse.Namespace) -> int:
     if (spec.folder / "figures").is_dir():
         print(f"figures:     {spec.folder / 'figures'}")
     print(f"all trials:  nanosweep leaderboard {spec.folder} (in the browser: nanosweep ui --storage {spec.storage})")
+    print(f"as a page:   {spec.folder / 'report.html'}")
+    print(links.line(spec.study, spec.folder), end="")
     if any(trial.status == "interrupted" for trial in study.trials.values()):
         print("stopped; nothing is lost, the same command goes on")
         return 130
@@ -185,8 +191,8 @@ def _load(given: argparse.Namespace) -> tuple[StudySpec, TrainConfig, YamlFile]:
 
 
 def _leaderboard(given: argparse.Namespace) -> None:
-    from search import table
-    from search.lookup import open_study
+    from search import links, table
+    from search.lookup import find_folder, open_study
 
     study = open_study(given.study, given.storage)
     limit = given.limit or None
@@ -200,6 +206,8 @@ def _leaderboard(given: argparse.Namespace) -> None:
         text = table.render(study, given.by, limit, _width(), _color())
     print(text, end="")
     sys.stdout.flush()
+    if given.format == "table":
+        print(links.line(given.study, find_folder(given.study, given.storage)), end="")
 
 
 def _export(given: argparse.Namespace) -> None:
@@ -212,6 +220,16 @@ def _export(given: argparse.Namespace) -> None:
         return
     export.write(study, given.out, given.trial)
     print(f"{given.out}: {export.title(study, export.choose(study, given.trial))}")
+
+
+def _report(given: argparse.Namespace) -> None:
+    from search import report
+    from search.lookup import find_folder, open_study
+
+    study = open_study(given.study, given.storage)
+    path = given.out or report.place(study, find_folder(given.study, given.storage))
+    report.write(study, path)
+    print(f"{path}: {len(study.searched)} trials, one page that needs no network ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def _compare(given: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ import ray
 from ray import tune
 
 from data.errors import UserError
-from search import gallery, header, live
+from search import gallery, header, live, report
 from search.asha import rebuild
 from search.folder import Weights, trial_folder, write_spec
 from search.journal import Record
@@ -49,7 +49,7 @@ def search(plan: Plan, each: Share, scratch: Path, console: Console) -> None:
         with console.status("connecting to MLflow"):
             tracker = stack.enter_context(Tracker(spec.folder))
         ledger = stack.enter_context(ledger_of(spec.folder))
-        _begin(plan, ledger)
+        _begin(plan, each, ledger)
         asha = rebuild(spec, ledger.study)
         settle(ledger, spec, asha)
         tracker.follow(ledger)
@@ -70,6 +70,7 @@ def search(plan: Plan, each: Share, scratch: Path, console: Console) -> None:
                 scheduler.interrupt("the driver failed")
                 raise
         gallery.attempt(spec.folder)  # before the tracker's last act, which takes them along
+        report.write_beside(spec.folder)  # before the tracker ends, which copies it to MLflow
 
 
 def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console, scratch: Path) -> None:
@@ -89,10 +90,11 @@ def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console,
     os._exit(1)
 
 
-def _begin(plan: Plan, ledger: DriverLedger) -> None:
+def _begin(plan: Plan, each: Share, ledger: DriverLedger) -> None:
     """The first records of a driver: the study; and trials that an earlier driver left running do not run."""
     spec = plan.spec
-    ledger.write("study", **header.fields(spec, plan.base, plan.data, spec.rungs(plan.length)))
+    about = header.fields(spec, plan.base, plan.data, spec.rungs(plan.length))
+    ledger.write("study", **about, workers={"slots": each.slots, "cpus": each.cpus, "gpus": each.gpus})
     write_spec(spec)
     if plan.priors:
         ledger.write("prior", trials=plan.priors)

@@ -4,7 +4,8 @@ One JSON object a line, flushed to disk before anyone acts on it. Every record h
 (seconds since the epoch) and, but for `study` and `prior`, `trial` (its number from 0). Schema version 2:
 
 study     version, spec, base (whole TrainConfig), data (corpus, tokenizer, hash, floor; each tokenizer's own under
-          tokenizers), rungs, commit, dirty, packages, host. Written at each start of a driver; the last one holds.
+          tokenizers), rungs, commit, dirty, packages, host, workers (slots: trials at once; cpus, gpus: of each).
+          Written at each start of a driver; the last one holds.
 prior     trials: those of the earlier study that this one starts from (`warm_start`), each with study, trial, point,
           status, tokens (its length), scores (objective by tokens at its rungs), objective (at this study's length,
           or null). Written once, before the first point: a proposal never depends on another study's files

@@ -17,7 +17,7 @@ from data.errors import UserError, nearest
 from data.prepare import default_cache
 from search import bundle
 from search.journal import NAME, parse_records
-from search.mlflow_runs import STUDY
+from search.mlflow_runs import ID, STUDY
 from search.mlflow_store import connect, reason, served, shown
 from search.study import Study, fold
 
@@ -34,6 +34,7 @@ class Parent:
     experiment_id: str
     started: int
     storage: str
+    identity: str = ""  # of its journal: names need not be unique
 
 
 def parents(client: MlflowClient) -> list[Parent]:
@@ -47,6 +48,7 @@ def parents(client: MlflowClient) -> list[Parent]:
             run.info.experiment_id,
             run.info.start_time,
             run.data.tags.get("storage", "?"),
+            run.data.tags.get(ID, ""),
         )
         for run in runs
     ]

@@ -23,6 +23,7 @@ from search import mlflow_facts as facts
 from search.journal import NAME, Record
 from search.leaderboard import best
 from search.mlflow_store import ARTIFACTS, served
+from search.report import NAME as REPORT
 from search.standing import standings
 from search.study import Study, Trial
 
@@ -59,7 +60,7 @@ class Runs:
         """Find or make the experiment and the parent run; learn what MLflow has of each trial; close orphans."""
         name = self.study.header["spec"]["study"]
         self.experiment_id = self._experiment(name).experiment_id
-        identity = _identity(self.folder / NAME)
+        identity = identity_of(self.folder / NAME)
         found = self.client.search_runs([self.experiment_id], f"tags.`{ID}` = '{identity}'", max_results=1)
         if found:
             self.parent_id = found[0].info.run_id
@@ -188,9 +189,9 @@ class Runs:
             self.client.set_terminated(self.parent_id, status)
 
     def snapshot(self, ending: bool = False) -> None:
-        """Copies on the parent run: journal, spec, leaderboard (also as its description), results by document, best
-        config; at the end the pictures, which are drawn then."""
-        for name in (NAME, "spec.yaml"):
+        """Copies on the parent run: journal, spec, report, leaderboard (also as its description), results by document,
+        best config; at the end the pictures, which are drawn then."""
+        for name in (NAME, "spec.yaml", REPORT):
             if (self.folder / name).exists():
                 self.client.log_artifact(self.parent_id, str(self.folder / name))
         found = standings(self.study)
@@ -204,6 +205,8 @@ class Runs:
         if ending and (self.folder / gallery.FOLDER).is_dir():
             self.client.log_artifacts(self.parent_id, str(self.folder / gallery.FOLDER), gallery.FOLDER)
         note = table.markdown(self.study, limit=15, found=found)
+        if (self.folder / REPORT).exists():
+            note += f"\nCurves, parameters, rungs, workers and cost: `{REPORT}` under Artifacts.\n"
         shown = {
             "mlflow.note.content": note,
             "mlflow.loggedArtifacts": '[{"path": "leaderboard.json", "type": "table"}]',
@@ -211,7 +214,7 @@ class Runs:
         self._send(self.parent_id, tags=shown)
 
 
-def _identity(journal: Path) -> str:
+def identity_of(journal: Path) -> str:
     """Tells studies of one name apart on a shared server, wherever their folder moves: a hash of the first record."""
     with journal.open("rb") as file:
         return hashlib.sha256(file.readline()).hexdigest()[:16]

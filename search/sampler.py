@@ -79,7 +79,7 @@ class Sampler:
         given = dict(self._start[number]) if number < len(self._start) else {}
         if self._spec.compare is not None:
             given.setdefault(self._spec.compare, turn(self._spec, study))
-        with _quiet():
+        with quiet():
             told = [] if self._spec.sampler == "random" else self._told(study, given)
             point = self._propose(number, self._spec.sampler, told, given)
             if self._spec.sampler == "random" or number < len(self._start):
@@ -101,7 +101,7 @@ class Sampler:
         asked = optuna.create_study(sampler=_optuna(kind, seed, alone=self._spec.compare is None))
         asked.add_trials(told)
         if given:
-            asked.enqueue_trial({name: _external(self._space[name], value) for name, value in given.items()})
+            asked.enqueue_trial({name: external(self._space[name], value) for name, value in given.items()})
         trial = asked.ask()
         point: Point = {}
         for name in self._names:
@@ -129,7 +129,7 @@ class Sampler:
         # the GP divides by zero where every trial that ended broke; where none did there is nothing to learn
         states = {one.state for one in seen}
         constrained = "broken" in states and (self._spec.sampler == "tpe" or "complete" in states)
-        distributions = {name: _distribution(name, self._space[name]) for name in self._names}
+        distributions = {name: distribution(name, self._space[name]) for name in self._names}
         told = []
         for one in seen:
             facts: dict[str, Any] = {"state": TrialState.RUNNING}
@@ -139,7 +139,7 @@ class Sampler:
                 facts = {"state": TrialState.COMPLETE, "value": worst if one.value is None else one.value}
             if constrained and one.state != "running":
                 facts["constraints"] = {"ended well": 1.0 if one.state == "broken" else -1.0}
-            params = {name: _external(self._space[name], value) for name, value in one.point.items()}
+            params = {name: external(self._space[name], value) for name, value in one.point.items()}
             told.append(create_trial(params=params, distributions={n: distributions[n] for n in params}, **facts))
         return told
 
@@ -214,7 +214,7 @@ def _score(value: float, objective: str) -> float:
     return math.log(value) if objective == "val_perplexity" else value
 
 
-def _distribution(name: str, parameter: Parameter) -> BaseDistribution:
+def distribution(name: str, parameter: Parameter) -> BaseDistribution:
     """A choice is told to Optuna by the positions of its values: they may be mappings, or of mixed types."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -233,7 +233,7 @@ def _suggest(trial: Any, name: str, parameter: Parameter) -> Any:
     return suggest(name, low, high, log=parameter.log is not None)
 
 
-def _external(parameter: Parameter, value: Any) -> Any:
+def external(parameter: Parameter, value: Any) -> Any:
     """The value as Optuna knows it. A choice's is compared as the journal writes it, so that 1 is not true."""
     if parameter.choice is None:
         return value
@@ -241,7 +241,7 @@ def _external(parameter: Parameter, value: Any) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Optuna's line for every study, its hint at a faster solver, its warning that `group` is experimental."""
     import optuna
 

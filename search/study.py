@@ -17,6 +17,21 @@ from search.units import count
 
 
 @dataclass
+class Stint:
+    """A stretch of time in which a trial held a worker.
+
+    session: under which driver, by its place in `Study.sessions`. begin, end: seconds since the epoch; end is None
+    while it runs, and for ever where its driver died. status: how the stretch ended. node: where, if that is known.
+    """
+
+    session: int
+    begin: float
+    end: float | None = None
+    status: str = "running"
+    node: str | None = None
+
+
+@dataclass
 class Trial:
     """One trial, folded from its records."""
 
@@ -39,6 +54,7 @@ class Trial:
     repeated: int = 0  # tokens trained twice because a worker or driver was lost
     reports: list[Record] = field(default_factory=list)
     decisions: list[Record] = field(default_factory=list)
+    stints: list[Stint] = field(default_factory=list)
     test: dict[str, float] | None = None  # its scores on the test split, once the study was finalized
 
     @property
@@ -82,6 +98,7 @@ class Study:
     priors: list[Prior] = field(default_factory=list)
     trials: dict[int, Trial] = field(default_factory=dict)
     sessions: list[tuple[float, float]] = field(default_factory=list)  # of each driver: its first and last record
+    workers: list[dict[str, float]] = field(default_factory=list)  # of each driver: slots; cpus and gpus of one of them
     folder: Path | None = field(default=None, compare=False, repr=False)  # where its trials' files lie
 
     @property
@@ -113,8 +130,9 @@ class Study:
         if kind == "study":
             self.header = record
             self.sessions.append((at, at))
+            self.workers.append(record.get("workers") or {})
             return
-        if self.sessions:
+        if self.sessions and kind != "test":  # `finalize` is no driver
             self.sessions[-1] = (self.sessions[-1][0], max(at, self.sessions[-1][1]))
         if kind == "prior":
             self.priors += [_prior(taken) for taken in record["trials"]]
@@ -140,6 +158,7 @@ class Study:
                 trial.status = "waiting"  # a driver has to go on with it
         elif kind == "status":
             _apply_status(trial, record)
+            _apply_stint(trial, record, len(self.sessions) - 1)
 
 
 def _prior(record: Record) -> Prior:
@@ -160,6 +179,17 @@ def _apply_status(trial: Trial, record: Record) -> None:
         start = record.get("tokens", 0)
         trial.repeated += max(0, trial.tokens - start)
         trial.reports = [report for report in trial.reports if report["tokens"] <= start]
+
+
+def _apply_stint(trial: Trial, record: Record, session: int) -> None:
+    last = trial.stints[-1] if trial.stints else None
+    going = last is not None and last.end is None and last.session == session
+    if record["status"] == "running" and not going:  # going: it began anew on its worker
+        trial.stints.append(Stint(session, record["time"]))
+    elif record["status"] != "running" and last is not None and last.end is None:
+        last.status = record["status"]
+        if going:  # otherwise the next driver says so, long after
+            last.end, last.node = record["time"], record.get("node")
 
 
 def spent(study: Study, budget: Budget, now: float | None = None) -> str:

@@ -119,6 +119,12 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def cells(study: Study, limit: int | None, found: list[Standing]) -> tuple[list[str], list[list[str]], list[str]]:
+    """The leaderboard as texts, for whoever shows it elsewhere: heads, lines, what stands under it."""
+    heads, lines, left_out, about = _cells(study, None, limit, found)
+    return heads, lines, [*about, *below(study, left_out, found)]
+
+
 def _cells(
     study: Study, by: str | None, limit: int | None, found: list[Standing]
 ) -> tuple[list[str], list[list[str]], int, list[str]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.dataset import Dataset
-from search import export, header, points, prior, space, table
+from search import export, header, points, prior, report, space, table
 from search.advice import advice
 from search.asha import rebuild
 from search.finalists import pending
@@ -79,6 +79,7 @@ def run(
         for line in advice(spec, plan.base, plan.length):
             print(f"note: {line}", file=console.file)
         if _over(spec, known):
+            report.write_beside(spec.folder)
             _track(spec)  # nothing to do but to send what MLflow may still lack
         else:
             with ExitStack() as stack:

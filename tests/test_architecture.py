@@ -28,7 +28,7 @@ VENDORS = {
         "search/pulse.py",
         "search/watch.py",
     },
-    "optuna": {"search/sampler.py"},
+    "optuna": {"search/sampler.py", "search/importance.py"},
     "mlflow": {"search/mlflow_store.py", "search/mlflow_runs.py"},
     "transformers": {"search/compare.py"},
     "matplotlib": {"search/figures.py"},

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from search import gallery, mlflow_store
+from search import gallery, mlflow_store, report
 from search.leaderboard import best
 from search.mlflow_read import fetch_study, parents
 from search.study import Ledger, read_study
@@ -39,6 +39,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger = journals.write_study(folder / "quick")
     (folder / "quick" / "spec.yaml").write_text("study: quick\n")
     gallery.attempt(folder / "quick")  # as a driver does before its end
+    report.write_beside(folder / "quick")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         assert send(ledger) == ""
@@ -216,10 +217,19 @@ def test_the_parent_run_has_all_that_made_the_study(sent: Path) -> None:
     assert wanted.items() <= run.data.tags.items()
     assert "objective" not in run.data.metrics
     files = {file.path for file in client.list_artifacts(parent.run_id)}
-    assert files == {"spec.yaml", "trials.jsonl", "leaderboard.md", "leaderboard.json", "best.yaml", "figures"}
+    assert files == {
+        "spec.yaml",
+        "trials.jsonl",
+        "leaderboard.md",
+        "leaderboard.json",
+        "best.yaml",
+        "figures",
+        "report.html",
+    }
     pictures = {file.path for file in client.list_artifacts(parent.run_id, "figures")}
     assert pictures == {"figures/trials.png", "figures/by-loss.png", "figures/leader.png"}
     assert "| 1 | 1 | 4.000 |" in run.data.tags["mlflow.note.content"]
+    assert "`report.html` under Artifacts" in run.data.tags["mlflow.note.content"]
 
 
 def test_a_budget_that_was_raised_is_no_conflict(storage: Path) -> None:

@@ -157,9 +157,8 @@ def test_the_header_says_what_the_numbers_depend_on(study: Study) -> None:
 
 
 def test_a_study_leaves_its_leaderboard_its_best_config_and_the_best_weights(study: Study, folder: Path) -> None:
-    assert {"spec.yaml", NAME, "leaderboard.md", "best.yaml", "trials", "figures"} <= {
-        path.name for path in folder.iterdir()
-    }
+    wanted = {"spec.yaml", NAME, "leaderboard.md", "best.yaml", "report.html", "trials", "figures"}
+    assert wanted <= {path.name for path in folder.iterdir()}
     assert load_config(folder / "best.yaml").vocab_size == 64
     full = {number for number, trial in study.trials.items() if trial.final}
     kept = {int(path.parent.name) for path in folder.glob("trials/*/best.pt")}

@@ -25,9 +25,11 @@ from data.errors import UserError
 from search import mlflow_store, ui
 from search.cli import main
 from search.mlflow_read import fetch_study, parents
+from search.mlflow_view import link
 from search.study import read_study
 from search.tracking import Tracker
 from tests import journals
+from tests.browser import browser
 from tests.stores import fresh_store
 from trainer.config import load
 
@@ -198,6 +200,54 @@ def test_a_study_run_through_a_server_links_to_it(page: Page, tmp_path: Path) ->
     assert tracker.link is not None
     assert tracker.link.startswith(f"{page.url}/#/experiments/")
     assert not (tmp_path / "mlartifacts").exists()  # its files are the server's
+
+
+@pytest.mark.slow
+def test_leaderboard_ends_with_the_link_to_the_very_study(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", page.url)
+    (parent,) = [parent for parent in parents(mlflow_store.connect(page.url)) if parent.study == "quick"]
+    wanted = f"in the browser, sorted by objective: {link(page.url, parent.experiment_id, parent.run_id)}"
+    assert main(["leaderboard", "quick", "--storage", str(page.storage)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == wanted
+    journals.write_study(tmp_path / "quick")  # another of that name, which the server does not know
+    assert main(["leaderboard", str(tmp_path / "quick")]) == 0
+    assert "in the browser" not in capsys.readouterr().out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    assert main(["leaderboard", "quick", "--storage", str(page.storage)]) == 0
+    assert "no link: MLflow at" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_report_works_through_the_server_alone(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", page.url)
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "quick"]) == 0
+    html = (tmp_path / "quick-report.html").read_text()
+    assert "7 trials" in capsys.readouterr().out
+    assert "are not at hand here" in html
+
+
+@pytest.mark.slow
+def test_in_chromium_the_link_shows_the_objective_best_first_and_the_parents_page_its_leaderboard(page: Page) -> None:
+    found = re.search(r"sorted by objective: (\S+)", page.said[0])
+    assert found is not None
+    (parent,) = [parent for parent in parents(mlflow_store.connect(page.url)) if parent.study == "quick"]
+    with browser() as shown:
+        shown.open(found[1], 1440)
+        shown.until("document.body.innerText.includes('5.00') || document.body.innerText.includes('\\n5\\n')")
+        text = shown.ask("document.body.innerText")
+        assert "objective" in text
+        place = "[...document.querySelectorAll('*')].find(e => !e.children.length && e.innerText === 'objective')"
+        right = shown.ask(f"{place}.getBoundingClientRect().right")
+        assert 0 < right < 1440  # the column is in sight
+        shown.open(f"{page.url}/#/experiments/{parent.experiment_id}/runs/{parent.run_id}", 1440)
+        shown.until(
+            "document.body.innerText.includes('2 trials share') || document.body.innerText.includes('7 trials')"
+        )
 
 
 @pytest.mark.slow

@@ -1,0 +1,162 @@
+"""Small charts as inline SVG: scales, axes, marks. Pure; knows nothing of studies.
+
+Colours are classes of the page's style sheet, so that one picture serves light, dark and print. Everything written
+into it is escaped by markupsafe.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+FONT = 12  # px
+_WIDE = 6.6  # px of a letter at that size, about
+_STEPS = (1.0, 2.0, 5.0, 10.0, 20.0)
+_MANTISSAS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
+
+
+def tag(name: str, *children: Any, **attributes: Any) -> Markup:
+    """An element. Attributes: class_ is class, stroke_width is stroke-width, None is left out; floats to 0.1."""
+    texts = [
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value) if isinstance(value, float) else value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    ]
+    return Markup(f"<{name}{''.join(texts)}>{join(children)}</{name}>")
+
+
+def join(parts: Iterable[Any]) -> Markup:
+    return Markup("").join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def shorten(text: str, most: int) -> str:
+    """At most so many letters."""
+    return text if len(text) <= most else text[: max(1, most - 1)] + "…"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Numbers from low to high onto pixels from start to end; geometric with log (low > 0). form: ticks as text."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+    unit: float = 1.0  # round numbers are round in it: 60 for seconds that people read as minutes
+    form: Callable[[float], str] = lambda value: f"{value:g}"
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a number; of one beyond the ends that of the end."""
+        low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, self._clipped(value)))
+        share = 0.5 if high <= low else (at - low) / (high - low)
+        return self.start + share * (self.end - self.start)
+
+    def _clipped(self, value: float) -> float:
+        return min(max(value, self.low), self.high)
+
+    def ticks(self, most: int = 6) -> list[tuple[float, str]]:
+        """Round numbers within the ends, each as pixel and text; at most `most`, as many as that allows."""
+        values = self._decades(most) if self.log else self._steps(most)
+        return [(self(value), self.form(value)) for value in values]
+
+    def _steps(self, most: int) -> list[float]:
+        low, high = self.low / self.unit, self.high / self.unit
+        if high <= low:
+            return [self.low]
+        size = 10 ** math.floor(math.log10((high - low) / most))
+        for step in (size * factor for factor in _STEPS):
+            first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+            if last - first + 1 <= most:
+                return [float(f"{place * step * self.unit:.12g}") for place in range(first, last + 1)]
+        return [self.low, self.high]
+
+    def _decades(self, most: int) -> list[float]:
+        low, high = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        for every in (1, 2, 3, 5):  # only each so-many-th decade, where there are too many
+            for mantissas in reversed(_MANTISSAS if every == 1 else _MANTISSAS[:1]):
+                values = [float(f"{m * 10.0**d:.12g}") for d in range(low, high + 1, every) for m in mantissas]
+                inside = [v for v in values if self.low * (1 - 1e-9) <= v <= self.high * (1 + 1e-9)]
+                if 2 <= len(inside) <= most:
+                    return inside
+        return self._steps(most)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Named values at equal distances."""
+
+    names: Sequence[str]
+    start: float
+    end: float
+
+    def __call__(self, value: str) -> float:
+        step = (self.end - self.start) / max(1, len(self.names))
+        return self.start + (self.names.index(value) + 0.5) * step
+
+    def ticks(self, most: int = 6) -> list[tuple[float, str]]:
+        return [(self(name), name) for name in self.names]
+
+
+Axis = Scale | Choices
+
+
+def frame(x: Axis, y: Axis, title_x: str, title_y: str, most: int = 6) -> Markup:
+    """Grid, ticks and titles. Pixels grow to the right and downwards: y begins at the bottom."""
+    parts = [tag("path", d=f"M{x.start:.1f} {y.start:.1f}H{x.end:.1f}", class_="axis")]
+    fits = (x.end - x.start) / max(1, len(x.ticks(most))) / _WIDE
+    crowded = isinstance(x, Choices) and any(len(name) > fits for name in x.names)
+    for at, text in x.ticks(most):
+        if isinstance(x, Scale):
+            parts.append(tag("path", d=f"M{at:.1f} {y.start:.1f}V{y.end:.1f}", class_="grid"))
+        turn = {"transform": f"rotate(-25 {at:.1f} {y.start + 12:.1f})", "text_anchor": "end"} if crowded else {}
+        shown = tag("title", text) if len(text) > 14 else ""
+        parts.append(
+            tag("text", shorten(text, 14), shown, **{"x": at, "y": y.start + 16, "text_anchor": "middle", **turn})
+        )
+    for at, text in y.ticks(max(2, min(most, round((y.start - y.end) / 34)))):
+        parts.append(tag("path", d=f"M{x.start:.1f} {at:.1f}H{x.end:.1f}", class_="grid"))
+        parts.append(tag("text", shorten(text, 12), x=x.start - 6, y=at + 4, text_anchor="end"))
+    below = y.start + (46 if crowded else 34)
+    parts.append(tag("text", title_x, x=(x.start + x.end) / 2, y=below, text_anchor="middle", class_="title"))
+    parts.append(tag("text", title_y, x=4, y=12, class_="title"))
+    return join(parts)
+
+
+def svg(width: float, height: float, label: str, *parts: Any) -> Markup:
+    """The picture; label: for those who do not see it."""
+    inside = (tag("title", label), *parts)
+    box = {"viewBox": f"0 0 {width:g} {height:g}", "style": f"max-width:{round(width * 1.15)}px"}
+    return tag("svg", *inside, **box, role="img", aria_label=label)
+
+
+_SHAPES = {  # around the origin, for a mark of half-width 1
+    "cross": "M-{0} -{0}L{0} {0}M-{0} {0}L{0} -{0}",
+    "diamond": "M0 -{0}L{0} 0L0 {0}L-{0} 0Z",
+    "triangle": "M0 -{0}L{0} {0}H-{0}Z",
+    "bar": "M0 -{0}V{0}",
+}
+
+
+def mark(shape: str, x: float, y: float, size: float, title: str = "", **attributes: Any) -> Markup:
+    """A circle, cross, diamond, triangle or bar. title: shown when pointed at."""
+    about = tag("title", title) if title else ""
+    if shape == "circle":
+        return tag("circle", about, cx=x, cy=y, r=size, **attributes)
+    path = _SHAPES[shape].format(f"{size:.1f}")
+    return tag("path", about, d=path, transform=f"translate({x:.1f} {y:.1f})", **attributes)
+
+
+def line(points: Sequence[tuple[float, float]], title: str = "", **attributes: Any) -> Markup:
+    """A polyline."""
+    about = tag("title", title) if title else ""
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    return tag("path", about, d=path, **attributes)

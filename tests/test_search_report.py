@@ -1,0 +1,292 @@
+"""The report: its numbers are the leaderboard's, what a study says stays text, and nothing of it needs a network."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search import leader_text, report, table
+from search.cli import main
+from search.importance import importance
+from search.leader_text import Samples
+from search.lookup import open_study
+from search.report_trials import shown
+from search.standing import standings
+from search.study import Study
+from search.svg import Choices, Scale, tag
+from tests import journals, simulated, tiny
+from tests.browser import browser
+
+NONE = Samples(reason="a test")
+
+
+class Page(HTMLParser):
+    """tables: rows of cells; tags: each with its attributes; text: all of it."""
+
+    VOID = ("meta", "link", "br")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self._open = "", []
+        self.feed(html)
+        assert not self._open, "an element is not closed"
+
+    _open: list[str]
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((name, dict(attributes)))
+        if name not in self.VOID:
+            self._open.append(name)
+        if name == "table":
+            self.tables.append([])
+        elif name == "tr":
+            self.tables[-1].append([])
+        elif name in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, name: str) -> None:
+        assert self._open.pop() == name
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if "td" in self._open or "th" in self._open:
+            self.tables[-1][-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return simulated.study()
+
+
+@pytest.fixture(scope="module")
+def html(study: Study) -> str:
+    return report.page(study, NONE)
+
+
+def test_the_numbers_are_the_leaderboards(study: Study, html: str) -> None:
+    heads, *lines = Page(html).tables[0]
+    known_heads, known, _ = table.cells(study, None, standings(study))
+    assert sorted(heads) == sorted(known_heads)
+    order = [known_heads.index(head) for head in heads]
+    assert lines == [[line[at] for at in order] for line in known]
+
+
+def test_every_note_of_the_leaderboard_is_there(study: Study, html: str) -> None:
+    text = " ".join(Page(html).text.split())
+    for line in table.render(study).split("\n\n")[-1].splitlines():
+        if not line.startswith("... and"):
+            assert " ".join(line.split()) in text
+
+
+def test_every_trial_has_its_curve_twice_once_for_each_width(study: Study, html: str) -> None:
+    curves = html[html.index('id="curves"') : html.index('id="space"')]
+    drawn = re.findall(r'<g class="\w+" data-t="(\d+)"', curves)
+    finite = [t.number for t in study.searched if any(math.isfinite(r["metrics"]["val_loss"]) for r in t.reports)]
+    assert sorted(map(int, drawn)) == sorted(finite * 2)
+    assert curves.count('class="lead" data-t') == 2
+
+
+EVIL = '<script>alert("x")</script>\'"><img src=x onerror=alert(1)>{{ 7*7 }}]]></title></style>&amp;\u2028'
+
+
+def test_whatever_a_study_says_stays_text(tmp_path: Path) -> None:
+    spec = {**journals.header()["spec"], "study": EVIL, "base": EVIL}
+    about = {"corpus": EVIL, "tokenizer": EVIL, "hash": EVIL, "floor": None, "tokenizers": {EVIL: {"classes": EVIL}}}
+    machine = {"commit": EVIL, "packages": {EVIL: EVIL}, "host": {"name": EVIL, "cpu": EVIL}}
+    ledger = journals.write_study(tmp_path / "quick", spec=spec, data=about, **machine)
+    config = ledger.study.trials[0].config
+    ledger.write("point", trial=7, point={"loss": EVIL, "learning_rate": 1e-3}, config=config, name=EVIL)
+    journals.start(ledger, 7)
+    journals.report(ledger, 7, 1000, 3.0, rung=1000)
+    ledger.write("status", trial=7, status="failed", cause=EVIL, node=EVIL, seconds=1.0)
+    html = report.page(ledger.study, Samples([EVIL], EVIL))
+    found = Page(html)
+    assert [name for name, _ in found.tags].count("script") == 1
+    assert "img" not in {name for name, _ in found.tags}
+    assert not [key for _, attributes in found.tags for key in attributes if key.startswith("on")]
+    assert "7*7" in html  # not evaluated
+    assert 'alert("x")' in found.text
+
+
+def test_nothing_is_fetched_from_anywhere(html: str) -> None:
+    policy = next(a["content"] for name, a in Page(html).tags if name == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    links = [value for _, attributes in Page(html).tags for key, value in attributes.items() if key in ("href", "src")]
+    assert all(link and link.startswith(("#", "data:,")) for link in links)
+    assert not re.search(r"@import|url\(", html)
+
+
+@pytest.mark.parametrize("kind", ["empty", "waiting", "broken", "one", "bits", "other_release"])
+def test_there_is_a_page_of_whatever_there_is(tmp_path: Path, kind: str) -> None:
+    spec: dict[str, Any] = journals.header(kind)["spec"]
+    if kind == "bits":
+        spec["objective"] = "val_bits_per_byte"
+    if kind == "other_release":
+        spec["telepathy"] = True
+    ledger = journals.Ledger(tmp_path / kind)
+    ledger.write("study", **journals.header(kind, spec=spec))
+    if kind in ("waiting", "broken"):
+        journals.point(ledger, 0)
+    if kind == "broken":
+        journals.start(ledger, 0)
+        journals.report(ledger, 0, 1000, math.nan, rung=1000)
+        journals.end(ledger, 0, "diverged", cause="nan")
+    if kind in ("one", "bits", "other_release"):
+        journals.complete(ledger, 0, 4.0)
+    found = Page(report.page(ledger.study, NONE))
+    assert "NaN" not in found.text
+    assert not [value for _, a in found.tags for value in a.values() if value and re.search(r"\b(nan|inf)\b", value)]
+
+
+def test_thousands_of_trials_still_make_a_small_page() -> None:
+    many = simulated.study(trials=600, slots=8, dies=None)
+    html = report.page(many, NONE, standings(many, resamples=10))
+    assert len(html) < 2_500_000
+    assert f"The first 300 of {len(many.searched)} trials" in html
+
+
+def test_the_better_are_drawn_last_and_the_leader_stands_out(study: Study) -> None:
+    looks = [trial.look for trial in shown(study)]
+    assert looks.count("lead") == 1
+    full = [trial for trial in shown(study) if trial.value is not None]
+    assert [t.value for t in full] == sorted((t.value for t in full if t.value is not None), reverse=True)
+
+
+# importance
+
+
+def test_importance_finds_what_made_the_values_and_calls_the_rest_luck(study: Study) -> None:
+    found = importance(study)
+    assert found.rung == 1000  # only there are enough of one length
+    assert next(iter(found.share)) == "learning_rate"
+    assert sum(found.share.values()) == pytest.approx(1)
+    assert found.share["learning_rate"] > 2 * found.luck["learning_rate"]
+    assert found.share["squentropy_lambda"] < 1.5 * found.luck["squentropy_lambda"]
+
+
+def test_of_few_trials_importance_says_nothing() -> None:
+    found = importance(simulated.study(trials=12, dies=None))
+    assert (found.share, found.trials) == ({}, 12)
+
+
+# the command
+
+
+def test_report_writes_one_file_beside_the_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    simulated.write(tmp_path / "quick", trials=12)
+    assert main(["report", "quick", "--storage", str(tmp_path)]) == 0
+    assert (tmp_path / "quick" / "report.html").read_text().startswith("<!doctype html>")
+    assert "12 trials" in capsys.readouterr().out
+    assert main(["report", str(tmp_path / "quick"), "-o", str(tmp_path / "a" / "b.html")]) == 0
+    assert (tmp_path / "a" / "b.html").exists()
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    simulated.write(tmp_path / "quick", trials=5)
+    (tmp_path / "file").touch()
+    assert main(["report", str(tmp_path / "quick"), "-o", str(tmp_path / "file" / "x.html")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_study_does_not_fail_for_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    simulated.write(tmp_path / "quick", trials=5)
+    (tmp_path / "quick" / "report.html").mkdir()
+    report.write_beside(tmp_path / "quick")
+    assert "was not written" in capsys.readouterr().err
+
+
+def test_a_study_of_the_server_gets_its_page_here(tmp_path: Path) -> None:
+    evil = journals.write_study(tmp_path / "quick", spec={**journals.header()["spec"], "study": "../../etc/x"}).study
+    assert report.place(evil, None) == Path("x-report.html")
+
+
+# samples
+
+
+def test_samples_are_left_out_with_a_reason(tmp_path: Path) -> None:
+    ledger = journals.write_study(tmp_path / "quick")
+    found = open_study(tmp_path / "quick")
+    assert "weights of trial 1 are not at hand" in leader_text.samples_of(found).reason
+    broken = tmp_path / "quick" / "trials" / "1" / "best.pt"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"no checkpoint")
+    assert "cannot be used" in leader_text.samples_of(found).reason
+    ledger.study.trials.clear()
+    assert "no trial has reached" in leader_text.samples_of(ledger.study).reason
+
+
+def test_samples_are_written_once(tmp_path: Path) -> None:
+    journals.write_study(tmp_path / "quick")
+    found = open_study(tmp_path / "quick")
+    trained(tmp_path / "quick" / "trials" / "1")
+    first = leader_text.samples_of(found)
+    assert len(first.texts) == leader_text.N
+    kept = json.loads((tmp_path / "quick" / leader_text.NAME).read_text())
+    kept["texts"][0] = "from the file"
+    (tmp_path / "quick" / leader_text.NAME).write_text(json.dumps(kept))
+    assert leader_text.samples_of(found).texts == ["from the file", *first.texts[1:]]
+    (tmp_path / "quick" / leader_text.NAME).write_text("{}")
+    assert leader_text.samples_of(found) == first
+
+
+def trained(folder: Path) -> None:
+    """A run of a moment."""
+    tiny.run(tiny.config(max_tokens=640), out_dir=folder)
+
+
+# charts
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log"), [(0, 8000, False), (1e-4, 1e-2, True), (3, 3, False), (2, 2.001, True)]
+)
+def test_ticks_are_round_few_and_inside(low: float, high: float, log: bool) -> None:
+    scale = Scale(low, high, 0, 100, log)
+    for most in (2, 4, 8):
+        ticks = scale.ticks(most)
+        assert 1 <= len(ticks) <= most
+        assert all(-1e-6 <= at <= 100 + 1e-6 for at, _ in ticks)
+
+
+def test_scales_map_ends_to_ends_and_clip_beyond() -> None:
+    scale = Scale(1, 100, 10, 210, log=True)
+    assert [scale(value) for value in (1, 10, 100, 1000, 0.1)] == pytest.approx([10, 110, 210, 210, 10])
+    assert Choices(["a", "b"], 0, 100)("b") == 75
+
+
+def test_attributes_are_escaped() -> None:
+    assert tag("g", "<b>", title='"><x>', class_=None) == '<g title="&#34;&gt;&lt;x&gt;">&lt;b&gt;</g>'
+
+
+# in a browser
+
+
+@pytest.mark.slow
+def test_in_chromium_the_page_asks_for_nothing_logs_no_error_and_does_not_scroll_sideways(
+    html: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(html, encoding="utf-8")
+    with browser() as page:
+        for width in (1440, 390):
+            for dark in (False, True):
+                page.open(path.as_uri(), width, dark=dark)
+                assert page.ask("document.documentElement.scrollWidth") == width
+        assert page.ask("getComputedStyle(document.body).color") == "rgb(230, 233, 236)"
+        page.ask("document.querySelector('tr[data-t] button').click()")
+        marked = page.ask("[...document.querySelectorAll('svg .on')].length")
+        assert marked > 6  # in every chart
+        assert "trial" in page.ask("document.getElementById('picked').textContent")
+        page.ask("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape'}))")
+        assert page.ask("document.querySelectorAll('.on').length") == 0
+        assert page.errors == []
+        assert {address.partition("#")[0] for address in page.requests} == {path.as_uri()}
