@@ -78,10 +78,11 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self._loaded = False
-        self.call("Page.navigate", url=url)
-        while not self._loaded:
-            self._next()
+        for address in ("about:blank", url):  # to another place of the same page nothing would be loaded
+            self._loaded = False
+            self.call("Page.navigate", url=address)
+            while not self._loaded:
+                self._next()
 
     def ask(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
