@@ -224,12 +224,8 @@ def _export(given: argparse.Namespace) -> None:
 
 def _report(given: argparse.Namespace) -> None:
     from search import report
-    from search.lookup import find_folder, open_study
 
-    study = open_study(given.study, given.storage)
-    path = given.out or report.place(study, find_folder(given.study, given.storage))
-    report.write(study, path)
-    print(f"{path}: {len(study.searched)} trials, one page that needs no network ({path.stat().st_size / 1e6:.1f} MB)")
+    print(report.made(given.study, given.storage, given.out))
 
 
 def _compare(given: argparse.Namespace) -> None:

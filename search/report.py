@@ -20,6 +20,7 @@ from search import export, report_curves, report_space, table, units
 from search.importance import importance
 from search.leader_text import Samples, samples_of
 from search.leaderboard import best, objective_name
+from search.lookup import find_folder, open_study
 from search.report_facts import costs, facts, provenance, spec_text, survivors
 from search.report_parallel import parallel
 from search.report_trials import MOST
@@ -36,6 +37,14 @@ ROWS = 200  # of the leaderboard
 def write(study: Study, path: Path, whatever_it_costs: bool = True) -> None:
     """The page as a file, at once and whole. whatever_it_costs: see `samples_of`. Raises UserError."""
     export.replace_text(path, page(study, samples_of(study, whatever_it_costs)))
+
+
+def made(name: str, storage: Path | None, out: Path | None) -> str:
+    """Find a study, write its page, say where. Raises UserError."""
+    study = open_study(name, storage)
+    path = out or place(study, find_folder(name, storage))
+    write(study, path)
+    return f"{path}: {len(study.searched)} trials, one page that needs no network ({path.stat().st_size / 1e6:.1f} MB)"
 
 
 def place(study: Study, folder: Path | None) -> Path:
