@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
+from search import cli_service
 
 if TYPE_CHECKING:
     from search.spec import StudySpec
@@ -127,6 +128,8 @@ def parser() -> argparse.ArgumentParser:
     ui.add_argument("study", nargs="?", metavar="STUDY", help="the study to link to; default: the newest")
     ui.add_argument("--storage", type=Path, default=Path("runs"), help="default ./runs")
     ui.add_argument("--port", type=_port, default=5000, help="default 5000")
+
+    cli_service.add(command)
 
     command("schema", _schema, "the JSON Schema of a spec, for editors that complete YAML")
     return parser

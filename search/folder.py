@@ -64,6 +64,19 @@ def _holder(folder: Path) -> str:
         return "another process, which has only just begun"
 
 
+def driven_by(folder: Path) -> str | None:
+    """Who runs the study just now, as far as can be seen without its lock; None for nobody."""
+    try:
+        me = json.loads((folder / _HOLDER).read_text())
+        if me["host"] == socket.gethostname():
+            os.kill(me["pid"], 0)  # asks whether there is such a process; one that was killed left its file
+        return f"process {me['pid']} on {me['host']}"
+    except PermissionError:
+        return "another user's process"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _remove_empty(folder: Path, made: list[Path]) -> None:
     if not (folder / NAME).exists():
         for path in made:  # from the folder upwards; one that is not empty stops at itself

@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from data.errors import UserError
-from search import mlflow_store, ui
+from search import background, mlflow_store
 from search.cli import main
 from search.mlflow_read import fetch_study, parents
 from search.mlflow_view import link
@@ -72,7 +71,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     assert process.wait(20) == 130
     process.stdout.close()
     assert len(started) >= 2
-    assert not [child for child in started if ui._lives(child)]
+    assert not [child for child in started if background.breathes(child)]
 
 
 class Proxy:
@@ -256,28 +255,6 @@ def test_ui_with_a_server_of_ones_own_only_links_to_it(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", page.url)
     assert main(["ui", "quick"]) == 0
     assert f"quick, sorted by objective: {page.url}/#/experiments/" in capsys.readouterr().out
-
-
-def test_an_occupied_port_says_who_holds_it_and_which_is_free() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        port = holder.getsockname()[1]
-        with pytest.raises(UserError, match=rf"port {port} is taken by process {os.getpid()} \(.*\); try --port \d+"):
-            ui.check_port(port)
-    ui.check_port(port)
-
-
-def test_ending_the_server_ends_its_children_even_stubborn_ones(tmp_path: Path) -> None:
-    stubborn = (
-        "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-    )
-    command = ["sh", "-c", f'{sys.executable} -c "{stubborn}" & wait']
-    with (tmp_path / "out").open("wb") as out:
-        process = ui._start(command, dict(os.environ), out)
-    wait_for(lambda: (tmp_path / "out").read_text() == "up\n")
-    children = psutil.Process(process.pid).children(recursive=True)
-    ui._end(process, patience=1)
-    assert len(children) == 1
-    assert not ui._lives(children[0])
 
 
 def wait_for(condition: Any, seconds: float = 30) -> None:

@@ -1,0 +1,231 @@
+"""The record of a background service: believed only where it is true; secrets for their owner's eyes alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from data.errors import UserError
+from search import background, mlflow_server, service, up, upkeep
+from search.cli import main
+from search.service import Process, Service
+from search.spec import StudySpec
+from trainer.yaml_file import YamlFile, validate
+
+GONE = Process(2**22 - 1, 1.0, "mark")  # above the usual number of processes
+
+
+@pytest.fixture
+def sleeper() -> Iterator[tuple[psutil.Process, str]]:
+    """A process with a mark, and the mark."""
+    popen = subprocess.Popen(["sleep", "60"], env={**os.environ, background.MARK: "a#Ray#1"}, start_new_session=True)
+    yield psutil.Process(popen.pid), "a#Ray#1"
+    popen.kill()
+    popen.wait()
+
+
+def written(storage: Path, **changes: object) -> Service:
+    """A service's record in a storage, of processes that are gone unless changed."""
+    folder = service.folder(storage)
+    folder.mkdir(parents=True, mode=0o700)
+    service.write_private(folder / "ray-token", "secret\n")
+    found = Service(
+        storage=storage,
+        machine=socket.gethostname(),
+        started=time.time(),
+        host="127.0.0.1",
+        ray_address="127.0.0.1:6379",
+        dashboard="http://127.0.0.1:8265",
+        mlflow="http://127.0.0.1:5000",
+        scratch=storage / "nanosweep-scratch",
+        token_file=folder / "ray-token",
+        mlflow_credentials=None,
+        mlflow_ours=True,
+        ray=GONE,
+        mlflow_server=GONE,
+    )
+    found = replace(found, **changes)  # type: ignore[arg-type]
+    service.record(found)
+    return found
+
+
+def test_a_record_is_read_back_as_it_was_written_by_its_owner_alone(tmp_path: Path) -> None:
+    found = written(tmp_path)
+    assert service.recorded(tmp_path) == found
+    assert (service.folder(tmp_path) / service.STATE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_process_is_ours_by_number_and_time_or_by_its_mark(sleeper: tuple[psutil.Process, str]) -> None:
+    process, mark = sleeper
+    assert service.lives(Process(process.pid, process.create_time(), "unreadable"))
+    # a number that was given again, after a restart of the machine for example
+    assert not service.lives(Process(process.pid, process.create_time() - 3600, "another"))
+    # the clock was set meanwhile
+    assert service.lives(Process(process.pid, process.create_time() - 3600, mark))
+
+
+def test_a_process_that_nobody_waited_for_does_not_live() -> None:
+    popen = subprocess.Popen(["true"])
+    created = psutil.Process(popen.pid).create_time()
+    while psutil.Process(popen.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert not service.lives(Process(popen.pid, created, "mark"))
+    popen.wait()
+
+
+def test_running_wants_all_of_it_alive(tmp_path: Path, sleeper: tuple[psutil.Process, str]) -> None:
+    process, mark = sleeper
+    alive = Process(process.pid, process.create_time(), mark)
+    found = written(tmp_path, ray=alive, mlflow_server=GONE)
+    assert service.running(tmp_path) is None
+    assert service.missing(found) == ["MLflow"]
+    service.record(replace(found, mlflow_server=None, mlflow_ours=False))
+    assert service.running(tmp_path) is not None
+    assert service.running(tmp_path / "elsewhere") is None
+
+
+def test_state_from_before_a_restart_is_said_and_forgotten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    this = psutil.Process()  # the number of a process of before is now another's
+    reused = Process(this.pid, this.create_time() - 1e6, "mark")
+    found = written(tmp_path, ray=reused, mlflow_server=reused, started=psutil.boot_time() - 1e6)
+    found.scratch.mkdir()
+    assert main(["status", "--storage", str(tmp_path)]) == 3
+    assert "the machine was restarted since" in capsys.readouterr().out
+    assert service.recorded(tmp_path) is None
+    assert not found.scratch.exists()
+    assert main(["status", "--storage", str(tmp_path)]) == 3
+    assert capsys.readouterr().out.startswith(f"not up in {tmp_path}")
+    assert main(["down", "--storage", str(tmp_path)]) == 0
+
+
+def test_the_service_of_another_machine_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    this = psutil.Process()
+    mine = Process(this.pid, this.create_time(), "mark")
+    found = written(tmp_path, ray=mine, mlflow_server=mine, machine="node7")
+    assert service.running(tmp_path) is None
+    assert main(["status", "--storage", str(tmp_path)]) == 3
+    assert "node7" in capsys.readouterr().out
+    for command in ("up", "down"):
+        assert main([command, "--storage", str(tmp_path)]) == 2
+        assert "runs on node7: say nanosweep down there" in capsys.readouterr().err
+    assert service.recorded(tmp_path) == found
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"storage": 1}', '{"ray": {"pid": 1}}', "\x00"])
+def test_a_damaged_state_is_one_line(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    service.folder(tmp_path).mkdir(parents=True)
+    (service.folder(tmp_path) / service.STATE).write_text(text)
+    for command in ("status", "down", "up"):
+        assert main([command, "--storage", str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "state.json is not what `nanosweep up` wrote" in said
+
+
+def test_a_client_gets_addresses_the_path_of_the_token_and_the_password(tmp_path: Path) -> None:
+    found = written(tmp_path)
+    assert service.environment(found) == {
+        "RAY_ADDRESS": "127.0.0.1:6379",
+        "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(tmp_path / ".service" / "ray-token"),
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
+    }
+    path = mlflow_server.protect(service.folder(tmp_path))
+    told = service.environment(replace(found, mlflow_credentials=path))
+    assert told["MLFLOW_TRACKING_USERNAME"] == "admin"
+    assert len(told["MLFLOW_TRACKING_PASSWORD"]) >= 24
+    assert mlflow_server.protect(service.folder(tmp_path)) == path
+    assert service.environment(replace(found, mlflow_credentials=path)) == told  # the same after down and up
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.unlink()
+    with pytest.raises(UserError, match="password cannot be read"):
+        service.environment(replace(found, mlflow_credentials=path))
+
+
+def test_a_secret_that_others_could_read_is_closed_again(tmp_path: Path) -> None:
+    path = mlflow_server.protect(tmp_path)
+    path.chmod(0o644)
+    assert mlflow_server.protect(tmp_path).stat().st_mode & 0o777 == 0o600
+
+
+def test_no_study_can_be_where_the_service_keeps_its_secrets() -> None:
+    for name in (service.FOLDER, "../elsewhere", "/elsewhere", "a/b", "..", ".", "a\nb", "a\x00b", "a" * 64):
+        spec = {"study": name, "base": "b.yaml", "space": {"dropout": {"choice": [0]}}, "budget": {"trials": 1}}
+        with pytest.raises(UserError, match="safe folder name"):
+            validate(StudySpec, YamlFile("spec", spec, {}))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--ray-port", "10500"], "Ray gives 10002 to 19999 to its workers"),
+        (["--ray-port", "7000", "--mlflow-port", "7000"], "three ports are needed"),
+        (["--host", "no.such.host.invalid"], "is no IPv4 address of this machine"),
+        (["--host", "192.0.2.7"], "is no IPv4 address of this machine"),
+    ],
+)
+def test_what_cannot_be_listened_on_is_refused_before_anything_starts(
+    tmp_path: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["up", "--storage", str(tmp_path), *options]) == 2
+    assert said in capsys.readouterr().err
+    assert service.recorded(tmp_path) is None
+
+
+def test_a_storage_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["up", "--storage", str(tmp_path / "file")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_one_up_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with upkeep.alone(tmp_path):
+        assert main(["down", "--storage", str(tmp_path)]) == 2
+    assert "another nanosweep up or down is at work" in capsys.readouterr().err
+
+
+def test_our_own_server_in_the_environment_is_not_taken_for_somebody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = "http://127.0.0.1:5000"
+    for told in (ours, f"{ours}/", "http://localhost:5000"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", told)
+        assert up._store(tmp_path, ours) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert up._store(tmp_path, ours) == "http://tracking:5000"
+
+
+def test_the_end_finds_what_lost_its_parent() -> None:
+    mark = background.mark_of(Path("/storage"), "Ray")
+    assert background.storage_of(mark) == "/storage"
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)\n"
+    script = f'{sys.executable} -c "{stubborn}time.sleep(60)" & setsid sleep 60 & wait'
+    popen = subprocess.Popen(
+        ["sh", "-c", script],
+        env={**os.environ, background.MARK: mark},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert popen.stdout is not None
+    assert popen.stdout.readline() == "up\n"
+    created = psutil.Process(popen.pid).create_time()
+    children = psutil.Process(popen.pid).children(recursive=True)
+    popen.send_signal(signal.SIGKILL)
+    popen.wait()
+    part = Process(popen.pid, created, mark)
+    assert not service.lives(part)
+    assert background.end(lambda: service.members(part), patience=1) == 2
+    assert not [child for child in children if background.breathes(child)]
+    popen.stdout.close()
