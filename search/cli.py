@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
-from search import cli_service
+from search import cli_jobs, cli_service
 
 if TYPE_CHECKING:
     from search.spec import StudySpec
@@ -60,11 +60,7 @@ def parser() -> argparse.ArgumentParser:
     run = command("run", _run, "search: run a spec's study, or go on with it")
     plan = command("plan", _plan, "what a spec would run, and whether it can; trains nothing")
     for made in (run, plan):
-        made.add_argument("spec", type=Path, metavar="SPEC", help="a YAML file, see search/specs/")
-        made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the base config")
-        made.add_argument("--scale", metavar="NAME", help="one of the spec's scales: --scale tiny")
-        made.add_argument("--name", help="the study's name instead of the spec's")
-        made.add_argument("--storage", help="where studies live instead of the spec's place")
+        _spec(made)
     run.add_argument("--address", help="a Ray cluster's address; default: RAY_ADDRESS, else this machine")
 
     board = command("leaderboard", _leaderboard, "the trials of a study, best first")
@@ -130,9 +126,18 @@ def parser() -> argparse.ArgumentParser:
     ui.add_argument("--port", type=_port, default=5000, help="default 5000")
 
     cli_service.add(command)
+    cli_jobs.add(command, _spec)
 
     command("schema", _schema, "the JSON Schema of a spec, for editors that complete YAML")
     return parser
+
+
+def _spec(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="a YAML file, see search/specs/")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the base config")
+    parser.add_argument("--scale", metavar="NAME", help="one of the spec's scales: --scale tiny")
+    parser.add_argument("--name", help="the study's name instead of the spec's")
+    parser.add_argument("--storage", help="where studies live instead of the spec's place")
 
 
 def _study(parser: argparse.ArgumentParser) -> None:
@@ -182,15 +187,9 @@ def _plan(given: argparse.Namespace) -> None:
 
 def _load(given: argparse.Namespace) -> tuple[StudySpec, TrainConfig, YamlFile]:
     """The spec with what the command line changes."""
-    from search.load import load_spec
-    from search.spec import StudySpec
-    from trainer.yaml_file import YamlFile, validate
+    from search.load import with_options
 
-    spec, base, file = load_spec(given.spec, given.set, given.scale)
-    changes = {key: value for key, value in (("study", given.name), ("storage", given.storage)) if value is not None}
-    if changes:
-        spec = validate(StudySpec, YamlFile("--name", {**spec.model_dump(exclude_unset=True), **changes}, {}))
-    return spec, base, file
+    return with_options(given.spec, given.set, given.scale, given.name, given.storage)
 
 
 def _leaderboard(given: argparse.Namespace) -> None:

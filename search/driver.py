@@ -26,7 +26,7 @@ from search.asha import rebuild
 from search.folder import Weights, trial_folder, write_spec
 from search.journal import Record
 from search.pulse import beating
-from search.resources import Share, cluster
+from search.resources import Share, cluster, taken
 from search.scheduler import LedgerScheduler, settle
 from search.searcher import LedgerSearcher
 from search.study import Ledger
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from search.tuner import Plan
 
-CTRL_C = "stopped by Ctrl-C"
+# why a driver was told to stop: by its user, or (a job) by `nanosweep stop`
+ASKED = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
 
 def search(plan: Plan, each: Share, scratch: Path, console: Console) -> None:
@@ -55,14 +56,15 @@ def search(plan: Plan, each: Share, scratch: Path, console: Console) -> None:
         tracker.follow(ledger)
         searcher = LedgerSearcher(ledger, spec, plan.base, asha, plan.tokens, lambda n: trial_folder(spec.folder, n))
         scheduler = LedgerScheduler(ledger, spec, asha)
-        with live.shown(ledger.study, each.slots, plan.length, console) as view, _ctrl_c() as asked:
+        with live.shown(ledger.study, each.slots, plan.length, console) as view, _told_to_stop() as asked:
             ledger.listeners += [view, Weights(spec.folder, ledger.study)]
             stack.enter_context(beating(lambda cause: _leave(cause, ledger, tracker, console, scratch)))
             try:
-                _fit(plan, each, scratch, searcher, scheduler, asked)
+                say = lambda line: console.print(line, soft_wrap=True)
+                _fit(plan, scratch, searcher, scheduler, Watch(scheduler, each, asked, cluster, taken, say))
             except Stopped:
                 scheduler.interrupt(asked[0])
-                if asked[0] != CTRL_C:
+                if asked[0] not in ASKED.values():
                     raise UserError(f"{asked[0]}; then the same command goes on") from None
             except Exception:
                 if ledger.broken is not None:
@@ -103,8 +105,9 @@ def _begin(plan: Plan, each: Share, ledger: DriverLedger) -> None:
             ledger.write("status", trial=number, status="interrupted", cause="its driver went away")
 
 
-def _fit(plan: Plan, each: Share, scratch: Path, searcher: Any, scheduler: Any, asked: list[str]) -> None:
-    """Ray Tune, until the searcher has no more. Raises Stopped soon after `asked` is no longer empty."""
+def _fit(plan: Plan, scratch: Path, searcher: Any, scheduler: Any, watch: Watch) -> None:
+    """Ray Tune, until the searcher has no more. Raises Stopped soon after the watch has found a reason to."""
+    each = watch.each
     references = {name: ray.put(dataset) for name, dataset in plan.datasets.items()}
     # tune.run and not Tuner, which would pickle searcher and scheduler, and with them the data, for a snapshot
     tune.run(
@@ -117,7 +120,7 @@ def _fit(plan: Plan, each: Share, scratch: Path, searcher: Any, scheduler: Any, 
         reuse_actors=True,
         max_failures=plan.spec.max_failures,
         raise_on_failed_trial=False,
-        stop=Watch(scheduler, each, asked, cluster),
+        stop=watch,
         trial_name_creator=_name,
         trial_dirname_creator=_name,
         name="tune",
@@ -131,7 +134,7 @@ def _name(trial: Any) -> str:
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[list[str]]:
+def _told_to_stop() -> Iterator[list[str]]:
     """Reasons to stop: the first Ctrl-C (or SIGTERM) is one, the second raises KeyboardInterrupt at once."""
     asked: list[str] = []
     if threading.current_thread() is not threading.main_thread():
@@ -141,9 +144,9 @@ def _ctrl_c() -> Iterator[list[str]]:
     def handle(number: int, frame: Any) -> None:
         if asked:
             raise KeyboardInterrupt
-        asked.append(CTRL_C)
+        asked.append(ASKED[signal.Signals(number)])
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in ASKED}
     try:
         yield asked
     finally:

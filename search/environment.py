@@ -1,7 +1,11 @@
-"""Where a study ran: the code's commit, the versions of what it stands on, the machine. Facts for its header."""
+"""Where a study ran: the code's commit, the versions of what it stands on, the machine. Facts for its header.
+
+A job on a cluster has the code without its git: who submits it says the commit in COMMIT and DIRTY.
+"""
 
 from __future__ import annotations
 
+import os
 import platform
 import socket
 import subprocess
@@ -10,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMIT, DIRTY = "NANOSWEEP_COMMIT", "NANOSWEEP_DIRTY"
 PACKAGES = ("torch", "numpy", "ray", "optuna", "mlflow", "tiktoken", "tokenizers", "datasets", "pydantic")
 
 
@@ -20,10 +25,11 @@ def facts() -> dict[str, Any]:
 
 
 def code(root: Path = ROOT) -> tuple[str | None, bool | None]:
-    """The commit of a checkout, and whether tracked files differ from it; (None, None) where there is no git."""
+    """The commit of a checkout, and whether tracked files differ from it; without git what the environment says,
+    else (None, None)."""
     # a copy inside somebody else's repository must not claim that repository's commit
     if _git(root, "rev-parse", "--show-toplevel") != str(root):
-        return None, None
+        return os.environ.get(COMMIT) or None, {"1": True, "0": False}.get(os.environ.get(DIRTY, ""))
     commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")
     return commit or None, None if changes is None else bool(changes)
 
@@ -34,6 +40,12 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def as_variables() -> dict[str, str]:
+    """`code()` as the environment of a copy without git."""
+    commit, dirty = code()
+    return {} if commit is None else {COMMIT: commit, **({} if dirty is None else {DIRTY: str(int(dirty))})}
 
 
 def packages() -> dict[str, str]:

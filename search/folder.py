@@ -18,6 +18,7 @@ from search.spec import MAY_CHANGE, StudySpec
 from search.study import Study, Trial
 
 BEST = 3  # trials that keep their weights; beside them the best of each compared value
+JOB = "NANOSWEEP_JOB"  # in the environment of a driver that is a job on a cluster: the job's id
 _LOCK, _HOLDER = "driver.lock", "driver.json"
 
 
@@ -53,13 +54,15 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def _me() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    return {**me, "job": os.environ.get(JOB)}
 
 
 def _holder(folder: Path) -> str:
     try:
         me = json.loads((folder / _HOLDER).read_text())
-        return f"process {me['pid']} on {me['host']} since {me['since']}"
+        job = f"job {me['job']}, " if me.get("job") else ""
+        return f"{job}process {me['pid']} on {me['host']} since {me['since']}"
     except (OSError, ValueError, KeyError):
         return "another process, which has only just begun"
 

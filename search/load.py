@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def load_spec(
             raise UserError(f"{file.where(('set', key))}: unknown key; {nearest(key, TrainConfig.model_fields)}")
     if changes != spec.set:
         spec = spec.model_copy(update={"set": changes})
-    base = load_config(_find_base(spec.base, path, file))
+    base = load_config(find_base(spec.base, path, file))
     if spec.scheduler and "schedule" not in base.model_fields_set:
         changes = {"schedule": "wsd", **changes}
     if changes:
@@ -52,7 +53,19 @@ def load_spec(
     return spec, base, file
 
 
-def _find_base(base: str, spec_path: Path, file: YamlFile) -> Path:
+def with_options(
+    path: Path, overrides: Sequence[str], scale: str | None, name: str | None, storage: str | None
+) -> tuple[StudySpec, TrainConfig, YamlFile]:
+    """`load_spec` with what the command line changes: --set, --scale, --name, --storage. Raises UserError."""
+    spec, base, file = load_spec(path, list(overrides), scale)
+    changes = {key: value for key, value in (("study", name), ("storage", storage)) if value is not None}
+    if changes:
+        changed = YamlFile("--name", {**spec.model_dump(exclude_unset=True), **changes}, {})
+        spec = yaml_file.validate(StudySpec, changed)
+    return spec, base, file
+
+
+def find_base(base: str, spec_path: Path, file: YamlFile) -> Path:
     try:
         places = [at_home(base), spec_path.parent / base, ROOT / base]
     except UserError as error:

@@ -13,12 +13,11 @@ import shutil
 import socket
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data.errors import UserError
 from search.spec import Resources
@@ -96,6 +95,14 @@ def cluster() -> list[Node]:
     ]
 
 
+def taken(each: Share) -> bool:
+    """Whether the cluster has less left than one trial needs: others have the rest."""
+    import ray
+
+    left = ray.available_resources()
+    return bool(left.get("CPU", 0.0) < each.cpus or left.get("GPU", 0.0) < each.gpus)
+
+
 def share(wanted: Resources | None, nodes: list[Node], file: YamlFile, device: str = "auto") -> Share:
     """What each trial gets on these nodes; wanted None is `auto`; device is the base config's.
 
@@ -120,7 +127,7 @@ def share(wanted: Resources | None, nodes: list[Node], file: YamlFile, device: s
             f"{where}: no machine can give a trial cpus: {chosen.cpus:g} and gpus: {chosen.gpus:g}; "
             f"there is {has(nodes)}. Ask for less, or auto"
         )
-    return Share(chosen.cpus, chosen.gpus, at_once)
+    return Share(chosen.cpus, chosen.gpus, min(at_once, chosen.at_once or at_once))
 
 
 def slots(wanted: Resources | Share, nodes: list[Node]) -> int:
@@ -219,54 +226,3 @@ def _scratch() -> tuple[Path, FileLock]:
     lock = FileLock(folder / _MARK)
     lock.acquire()
     return folder, lock
-
-
-def check_nodes_share(folder: Path) -> None:
-    """Every node must read and write the study's folder: checkpoints go there.
-
-    Raises UserError that names the nodes which cannot.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) == 1:
-        return
-    mark = folder / f".probe-{uuid.uuid4().hex}"
-    mark.touch()
-    try:
-        remote = ray.remote(num_cpus=0)(_can_write)
-        asked = {
-            node["NodeManagerHostname"]: remote.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(mark))
-            for node in nodes
-        }
-        without = [name for name, answer in asked.items() if not _got(answer)]
-    finally:
-        mark.unlink()
-    if without:
-        raise UserError(
-            f"storage: {folder} cannot be read and written from {', '.join(without)}; give a path that all nodes share"
-        )
-
-
-def _got(answer: Any) -> bool:
-    """What a node said; False when it was lost or does not answer within a minute."""
-    import ray
-
-    try:
-        return bool(ray.get(answer, timeout=60))
-    except ray.exceptions.RayError:
-        return False
-
-
-def _can_write(mark: str) -> bool:
-    path = Path(mark)
-    probe = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
-    try:
-        probe.touch()
-        probe.unlink()
-        return path.exists()
-    except OSError:
-        return False

@@ -150,6 +150,8 @@ class Resources(_Strict):
 
     cpus: Annotated[float, Field(ge=0.01, allow_inf_nan=False)] = 1
     gpus: Annotated[float, Field(ge=0)] = 0
+    at_once: Whole | None = None
+    """at most so many trials at a time, which leaves the rest of a cluster to others; default: as many as fit"""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Resources:
@@ -246,7 +248,7 @@ class StudySpec(_Strict):
     objective: Objective = "val_perplexity"
     """at the end of a trial, on the full validation split"""
     resources: ResourcesOrAuto = None
-    """{cpus: 2, gpus: 0.25} for each trial, or auto: what the machine has"""
+    """{cpus: 2, gpus: 0.25} for each trial, at_once: 4 of them at most; or auto: what the machine has"""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """how often a trial whose worker was lost begins again from its last checkpoint; what fails by itself does not"""
     report_timeout_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.dataset import Dataset
-from search import export, header, points, prior, report, space, table
+from data.errors import UserError
+from search import credentials, export, header, nodes, points, prior, report, space, table
 from search.advice import advice
 from search.asha import rebuild
 from search.finalists import pending
 from search.folder import held
 from search.journal import NAME
-from search.resources import check_nodes_share, cluster, ray_session, share, this_machine
+from search.resources import cluster, ray_session, share, this_machine
 from search.spec import StudySpec
 from search.standing import standings
 from search.study import Study, read_study, spent, used_up
@@ -71,7 +72,11 @@ def run(
     space.check(spec, base, file)
     if not address:  # known before anything is started
         share(spec.resources, [machine], file, base.device)
-    check_tracking(spec)
+    credentials.take()
+    try:
+        check_tracking(spec)
+    except UserError as error:
+        raise nodes.named(error) if address else error from None
     with held(spec.folder):
         known = _known(spec.folder)
         header.check_same(spec, base, known.header)
@@ -86,7 +91,8 @@ def run(
                 with console.status("starting Ray"):  # shown in a terminal only
                     scratch = stack.enter_context(ray_session(address, machine))
                     each = share(spec.resources, cluster(), file, base.device)
-                    check_nodes_share(spec.folder)
+                    if address:
+                        nodes.check(spec.folder)
                     from search.driver import search  # loads Ray Tune: a second or two
 
                 search(plan, each, scratch, console)

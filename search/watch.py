@@ -14,6 +14,7 @@ from search.resources import Node, Share, has, slots
 from search.scheduler import LedgerScheduler
 
 _PATIENCE = 45.0  # seconds without a machine before it is said: one that was lost may be replaced
+_WAIT = 30.0  # seconds without a trial in a cluster that others fill before it is said; a worker may start slowly
 _EVERY = 3.0  # seconds between looks at the cluster
 
 
@@ -24,14 +25,22 @@ class Stopped(BaseException):
 class Watch(Stopper):
     """Tune asks it, often, whether all trials should stop: that is where it looks.
 
-    asked: reasons to stop, from outside. nodes: the cluster as it is.
+    asked: reasons to stop, from outside. nodes: the cluster as it is. taken: whether others have it all at the moment,
+    which is no reason to stop. say: takes a line for people.
     """
 
     def __init__(
-        self, scheduler: LedgerScheduler, each: Share, asked: list[str], nodes: Callable[[], list[Node]]
+        self,
+        scheduler: LedgerScheduler,
+        each: Share,
+        asked: list[str],
+        nodes: Callable[[], list[Node]],
+        taken: Callable[[Share], bool],
+        say: Callable[[str], None],
     ) -> None:
-        self._scheduler, self._each, self._asked, self._nodes = scheduler, each, asked, nodes
-        self._looked = self._supplied = time.monotonic()
+        self._scheduler, self.each, self._asked, self._nodes = scheduler, each, asked, nodes
+        self._taken, self._say, self._said = taken, say, False
+        self._looked = self._supplied = self._trained = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
@@ -54,10 +63,16 @@ class Watch(Stopper):
         return False
 
     def _look(self, now: float) -> None:
-        if not self._scheduler.idle or slots(self._each, nodes := self._nodes()):
+        if not self._scheduler.idle:
+            self._supplied = self._trained = now
+            self._said = False
+        elif slots(self.each, nodes := self._nodes()):
             self._supplied = now
+            if not self._said and now - self._trained > _WAIT and self._taken(self.each):
+                self._said = True
+                self._say("waiting for room: others have the cluster's cores or GPUs (nanosweep jobs lists them)")
         elif now - self._supplied > _PATIENCE:
-            wanted = f"cpus: {self._each.cpus:g} and gpus: {self._each.gpus:g}"
+            wanted = f"cpus: {self.each.cpus:g} and gpus: {self.each.gpus:g}"
             self._asked.append(f"no machine is left that can give a trial {wanted}; there is {has(nodes)}")
 
     def __getstate__(self) -> dict[str, Any]:

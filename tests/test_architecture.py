@@ -27,6 +27,8 @@ VENDORS = {
         "search/resources.py",
         "search/pulse.py",
         "search/watch.py",
+        "search/nodes.py",
+        "search/jobs.py",
     },
     "optuna": {"search/sampler.py", "search/importance.py"},
     "mlflow": {"search/mlflow_store.py", "search/mlflow_runs.py"},

@@ -26,6 +26,8 @@ LAPTOP, SERVER = Node("laptop", 4, 0), Node("server", 24, 4)
         (Resources(cpus=2), [LAPTOP], Share(2, 0, 2)),
         (Resources(cpus=3), [LAPTOP, LAPTOP], Share(3, 0, 2)),  # a trial does not span machines
         (Resources(cpus=0.5), [LAPTOP], Share(0.5, 0, 8)),
+        (Resources(cpus=1, at_once=3), [LAPTOP], Share(1, 0, 3)),  # the rest is left to others
+        (Resources(cpus=2, at_once=3), [LAPTOP], Share(2, 0, 2)),
         (Resources(cpus=1, gpus=0.25), [SERVER], Share(1, 0.25, 16)),
         (Resources(cpus=1, gpus=0.3), [SERVER], Share(1, 0.3, 12)),  # three to a GPU, none over two of them
         (Resources(cpus=8, gpus=0.25), [SERVER], Share(8, 0.25, 3)),  # the cores run out first

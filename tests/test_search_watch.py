@@ -29,11 +29,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def watch(folder: Path, asked: list[str], nodes: list[Node]) -> Watch:
+def watch(
+    folder: Path, asked: list[str], nodes: list[Node], taken: bool = False, said: list[str] | None = None
+) -> Watch:
     ledger = Ledger(folder)
     ledger.write("study", **journals.header())
     scheduler = LedgerScheduler(ledger, specs.space(learning_rate={"log": [1e-4, 1]}), None)
-    return Watch(scheduler, Share(cpus=2, gpus=0, slots=1), asked, lambda: nodes)
+    say = [].append if said is None else said.append
+    return Watch(scheduler, Share(cpus=2, gpus=0, slots=1), asked, lambda: nodes, lambda each: taken, say)
 
 
 def test_without_a_machine_for_a_trial_the_study_stops_within_a_minute_and_says_what_there_is(
@@ -57,6 +60,17 @@ def test_without_a_machine_for_a_trial_the_study_stops_within_a_minute_and_says_
     with pytest.raises(Stopped):
         watching.stop_all()
     assert asked == ["no machine is left that can give a trial cpus: 2 and gpus: 0; there is small: 1 CPUs, 0 GPUs"]
+
+
+def test_a_cluster_that_others_fill_is_waited_for_and_said_once(tmp_path: Path, clock: Clock) -> None:
+    asked: list[str] = []
+    said: list[str] = []
+    watching = watch(tmp_path, asked, [Node("big", 2, 0)], taken=True, said=said)
+    for clock.now in range(0, 24 * 3600, 20):
+        assert watching.stop_all() is False
+    assert asked == []
+    assert len(said) == 1
+    assert "waiting for room" in said[0]
 
 
 def test_a_reason_to_stop_is_heeded_at_once(tmp_path: Path, clock: Clock) -> None:
