@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
+from data.paths import at_home
 from search.load import ROOT, find_base
 from search.spec import StudySpec
 from trainer import yaml_file
@@ -45,7 +46,7 @@ def collect(path: Path, spec: StudySpec, file: YamlFile, root: Path = ROOT) -> P
     text = path.read_text(encoding="utf-8")
     if base.is_relative_to(root):
         place = base.relative_to(root).as_posix()
-    elif not (Path(spec.base).expanduser().is_absolute() or ".." in Path(spec.base).parts):
+    elif not (at_home(spec.base).is_absolute() or ".." in Path(spec.base).parts):
         place = posixpath.normpath(spec.base)  # the driver looks from its working directory first
     else:
         place = f"{ELSEWHERE}/base/{base.name}"

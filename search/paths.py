@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
+from data.paths import at_home
 from models.config import GPT2_SHAPES
 from search import space
 from search.spec import StudySpec
@@ -42,7 +43,7 @@ def absolute(spec: StudySpec, base: TrainConfig, file: YamlFile, address: str | 
             head, path, tail = _split(field, value)
             if path is None:
                 continue
-            where = path.expanduser()
+            where = at_home(path)
             if address is not None:
                 if not where.is_absolute() or str(path).startswith("~"):
                     raise UserError(
@@ -70,5 +71,5 @@ def _split(field: str, value: str | None) -> tuple[str, Path | None, str]:
     location, hash_sign, name = rest.rpartition("#") if kind in ("jsonl", "parquet", "hf") else (rest, "", "")
     if not hash_sign and kind in ("jsonl", "parquet", "hf"):
         location, name = rest, ""
-    own = kind in _FILES or (kind == "hf" and (Path(location).expanduser().is_dir() or location[:1] in ("/", ".", "~")))
+    own = kind in _FILES or (kind == "hf" and (at_home(location).is_dir() or location[:1] in ("/", ".", "~")))
     return (f"{kind}{colon}", Path(location), f"{hash_sign}{name}") if own and location else ("", None, "")

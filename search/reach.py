@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from data.errors import UserError
+from data.paths import at_home
 from search import service
 from search.service import Service
 
@@ -38,7 +39,7 @@ def find(given: str | None, storages: list[Path]) -> Cluster:
     found = next((one for storage in storages if (one := service.running(storage)) is not None), None)
     wanted = given or os.environ.get(ADDRESS) or (found.dashboard if found else None)
     if wanted is None:
-        places = " or ".join(dict.fromkeys(str(storage.expanduser().resolve()) for storage in storages))
+        places = " or ".join(dict.fromkeys(str(at_home(storage).resolve()) for storage in storages))
         raise UserError(
             f"no cluster: nothing runs for {places}. Start one on this machine with `nanosweep up`, or name one: "
             f"--address http://HOST:{PORT} (or {ADDRESS})"

@@ -13,7 +13,7 @@ from search.mlflow_store import DATABASE, connect
 @cache
 def _template() -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory(prefix="nanosweep-store-")
-    connect(f"sqlite:///{folder.name}/{DATABASE}")
+    connect(f"sqlite:///{folder.name}/{DATABASE}", seconds=240)  # a busy machine imports MLflow in minutes
     return folder
 
 
