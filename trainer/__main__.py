@@ -3,31 +3,67 @@
     python -m trainer trainer/configs/shakespeare-char-cpu.yaml --set learning_rate=3e-4
     torchrun --nproc_per_node=2 -m trainer trainer/configs/gpt2-124m.yaml
 
-Writes a run folder (out/<config name>, or --out), at the end with a model card, shows its progress, and ends with the
-line `val_loss X val_perplexity Y` of the full validation split. Exit codes: 0 done; 1 diverged; 2 a mistake in what
-was given, in one line; 130 Ctrl-C, the last checkpoint kept.
+Writes a run folder (out/<config name>, or --out), shows its progress, and ends with the line
+`val_loss X val_perplexity Y` of the full validation split. Exit codes: 0 done; 1 diverged; 2 a mistake in what was
+given, in one line; 130 Ctrl-C, the last checkpoint kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from data.errors import UserError
 
 if TYPE_CHECKING:
+    from data.dataset import Dataset
     from trainer.config import TrainConfig
+    from trainer.report import Report, Result
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for, checked.
+
+    resume: the checkpoint to go on from, or None; length: tokens to train on; source: the config file that was given,
+    with `changes` (key=value) on top of it.
+    """
+
+    config: TrainConfig
+    data: Dataset
+    out: Path
+    resume: Path | None
+    length: int
+    source: Path
+    changes: list[str]
+
+
+class Follower(Protocol):
+    """Somebody who is told what the first process of a run reports, and how it ended by itself."""
+
+    def report(self, report: Report) -> None: ...
+
+    def ended(self, result: Result) -> None: ...
+
+
+Follow = Callable[[Order], AbstractContextManager[Follower | None]]
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m trainer") -> int:
     """prog: what the user typed, for usage and errors. Returns the exit code."""
-    arguments = parser(prog).parse_args(argv)
-    out = arguments.out or Path("out") / arguments.config.stem
+    given = parser(prog).parse_args(argv)
+    return answered(prog, folder(given), lambda: train_here(given))
+
+
+def answered(prog: str, out: Path, run: Callable[[], int]) -> int:
+    """The exit code of a run: its own, or that of what stopped it, said in a line."""
     try:
-        return _run(arguments, out)
+        return run()
     except UserError as error:
         from trainer.distributed import from_environment
 
@@ -61,42 +97,77 @@ def parser(prog: str = "python -m trainer") -> argparse.ArgumentParser:
     return parser
 
 
-def _run(arguments: argparse.Namespace, out: Path) -> int:
-    from data.prepare import prepare
-    from trainer import card, checkpoint, device
-    from trainer import config as configs
+def folder(given: argparse.Namespace) -> Path:
+    """The run folder."""
+    return given.out or Path("out") / given.config.stem
+
+
+def train_here(given: argparse.Namespace, follow: Follow | None = None) -> int:
+    """The whole command in this process, or in those that torchrun started. Returns the exit code."""
+    from trainer import device
     from trainer.distributed import from_environment
     from trainer.loop import train
     from trainer.progress import Display, display
 
-    longer = [f"max_tokens={arguments.max_tokens}"] if arguments.max_tokens else []
-    config = configs.load(arguments.config, [*arguments.set, *longer])
-    resume = _resumable(out, config, arguments.resume)
     ranks = from_environment()
     first = ranks.rank == 0
-    data = prepare(config.corpus, config.tokenizer, config.split, progress=first and sys.stdout.isatty())
+    made = order(given, show=first)
+    with (
+        follow(made) if first and follow else nullcontext() as follower,
+        display(made.length) if first else nullcontext(Display()) as shown,
+    ):
+
+        def report(measured: Report) -> None:
+            shown.report(measured)
+            if follower is not None:
+                follower.report(measured)
+
+        result = train(made.config, made.data, report, made.resume, out_dir=made.out, on_step=shown.on_step)
+        if follower is not None:
+            follower.ended(result)
+    if not first:
+        return int(result.status == "diverged")
+    return conclude(result, made, device.describe(device.choose(made.config, ranks.local_rank), ranks.size))
+
+
+def order(given: argparse.Namespace, show: bool = True) -> Order:
+    """Read the config, see whether the run folder is free, prepare the data. Raises UserError."""
+    from data.prepare import prepare
+    from trainer import config as configs
+
+    changes = [*given.set, *([f"max_tokens={given.max_tokens}"] if given.max_tokens else [])]
+    config = configs.load(given.config, changes)
+    out = folder(given)
+    resume = _resumable(out, config, given.resume)
+    data = prepare(config.corpus, config.tokenizer, config.split, progress=show and sys.stdout.isatty())
     length = config.length(data.train.n_targets)
-    if first:
+    if show:
         print(
             f"{data.corpus}: {data.train.n_targets:,} training tokens, {data.n_classes} classes; {length:,} to train on"
         )
         floor = data.val.floor_nll
         if floor is not None:
             print(f"floor: {floor.sum() / data.val.n_targets:.4f} nats/token: no honest model goes under it")
-    with display(length) if first else nullcontext(Display()) as shown:
-        result = train(config, data, shown.report, resume, out_dir=out, on_step=shown.on_step)
+    return Order(config, data, out, resume, length, given.config, changes)
+
+
+def conclude(result: Result, order: Order, machine: str) -> int:
+    """The last lines of a run that ended by itself, and its model card. machine: where it ended, for people.
+
+    Returns the exit code.
+    """
+    from trainer import card
+    from trainer.checkpoint import BEST
+
     if result.status == "diverged":
-        if first:
-            print(f"diverged: {result.message}", file=sys.stderr)
+        print(f"diverged: {result.message}", file=sys.stderr)
         return 1
-    if first:
-        machine = device.describe(device.choose(config, ranks.local_rank), ranks.size)
-        written = card.write(out, data, result.status, arguments.config, [*arguments.set, *longer], machine)
-        if result.status == "early_stopped":
-            print(f"stopped early at {result.tokens:,} tokens: the line below is of the best weights")
-        print(f"run folder {out}; best val_loss on the way at {result.best['tokens']:,} tokens ({checkpoint.BEST})")
-        print(f"model card {written}")
-        print(f"val_loss {result.metrics['val_loss']:.4f} val_perplexity {result.metrics['val_perplexity']:.4f}")
+    written = card.write(order.out, order.data, result.status, order.source, order.changes, machine)
+    if result.status == "early_stopped":
+        print(f"stopped early at {result.tokens:,} tokens: the line below is of the best weights")
+    print(f"run folder {order.out}; best val_loss on the way at {result.best['tokens']:,} tokens ({BEST})")
+    print(f"model card {written}")
+    print(f"val_loss {result.metrics['val_loss']:.4f} val_perplexity {result.metrics['val_perplexity']:.4f}")
     return 0
 
 

@@ -33,10 +33,14 @@ class Display:
     task: TaskID | None = None
 
     def report(self, report: Report) -> None:
+        self.say(line(report))
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the bar if there is one."""
         if self.bar is None:
-            print(line(report), flush=True)
+            print(text, flush=True)
         else:
-            self.bar.console.print(line(report), highlight=False, soft_wrap=True)
+            self.bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def on_step(self, tokens: int) -> None:
         if self.bar is not None and self.task is not None:
