@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from data.dataset import Dataset, Split
 from data.errors import UserError
 from models.gpt import GPT
 from trainer import checkpoint, device, evaluate
+from trainer.checkpoint import Checkpoint
 from trainer.evaluate import Evaluation
 
 
@@ -26,8 +28,14 @@ def rescore(folder: Path, data: Dataset, split: Split) -> Evaluation:
             f"{folder} was trained on other data (hash {saved.data_hash[:12]}) than {data.corpus}, {data.tokenizer} "
             f"(hash {data.hash[:12]})"
         )
-    early = saved.state.ended == "early_stopped" and saved.best_model is not None
     machine = device.choose(saved.config)
     model = GPT(saved.config.model(data.n_classes), torch.Generator()).to(machine.device)
-    model.load_state_dict(saved.best_model if early and saved.best_model is not None else saved.model)
+    model.load_state_dict(scored_weights(saved))
     return evaluate.evaluate(model, split, saved.config, data.token_bytes, machine)
+
+
+def scored_weights(saved: Checkpoint) -> dict[str, Tensor]:
+    """What a run's last report was about: the latest weights, or the best where it stopped early."""
+    if saved.state.ended == "early_stopped" and saved.best_model is not None:
+        return saved.best_model
+    return saved.model

@@ -1,0 +1,110 @@
+"""A trained run as files that carry no code and load anywhere: weights as safetensors, config, tokenizer.
+
+    model.safetensors  config.yaml  tokenizer.json (and ranks.tiktoken)  about.json
+
+Example: save(Path("runs/quickstart/trials/7"), Path("elsewhere")); load(Path("elsewhere")).score(["Once upon a time"])
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data import tokenizers
+from data.dataset import Split
+from data.errors import UserError
+from data.tokenizers import Tokenizer
+from models.gpt import GPT
+from models.losses import log_probs
+from trainer import checkpoint, config, device, evaluate
+from trainer.config import TrainConfig
+from trainer.rescore import scored_weights
+from trainer.sample import Trained
+
+WEIGHTS, ABOUT = "model.safetensors", "about.json"
+
+
+def save(run: Path, folder: Path, tokenizer: Tokenizer | None = None) -> None:
+    """Write what a run's last report was about into a new folder. tokenizer: default the one in the run folder.
+
+    Raises UserError where the run folder has no readable checkpoint.
+    """
+    from safetensors.torch import save_model
+
+    saved = checkpoint.load(run)
+    model = GPT(saved.config.model(saved.n_classes), torch.Generator())
+    model.load_state_dict(scored_weights(saved))
+    folder.mkdir(parents=True)
+    save_model(model, str(folder / WEIGHTS))
+    (folder / checkpoint.CONFIG).write_text(config.dump(saved.config), encoding="utf-8")
+    (tokenizer or tokenizers.load(run)).save(folder)
+    about = {"n_classes": saved.n_classes, "eot": saved.eot, "data_hash": saved.data_hash}
+    (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Portable:
+    """A run that was saved so: writes text, and scores it."""
+
+    trained: Trained
+    config: TrainConfig
+
+    def write(self, prompt: str, **options: Any) -> str:
+        """One continuation of a prompt; options as in `trainer.sample.samples`."""
+        return self.trained.write(prompt, 1, **options)[0]
+
+    def score(self, texts: list[str]) -> list[tuple[float, int]]:
+        """Nats and targets of each text, the texts in their order being one split, as in training.
+
+        Over the documents of a validation split, exp(sum of nats / sum of targets) is the run's val_perplexity: a
+        window reaches into the document before, and the end of a document is a target. A tokenizer without an end
+        of text takes each text by itself. Raises UserError for a text that the tokenizer cannot encode.
+        """
+        ids = [self.trained.tokenizer.encode(text) for text in texts]
+        if self.trained.eot is None:
+            return [self._nats(_stream([each], None))[0] if len(each) > 1 else (0.0, 0) for each in ids]
+        return self._nats(_stream(ids, self.trained.eot)) if ids else []
+
+    def _nats(self, split: Split) -> list[tuple[float, int]]:
+        machine = device.choose(self.config)
+        model, sizes = self.trained.model.to(machine.device), self.trained.tokenizer.token_bytes
+        scores = evaluate.evaluate(model, split, self.config, sizes, machine).scores
+        if split.n_docs == 1:  # its units are parts of the one document
+            return [(float(scores.nll.sum()), int(scores.tokens.sum()))]
+        return [(float(nats), int(count)) for nats, count in zip(scores.nll, scores.tokens, strict=True)]
+
+
+def _stream(ids: list[np.ndarray], eot: int | None) -> Split:
+    """Texts as one split: EOT text EOT text EOT, or the one text alone where there is no EOT."""
+    if eot is None:
+        return Split(ids[0], np.array([1, len(ids[0])], dtype=np.int64))
+    end = np.array([eot], dtype=np.uint32)
+    tokens = np.concatenate([end, *(part for each in ids for part in (each, end))])
+    return Split(tokens, np.cumsum([1, *(len(each) + 1 for each in ids)], dtype=np.int64))
+
+
+def load(folder: Path) -> Portable:
+    """A saved run, on the device that its config names, or on whatever there is where that device is missing."""
+    from safetensors.torch import load_model
+
+    loaded = config.load(folder / checkpoint.CONFIG)
+    try:
+        device.kind(loaded)
+    except UserError:
+        loaded = config.replace(loaded, device="auto")
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    n_classes = about["n_classes"]
+    model = GPT(loaded.model(n_classes), torch.Generator())
+    load_model(model, str(folder / WEIGHTS))
+    chosen, parameters = loaded.chosen_readout, loaded.loss_parameters
+
+    def readout(logits: torch.Tensor) -> torch.Tensor:
+        return log_probs(loaded.loss, parameters, logits[:, :n_classes], chosen)
+
+    tokenizer = tokenizers.load(folder)
+    return Portable(Trained(model, tokenizer, about["eot"], readout, loaded.corpus), loaded)
