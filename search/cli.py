@@ -28,9 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     try:
         if given[:1] == ["train"]:
-            from trainer.__main__ import main as train
+            from search.full_run import main as train
 
-            return train(given[1:], prog="nanosweep train")
+            return train(given[1:])
         if given[:1] == ["sample"]:
             from trainer.sample import main as sample
 
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     _study(page)
     page.add_argument("-o", "--out", type=Path, metavar="FILE", help="default: report.html in the study's folder")
 
-    commands.add_parser("train", help="train one config; same as python -m trainer", add_help=False)
+    commands.add_parser("train", help="train one config, here or on a Ray cluster", add_help=False)
     commands.add_parser(
         "sample", help="write text with a trained run; same as python -m trainer.sample", add_help=False
     )
@@ -119,6 +119,14 @@ def parser() -> argparse.ArgumentParser:
     final = command("finalize", _finalize, "the finalists on the test split, once; nothing is chosen by it")
     final.add_argument("study", metavar="STUDY", help="its name in the storage, or its folder")
     final.add_argument("--storage", type=Path, help="where studies live; default ./runs")
+
+    about = "the best trial as a version in MLflow's model registry, alias champion; run does it by itself"
+    registered = command("register", _register, about)
+    registered.add_argument("study", metavar="STUDY", help="its name in the storage, or its folder")
+    registered.add_argument("--storage", type=Path, help="where studies live; default ./runs")
+    about = "another trial than the best; champion stays who leads"
+    registered.add_argument("--trial", type=_whole, metavar="N", help=about)
+    registered.add_argument("--name", help="of the registered model; default: the study's")
 
     ui = command("ui", _ui, "MLflow's page over the storage, on this machine, until Ctrl-C")
     ui.add_argument("study", nargs="?", metavar="STUDY", help="the study to link to; default: the newest")
@@ -272,6 +280,13 @@ def _finalize(given: argparse.Namespace) -> None:
 
     folder = study_folder(given.study, given.storage)
     print(finalize.render(finalize.finalize(folder)), end="")
+
+
+def _register(given: argparse.Namespace) -> None:
+    from search.lookup import study_folder
+    from search.registry import register
+
+    print(register(study_folder(given.study, given.storage), given.trial, given.name))
 
 
 def _ui(given: argparse.Namespace) -> None:

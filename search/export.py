@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,23 @@ from trainer.config import TrainConfig, dump
 from trainer.files import replace_text as replace_text  # other rooms write through this one, too
 
 NAME = "best.yaml"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a config that was exported comes from. data: the hash of what its trial was trained on."""
+
+    study: str
+    trial: int
+    data: str
+
+
+def origin(config: Path) -> Origin | None:
+    """What the comments of an exported config say of its study; None for one that is nobody's export."""
+    said = "".join(line for line in config.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
+    title = re.search(r"^# nanosweep: (?:best of|from) study (.+), trial (\d+) \(", said, re.M)
+    data = re.search(r"^# data: .*, hash (\w+)$", said, re.M)
+    return Origin(title[1], int(title[2]), data[1] if data else "") if title else None
 
 
 def best_config(study: Study, trial: int | None = None) -> TrainConfig:
@@ -85,6 +104,7 @@ def provenance(study: Study, trial: Trial, found: list[Standing] | None = None) 
         "",
         "train it longer:  nanosweep train THIS_FILE --set max_tokens=100M",
         "on several GPUs:  torchrun --nproc_per_node=8 -m trainer THIS_FILE --set max_tokens=100M",
+        "on a Ray cluster: nanosweep train THIS_FILE --workers 8 --set max_tokens=100M",
     ]
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 PARENT = "mlflow.parentRunId"
 STUDY, ID, TRIAL = "nanosweep.study", "nanosweep.id", "nanosweep.trial"
+FULL_RUN = "full_run"  # a tag: `true` on runs of an exported config, beside the trials
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Runs:
         if found:
             self.parent_id = found[0].info.run_id
         else:
-            tags = {STUDY: name, ID: identity, "mlflow.user": facts.user(), "mlflow.source.name": "nanosweep run"}
+            tags = {STUDY: name, ID: study_id, "mlflow.user": facts.user(), "mlflow.source.name": "nanosweep run"}
             self.parent_id = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
             self._send(self.parent_id, params=facts.study_params(self.study.header))
         self.client.set_experiment_tag(self.experiment_id, *mlflow_view.view(self.parent_id, self.study.header))
@@ -110,6 +111,8 @@ class Runs:
 
     def _learn(self, run: Run) -> None:
         tags, number = run.data.tags, int(run.data.tags.get(TRIAL, -1))
+        if FULL_RUN in tags:  # `nanosweep train` looks after it
+            return
         if number in self._sent or number not in self.study.trials:
             if run.info.status == "RUNNING":  # made twice, or of a journal that was cut: nobody will close it
                 self.client.set_terminated(run.info.run_id, "KILLED")
@@ -155,14 +158,7 @@ class Runs:
         params: dict[str, Any] | None = None,
         tags: dict[str, Any] | None = None,
     ) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        self.client.log_batch(
-            run_id,
-            [Metric(key, value, at, step) for key, value, at, step in metrics or []],
-            [Param(key, text) for key, text in facts.texts(params or {}).items()],
-            [RunTag(key, text) for key, text in facts.texts(tags or {}).items()],
-        )
+        send(self.client, run_id, metrics, params, tags)
 
     def _create(self, trial: Trial, at: int) -> _Sent:
         if trial.number in self._unsure:
@@ -212,6 +208,24 @@ class Runs:
             "mlflow.loggedArtifacts": '[{"path": "leaderboard.json", "type": "table"}]',
         }
         self._send(self.parent_id, tags=shown)
+
+
+def send(
+    client: MlflowClient,
+    run_id: str,
+    metrics: list[facts.Metric] | None = None,
+    params: dict[str, Any] | None = None,
+    tags: dict[str, Any] | None = None,
+) -> None:
+    """One request. params and tags: plain values; what is None is left out."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    client.log_batch(
+        run_id,
+        [Metric(key, value, at, step) for key, value, at, step in metrics or []],
+        [Param(key, text) for key, text in facts.texts(params or {}).items()],
+        [RunTag(key, text) for key, text in facts.texts(tags or {}).items()],
+    )
 
 
 def identity_of(journal: Path) -> str:

@@ -27,14 +27,18 @@ class Answer:
     packages: Mapping[str, str]
 
 
-def check(folder: Path) -> None:
-    """Ask every node of the Ray that we are connected to. Raises UserError, one line that names the nodes."""
-    found = _ask(folder)
-    if why := complaint(folder, found):
+def check(folder: Path, name: str = "storage:") -> None:
+    """Ask every node of the Ray that we are connected to. name: how the user gave the folder.
+
+    Raises UserError, one line that names the nodes.
+    """
+    if why := complaint(folder, _ask(folder), name=name):
         raise UserError(why)
 
 
-def complaint(folder: Path, answers: list[Answer], here: Mapping[str, str] | None = None) -> str | None:
+def complaint(
+    folder: Path, answers: list[Answer], here: Mapping[str, str] | None = None, name: str = "storage:"
+) -> str | None:
     """The first thing that is wrong, or None. here: the driver's packages."""
     here = here or packages()
     if silent := [answer.node for answer in answers if answer.writes is None]:
@@ -50,7 +54,7 @@ def complaint(folder: Path, answers: list[Answer], here: Mapping[str, str] | Non
                 "(constraints.txt)"
             )
     if without := [answer.node for answer in answers if not answer.writes]:
-        return f"storage: {folder} cannot be read and written from {_names(without)}; give a path that all nodes share"
+        return f"{name} {folder} cannot be read and written from {_names(without)}; give a path that all nodes share"
     return None
 
 

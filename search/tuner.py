@@ -96,6 +96,8 @@ def run(
                     from search.driver import search  # loads Ray Tune: a second or two
 
                 search(plan, each, scratch, console)
+        with console.status("the leader into MLflow's model registry"):
+            _register_leader(spec)
         return _finish(spec.folder)
 
 
@@ -166,6 +168,12 @@ def _steps(spec: StudySpec, base: TrainConfig) -> set[tuple[int, int]]:
         block_size, batch_size, passes = (changes.get(name, getattr(base, name)) for name in names)
         found.add((block_size, batch_size * passes))
     return found
+
+
+def _register_leader(spec: StudySpec) -> None:
+    from search.registry import keep_up
+
+    keep_up(spec.folder)
 
 
 def _track(spec: StudySpec) -> None:

@@ -29,9 +29,10 @@ VENDORS = {
         "search/watch.py",
         "search/nodes.py",
         "search/jobs.py",
+        "search/train_workers.py",
     },
     "optuna": {"search/sampler.py", "search/importance.py"},
-    "mlflow": {"search/mlflow_store.py", "search/mlflow_runs.py"},
+    "mlflow": {"search/mlflow_store.py", "search/mlflow_runs.py", "search/registry.py", "search/champion.py"},
     "transformers": {"search/compare.py"},
     "matplotlib": {"search/figures.py"},
 }

@@ -98,7 +98,7 @@ def check_nanosweep(words: list[str]) -> None:
     from search.cli import parser
 
     if words[0] == "train":
-        from trainer.__main__ import parser as parser_of_train
+        from search.full_run import parser as parser_of_train
 
         parser_of_train().parse_args(words[1:])
     elif words[0] == "sample":
