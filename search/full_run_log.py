@@ -28,9 +28,10 @@ from search.journal import NAME
 from search.lookup import STORAGE
 from search.mlflow_runs import FULL_RUN, PARENT, STUDY, send
 from search.mlflow_store import choose_uri, connect, passing, reason, shown
-from search.run_folder import CONFIG, METRICS, begun_at, lines
+from search.run_folder import begun_at, lines
 from trainer import files
 from trainer.__main__ import Order
+from trainer.records import CONFIG, METRICS
 from trainer.report import Report, Result
 
 if TYPE_CHECKING:

@@ -66,7 +66,7 @@ class Runs:
         if found:
             self.parent_id = found[0].info.run_id
         else:
-            tags = {STUDY: name, ID: study_id, "mlflow.user": facts.user(), "mlflow.source.name": "nanosweep run"}
+            tags = {STUDY: name, ID: identity, "mlflow.user": facts.user(), "mlflow.source.name": "nanosweep run"}
             self.parent_id = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
             self._send(self.parent_id, params=facts.study_params(self.study.header))
         self.client.set_experiment_tag(self.experiment_id, *mlflow_view.view(self.parent_id, self.study.header))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from trainer.records import CONFIG, METRICS
 from trainer.report import Report
-
-CONFIG, METRICS = "config.yaml", "metrics.jsonl"  # as trainer.checkpoint has them, which would load torch
 
 
 class Reports:

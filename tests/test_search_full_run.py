@@ -14,13 +14,14 @@ from search.full_run import main, share
 from search.mlflow_read import parents
 from search.mlflow_store import DATABASE, connect
 from search.resources import Node, Share
-from search.run_folder import METRICS, Reports
+from search.run_folder import Reports
 from search.study import Ledger
 from search.tracking import Tracker
 from tests import journals, tiny
 from tests.stores import fresh_store
 from trainer import config
 from trainer.config import TrainConfig
+from trainer.records import METRICS
 
 LAPTOP, SERVER = Node("laptop", 4, 0), Node("server", 24, 4)
 

@@ -15,11 +15,11 @@ from ray.exceptions import ActorDiedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from data.errors import UserError
-from search.run_folder import METRICS
 from search.train_workers import describe
 from tests import tiny
 from tests.drivers import children, until
 from trainer import checkpoint, config
+from trainer.records import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 DEAD, RESET = ActorDiedError(), RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")
