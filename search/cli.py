@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
-from search import cli_jobs, cli_service
+from search import cli_jobs, cli_service, cli_study
+from search.arguments import color, port, whole, width
 
 if TYPE_CHECKING:
     from search.spec import StudySpec
@@ -63,21 +64,6 @@ def parser() -> argparse.ArgumentParser:
         _spec(made)
     run.add_argument("--address", help="a Ray cluster's address; default: RAY_ADDRESS, else this machine")
 
-    board = command("leaderboard", _leaderboard, "the trials of a study, best first")
-    _study(board)
-    board.add_argument("--by", metavar="KEY", help="the best of each value of a config key: --by loss")
-    board.add_argument("--format", choices=("table", "json", "csv", "md"), default="table")
-    board.add_argument("--limit", type=_whole, default=30, metavar="N", help="rows of the table; 0: all (default 30)")
-
-    export = command("export", _export, "write the best trial's config, with where it comes from")
-    _study(export)
-    export.add_argument("--trial", type=_whole, metavar="N", help="another trial than the best")
-    export.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="for example best.yaml; - prints")
-
-    page = command("report", _report, "a study as one HTML page: leaderboard, curves, parameters, rungs, workers, cost")
-    _study(page)
-    page.add_argument("-o", "--out", type=Path, metavar="FILE", help="default: report.html in the study's folder")
-
     commands.add_parser("train", help="train one config, here or on a Ray cluster", add_help=False)
     commands.add_parser(
         "sample", help="write text with a trained run; same as python -m trainer.sample", add_help=False
@@ -88,51 +74,17 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument("--against", required=True, metavar="MODEL", help="a directory, or a name on the hub")
     compared.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt per line")
     compared.add_argument("--html", type=Path, metavar="OUT", help="write it as a page, too")
-    compared.add_argument("--max-new-tokens", type=_whole, default=200, metavar="N", help="of each (default 200)")
+    compared.add_argument("--max-new-tokens", type=whole, default=200, metavar="N", help="of each (default 200)")
     about = "0 takes the likeliest token (default 0.8)"
     compared.add_argument("--temperature", type=float, default=0.8, metavar="X", help=about)
-    compared.add_argument("--seed", type=_whole, default=1337)
-
-    figures = command("figures", _figures, "loss curves, perplexity by document, reliability as PNG files")
-    about = "a study as for leaderboard, or the folder of one run"
-    figures.add_argument("study", metavar="STUDY", help=about)
-    figures.add_argument("--storage", type=Path, help="where studies live; default ./runs")
-    figures.add_argument("--by", metavar="KEY", help="the best trial for each value of a config key (default: loss)")
-    figures.add_argument("-o", "--out", type=Path, metavar="DIR", help="default: figures/ in the study's folder")
-
-    documents = command("documents", _documents, "a trial story by story: quantiles, calibration, the worst ones")
-    documents.add_argument("study", metavar="STUDY", help="its name in the storage, or its folder")
-    documents.add_argument("--storage", type=Path, help="where studies live; default ./runs")
-    documents.add_argument("--trial", type=_whole, metavar="N", help="another trial than the best")
-    documents.add_argument("--worst", type=_whole, default=3, metavar="N", help="how many of the worst (default 3)")
-
-    written = command("samples", _samples, "one text from the best trial of each value of a key, from the same prompt")
-    written.add_argument("study", metavar="STUDY", help="its name in the storage, or its folder")
-    written.add_argument("--storage", type=Path, help="where studies live; default ./runs")
-    written.add_argument("--by", metavar="KEY", help="the best of each value of a config key: --by loss")
-    written.add_argument("--prompt", default="", help="what the texts begin with; default: a new document")
-    written.add_argument("--max-new-tokens", type=_whole, default=200, metavar="N", help="of each (default 200)")
-    written.add_argument("--temperature", type=float, default=0.8, metavar="X", help=about)
-    written.add_argument("--seed", type=_whole, default=1337)
-    written.add_argument("--format", choices=("text", "md"), default="text")
-
-    final = command("finalize", _finalize, "the finalists on the test split, once; nothing is chosen by it")
-    final.add_argument("study", metavar="STUDY", help="its name in the storage, or its folder")
-    final.add_argument("--storage", type=Path, help="where studies live; default ./runs")
-
-    about = "the best trial as a version in MLflow's model registry, alias champion; run does it by itself"
-    registered = command("register", _register, about)
-    registered.add_argument("study", metavar="STUDY", help="its name in the storage, or its folder")
-    registered.add_argument("--storage", type=Path, help="where studies live; default ./runs")
-    about = "another trial than the best; champion stays who leads"
-    registered.add_argument("--trial", type=_whole, metavar="N", help=about)
-    registered.add_argument("--name", help="of the registered model; default: the study's")
+    compared.add_argument("--seed", type=whole, default=1337)
 
     ui = command("ui", _ui, "MLflow's page over the storage, on this machine, until Ctrl-C")
     ui.add_argument("study", nargs="?", metavar="STUDY", help="the study to link to; default: the newest")
     ui.add_argument("--storage", type=Path, default=Path("runs"), help="default ./runs")
-    ui.add_argument("--port", type=_port, default=5000, help="default 5000")
+    ui.add_argument("--port", type=port, default=5000, help="default 5000")
 
+    cli_study.add(command)
     cli_service.add(command)
     cli_jobs.add(command, _spec)
 
@@ -148,32 +100,13 @@ def _spec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", help="where studies live instead of the spec's place")
 
 
-def _study(parser: argparse.ArgumentParser) -> None:
-    about = "its name in the storage, its folder, or its name on the server of MLFLOW_TRACKING_URI"
-    parser.add_argument("study", metavar="STUDY", help=about)
-    parser.add_argument("--storage", type=Path, help="where studies live; default ./runs")
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    port = _whole(text)
-    if not 1 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {port}")
-    return port
-
-
 def _run(given: argparse.Namespace) -> int:
     from search import links, table, tuner
     from search.leaderboard import best
 
     spec, base, file = _load(given)
     study = tuner.run(spec, base, file, address=given.address)
-    print(table.render(study, by=spec.compare, limit=10, width=_width(), color=_color()))
+    print(table.render(study, by=spec.compare, limit=10, width=width(), color=color()))
     if best(study) is not None:
         print(f"best config: {spec.folder / 'best.yaml'} (train it longer: nanosweep train FILE --set max_tokens=...)")
     if (spec.folder / "figures").is_dir():
@@ -200,93 +133,16 @@ def _load(given: argparse.Namespace) -> tuple[StudySpec, TrainConfig, YamlFile]:
     return with_options(given.spec, given.set, given.scale, given.name, given.storage)
 
 
-def _leaderboard(given: argparse.Namespace) -> None:
-    from search import links, table
-    from search.lookup import find_folder, open_study
-
-    study = open_study(given.study, given.storage)
-    limit = given.limit or None
-    if given.format == "json":
-        text = table.as_json(study, given.by)
-    elif given.format == "csv":
-        text = table.as_csv(study, given.by)
-    elif given.format == "md":
-        text = table.markdown(study, given.by, limit)
-    else:
-        text = table.render(study, given.by, limit, _width(), _color())
-    print(text, end="")
-    sys.stdout.flush()
-    if given.format == "table":
-        print(links.line(given.study, find_folder(given.study, given.storage)), end="")
-
-
-def _export(given: argparse.Namespace) -> None:
-    from search import export
-    from search.lookup import open_study
-
-    study = open_study(given.study, given.storage)
-    if str(given.out) == "-":
-        print(export.text(study, given.trial), end="")
-        return
-    export.write(study, given.out, given.trial)
-    print(f"{given.out}: {export.title(study, export.choose(study, given.trial))}")
-
-
-def _report(given: argparse.Namespace) -> None:
-    from search import report
-
-    print(report.made(given.study, given.storage, given.out))
-
-
 def _compare(given: argparse.Namespace) -> None:
     from search import export, side_by_side
     from search.compare import Rule, compare
 
     rule = Rule(given.max_new_tokens, given.temperature, given.seed)
     found = compare(given.run, given.against, given.prompts, rule)
-    print(side_by_side.render(found, _width()), end="")
+    print(side_by_side.render(found, width()), end="")
     if given.html is not None:
         export.replace_text(given.html, side_by_side.page(found))
         print(f"\n{given.html}: the same as a page")
-
-
-def _figures(given: argparse.Namespace) -> None:
-    from search.gallery import draw
-
-    drawn = draw(given.study, given.storage, given.by, given.out)
-    print("\n".join([*map(str, drawn.paths), *drawn.lines]))
-
-
-def _documents(given: argparse.Namespace) -> None:
-    from search.documents import describe
-    from search.lookup import study_folder
-
-    print(describe(study_folder(given.study, given.storage), given.trial, given.worst), end="")
-
-
-def _samples(given: argparse.Namespace) -> None:
-    from search import samples
-    from search.lookup import study_folder
-
-    folder = study_folder(given.study, given.storage)
-    rule = samples.Rule(given.prompt, given.max_new_tokens, given.temperature, given.seed)
-    found = samples.write(folder, given.by, rule)
-    print(samples.render(found) if given.format == "text" else samples.markdown(folder.name, rule, found), end="")
-
-
-def _finalize(given: argparse.Namespace) -> None:
-    from search import finalize
-    from search.lookup import study_folder
-
-    folder = study_folder(given.study, given.storage)
-    print(finalize.render(finalize.finalize(folder)), end="")
-
-
-def _register(given: argparse.Namespace) -> None:
-    from search.lookup import study_folder
-    from search.registry import register
-
-    print(register(study_folder(given.study, given.storage), given.trial, given.name))
 
 
 def _ui(given: argparse.Namespace) -> None:
@@ -299,15 +155,6 @@ def _schema(given: argparse.Namespace) -> None:
     from search.schema import text
 
     print(text())
-
-
-def _width() -> int | None:
-    """Of the terminal; None where there is none."""
-    return os.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def _color() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.arguments import port
+
 if TYPE_CHECKING:
     from search.service import Service
 
@@ -19,9 +21,9 @@ def add(command: Command) -> None:
     up = command("up", _up, "start Ray and MLflow over the storage, in the background; or say that they are up")
     _storage(up)
     about = "of the Ray dashboard, which takes submitted jobs (default 8265)"
-    up.add_argument("--dashboard-port", type=_port, metavar="PORT", help=about)
-    up.add_argument("--mlflow-port", type=_port, metavar="PORT", help="of MLflow (default 5000)")
-    up.add_argument("--ray-port", type=_port, metavar="PORT", help="of Ray itself (default 6379)")
+    up.add_argument("--dashboard-port", type=port, metavar="PORT", help=about)
+    up.add_argument("--mlflow-port", type=port, metavar="PORT", help="of MLflow (default 5000)")
+    up.add_argument("--ray-port", type=port, metavar="PORT", help="of Ray itself (default 6379)")
     about = "where both servers listen (default 127.0.0.1); another address makes MLflow ask for a password"
     up.add_argument("--host", metavar="ADDRESS", help=about)
     about = "further names under which MLflow may be asked for, behind a proxy say"
@@ -38,12 +40,6 @@ def add(command: Command) -> None:
 
 def _storage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", type=Path, default=Path("runs"), help="default ./runs")
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
-    return int(text)
 
 
 def _amount(text: str) -> int:
