@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from data.errors import UserError
+from search import service
 from search.journal import NAME
 from search.mlflow_store import connect, reason, served, shown
 
@@ -13,13 +14,13 @@ PATIENCE = 20.0  # seconds, MLflow's import among them; a server that is down sa
 
 
 def line(study: Path | str, folder: Path | None) -> str:
-    """`in the browser: ...` with its line end; empty without a server (MLFLOW_TRACKING_URI), or where it does not know
-    the study. Never raises: a link is no reason to fail.
+    """`in the browser: ...` with its line end; empty without a server (MLFLOW_TRACKING_URI, else `nanosweep up`'s), or
+    where it does not know the study. Never raises: a link is no reason to fail.
 
     study: its name or its parent run's id; folder: where its journal lies, if that is known: names need not be unique.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    if not uri or not served(uri):
+    uri = _server(folder)
+    if not uri:
         return ""
     try:
         found = _link(str(study), folder, uri)
@@ -28,6 +29,20 @@ def line(study: Path | str, folder: Path | None) -> str:
     except Exception as error:  # whatever MLflow raises
         return f"no link: MLflow at {shown(uri)}: {reason(error)}\n"
     return f"in the browser, sorted by objective: {found}\n" if found else ""
+
+
+def _server(folder: Path | None) -> str:
+    """The server that MLFLOW_TRACKING_URI names, else that of the storage's service; "" without one."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if uri:
+        return uri if served(uri) else ""
+    try:
+        found = None if folder is None else service.running(folder.parent)
+    except UserError:
+        return ""
+    if found is None or found.mlflow_credentials is not None:
+        return ""  # with a password MLflow answers to those alone who have set it
+    return found.mlflow
 
 
 def _link(study: str, folder: Path | None, uri: str) -> str | None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
 from search.spec import Resources
@@ -156,7 +156,7 @@ def _fit(wanted: Resources | Share, node: Node) -> int:
 def ray_session(address: str | None, machine: Node) -> Iterator[Path]:
     """Ray, on this machine or at an address, for as long as the block runs; hands out a scratch folder for it.
 
-    Raises UserError when nobody answers at the address.
+    Raises UserError when nobody answers at the address, or Ray does not start.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -176,15 +176,7 @@ def ray_session(address: str | None, machine: Node) -> Iterator[Path]:
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UserError(f"the Ray cluster at {address} cannot be used: {str(error).splitlines()[0]}") from None
         else:
-            # address local: a stale file of an earlier cluster would otherwise be believed
-            ray.init(
-                address="local",
-                num_cpus=int(machine.cpus),
-                num_gpus=int(machine.gpus),
-                include_dashboard=False,
-                _temp_dir=str(scratch),
-                **quiet,
-            )
+            _start(machine, scratch, quiet)
         # Ray's own words about trials; ours go through the journal
         logging.getLogger("ray").setLevel(logging.CRITICAL)
         yield scratch
@@ -192,6 +184,27 @@ def ray_session(address: str | None, machine: Node) -> Iterator[Path]:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
         lock.release()
+
+
+def _start(machine: Node, scratch: Path, quiet: dict[str, Any]) -> None:
+    """Ray on this machine. Raises UserError when it does not come up."""
+    import ray
+
+    try:
+        ray.init(
+            address="local",  # a stale file of an earlier cluster would otherwise be believed
+            num_cpus=int(machine.cpus),
+            num_gpus=int(machine.gpus),
+            include_dashboard=False,
+            _temp_dir=str(scratch),
+            **quiet,
+        )
+    except Exception as error:  # a bare Exception where a part of it was too slow
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"Ray did not start on this machine: {lines[0]} (it gives its parts 30 s; is the machine busy, or short of "
+            "memory?); nothing is lost, run the same command again"
+        ) from None
 
 
 def _check_address(address: str) -> None:
