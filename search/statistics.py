@@ -139,7 +139,7 @@ def _range_quantile(probability: float, compared: int, df: int) -> float:
 def compare(
     values: Mapping[int, Sequence[float]], single: Mapping[int, float] | None = None, text: Text | None = None
 ) -> list[Standing]:
-    """The standings, best group first, finalists before others in it.
+    """The standings, best group first, finalists before others in it; by value where no seed noise is known.
 
     values: finalists by number, one value per fresh seed. single: trials that have only the search's own value; they
     never lead where there are finalists, since that value is as low as luck made it. text: trials' values on
@@ -150,7 +150,9 @@ def compare(
     value = {**seeds.means, **others}
     order = [*sorted(seeds.means, key=lambda number: value[number]), *sorted(others, key=lambda number: others[number])]
     groups = _groups(order, value, seeds, text)
-    return [_standing(number, order, groups[number], value, seeds, text) for number in sorted(order, key=groups.get)]  # type: ignore[arg-type]
+    # without a noise of seeds groups are not shown, and an order by them would look like a mistake
+    ranked = sorted(order, key=lambda number: groups[number]) if seeds.total.df else order
+    return [_standing(number, order, groups[number], value, seeds, text) for number in ranked]
 
 
 def _noise(one: int, other: int, seeds: Seeds, text: Text | None) -> Noise:

@@ -136,6 +136,13 @@ def test_without_fresh_seeds_only_the_text_speaks_and_every_row_says_so() -> Non
     assert [s.group for s in compare({}, values)] == [1, 1, 1]  # nothing is known: nothing is told apart
 
 
+def test_without_fresh_seeds_the_order_is_that_of_the_values() -> None:
+    rng = np.random.default_rng(1)
+    drawn = {0: rng.normal(1.0, 0.001, 500), 1: rng.normal(1.03, 0.001, 500), 2: rng.normal(1.05, 0.2, 500)}
+    text = Text(tuple(drawn), np.stack(list(drawn.values()), axis=1), 40)  # 2 is too noisy to tell from the first
+    assert [s.number for s in compare({}, {0: 1.0, 1: 1.03, 2: 1.05}, text)] == [0, 1, 2]
+
+
 def test_a_trial_with_one_seed_is_judged_by_the_finalists_scatter_and_never_leads() -> None:
     finalists = {1: [2.00, 2.10, 2.05], 2: [2.01, 2.10, 2.06]}
     found = compare(finalists, {3: 1.90, 4: 2.10, 5: 3.50})
