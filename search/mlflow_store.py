@@ -99,7 +99,13 @@ def _connect(uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with _prepared_file(uri) if uri.startswith("sqlite:") else nullcontext():
+    with _prepared_file(uri) if uri.startswith("sqlite:") else nullcontext() as path:
+        if path is not None and not path.stat().st_size:
+            # MLflow refuses for good a file whose tables it was killed over: they appear at once and whole
+            fresh = path.with_name(f".{path.name}.new")
+            fresh.unlink(missing_ok=True)
+            MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
+            fresh.replace(path)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     return client
@@ -112,7 +118,7 @@ def check_file(uri: str) -> None:
 
 
 @contextmanager
-def _prepared_file(uri: str) -> Iterator[None]:
+def _prepared_file(uri: str) -> Iterator[Path]:
     """Its folder made, the file writable; held, as two processes that make the tables at once break each other."""
     from filelock import FileLock
 
@@ -128,7 +134,7 @@ def _prepared_file(uri: str) -> Iterator[None]:
         lock.release()
         raise UserError(f"{path}: MLflow's database cannot be written: {error}; give another storage") from None
     try:
-        yield
+        yield path
     finally:
         lock.release()
 
