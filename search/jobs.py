@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 STUDY, STORAGE = "nanosweep.study", "nanosweep.storage"  # keys of a job's metadata
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+PATIENCE = 20.0  # seconds for a head that has only just started to know itself
 GRACE = 90  # seconds that a driver has to end after it was asked: it sends MLflow what is left
 _OURS = "nanosweep: "  # how our own one-line errors begin
 _NOISE = ("Running entrypoint for job", "job_manager.py")
@@ -133,7 +134,11 @@ class Jobs:
         from ray.util.state import list_nodes
 
         ours = {address.address for card in psutil.net_if_addrs().values() for address in card}
-        heads = self._ask(list_nodes, address=self.address, filters=[("is_head_node", "=", True)])
+        deadline = time.monotonic() + PATIENCE
+        while not (heads := self._ask(list_nodes, address=self.address, filters=[("is_head_node", "=", True)])):
+            if time.monotonic() > deadline:
+                raise UserError(f"{self.address} does not say where its head is; is it still starting? Try again")
+            time.sleep(0.5)  # the dashboard answers a little before it knows its nodes
         return any(node.node_ip in ours for node in heads)
 
     def page(self, id_: str) -> str:

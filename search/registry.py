@@ -178,8 +178,8 @@ def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str) -> 
 
     from trainer.portable import save
 
-    with tempfile.TemporaryDirectory(prefix="nanosweep-champion-") as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's own, about type hints and pandas
+    # record: MLflow's own words about type hints and pandas pass a mere filter, as it sets one of its own
+    with tempfile.TemporaryDirectory(prefix="nanosweep-champion-") as scratch, warnings.catch_warnings(record=True):
         from search.champion import PARAMS
 
         files = Path(scratch) / "run"

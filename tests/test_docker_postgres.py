@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import pytest
 
-from search import tuner, ui
+from search import background, tuner
 from search.load import load_spec
 from search.mlflow_read import fetch_study
 from search.mlflow_store import connect
@@ -150,8 +150,7 @@ def server(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     }
     url = f"http://127.0.0.1:{port}"
     healthy = [sys.executable, str(composed.FOLDER / "healthy.py"), f"{url}/health"]
-    with (folder / "log").open("wb") as log:
-        process = ui._start(words, environment, log)
+    process = background.begin(words, environment, folder / "log", folder)
     try:
         until(lambda: subprocess.run(healthy, capture_output=True).returncode == 0, process, folder / "log")
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -159,7 +158,8 @@ def server(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         assert not [name for name, secret in composed.SECRETS.items() if secret in shown], "ps shows a secret"
         yield url
     finally:
-        ui._end(process)
+        background.end(lambda: background.group(process.pid))
+        process.wait()
 
 
 def ask(server: str, password: str | None, host: str | None = None) -> int:

@@ -440,5 +440,5 @@ def test_a_trial_that_finds_the_disk_full_is_kept_and_stops_the_study(tmp_path: 
     assert ledger.study.unfinished() == [0]
     asked: list[str] = []
     with pytest.raises(Stopped):
-        Watch(scheduler, Share(1, 0, 1), asked, lambda: [Node("n", 1, 0)]).stop_all()
+        Watch(scheduler, Share(1, 0, 1), asked, lambda: [Node("n", 1, 0)], lambda each: False, print).stop_all()
     assert asked == ["no space left on device"]
