@@ -28,9 +28,9 @@ def standings(study: Study, numbers: list[int] | None = None, resamples: int = R
     full = {trial.number: value for trial in study.searched if math.isfinite(value := score(study, trial))}
     again = finalists(study)
     chosen = numbers if numbers is not None else sorted(full, key=lambda n: (n not in again, full[n], n))[:MOST]
-    values = {number: again[number] for number in chosen if number in again}
-    single = {number: full[number] for number in chosen if number in full and number not in values}
-    return compare(values, single, text_of(study, [*values, *single], resamples))
+    single = {number: full[number] for number in chosen if number in full and number not in again}
+    compared = [number for number in chosen if number in again or number in single]
+    return compare(again, single, text_of(study, compared, resamples), compared)
 
 
 def text_of(study: Study, numbers: list[int], resamples: int = RESAMPLES, name: str = SCORES) -> Text | None:

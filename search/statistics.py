@@ -137,18 +137,22 @@ def _range_quantile(probability: float, compared: int, df: int) -> float:
 
 
 def compare(
-    values: Mapping[int, Sequence[float]], single: Mapping[int, float] | None = None, text: Text | None = None
+    values: Mapping[int, Sequence[float]],
+    single: Mapping[int, float] | None = None,
+    text: Text | None = None,
+    among: Sequence[int] | None = None,
 ) -> list[Standing]:
     """The standings, best group first, finalists before others in it; by value where no seed noise is known.
 
     values: finalists by number, one value per fresh seed. single: trials that have only the search's own value; they
     never lead where there are finalists, since that value is as low as luck made it. text: trials' values on
     resampled documents, for those whose documents are known; `single` and `values` of the same scale.
-    The best of each value of a parameter (`--by loss`) compare in the same way: hand in those alone.
+    among: compare these alone (the best of each loss, say); the noise of seeds is learned from all finalists.
     """
     seeds, others = fit(values), dict(single or {})
     value = {**seeds.means, **others}
     order = [*sorted(seeds.means, key=lambda number: value[number]), *sorted(others, key=lambda number: others[number])]
+    order = [number for number in order if among is None or number in among]
     groups = _groups(order, value, seeds, text)
     # without a noise of seeds groups are not shown, and an order by them would look like a mistake
     ranked = sorted(order, key=lambda number: groups[number]) if seeds.total.df else order
@@ -166,7 +170,8 @@ def _half(one: int, other: int, order: list[int], seeds: Seeds, text: Text | Non
     """Half the interval of the difference; infinite where nothing is known about its noise."""
     noise = _noise(one, other, seeds, text)
     both = one in seeds.means and other in seeds.means
-    return margin(noise, len(seeds.means) if both else len(order)) if noise.df else math.inf
+    compared = sum(number in seeds.means for number in order) if both else len(order)
+    return margin(noise, compared) if noise.df else math.inf
 
 
 def _groups(order: list[int], value: dict[int, float], seeds: Seeds, text: Text | None) -> dict[int, int]:

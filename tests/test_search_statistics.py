@@ -154,6 +154,17 @@ def test_a_trial_with_one_seed_is_judged_by_the_finalists_scatter_and_never_lead
     assert not found[2].text_only
 
 
+def test_a_part_is_compared_by_the_noise_that_all_finalists_show() -> None:
+    rng = np.random.default_rng(3)
+    values = {n: list(1.0 + 0.05 * n + 0.01 * rng.standard_normal(3)) for n in range(5)}
+    part, alone = compare(values, among=[0, 1]), compare({n: values[n] for n in (0, 1)})
+    assert [s.number for s in part] == [s.number for s in alone] == [0, 1]
+    assert part[1].difference == pytest.approx(alone[1].difference)
+    widths = [s[1].interval.high - s[1].interval.low for s in (part, alone) if s[1].interval is not None]
+    assert widths[0] < 0.7 * widths[1]  # 8 degrees of freedom instead of 2
+    assert compare(values, among=[]) == []
+
+
 def test_a_later_group_opens_with_the_best_of_the_rest() -> None:
     rows = {1: [1.0, 1.1, 1.0], 2: [5.0, 5.1, 5.1], 3: [5.01, 5.12, 5.1], 4: [9.0, 9.1, 9.0]}
     assert {s.number: s.group for s in compare(rows)} == {1: 1, 2: 2, 3: 2, 4: 3}
