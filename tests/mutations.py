@@ -57,7 +57,7 @@ def spoil(value: Any, edits: list[tuple[str, int, Any]]) -> Any:
         elif kind == "near":
             at[key] = _near(at[key], place)
         else:
-            at[key] = new
+            at[key] = copy.deepcopy(new)  # the same list twice could come to hold itself
     return holder[0]
 
 
