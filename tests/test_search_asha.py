@@ -177,14 +177,13 @@ def test_the_first_to_arrive_has_no_advantage_when_trials_pause() -> None:
 
 def test_the_furthest_rung_is_promoted_first() -> None:
     asha = Asha(2, "promote")
-    for trial, value in enumerate([3.0, 2.0, 4.0, 5.0]):
+    for trial, value in enumerate([9.0, 1.0, 2.0, 3.0]):
         asha.report(trial, 1, value)
-    asha.promote(0, 1)
-    asha.report(1, 4, 2.0)
-    assert asha.report(0, 4, 1.0).action == "continue"
-    asha.report(2, 4, 3.0)
-    asha.report(3, 4, 4.0)
-    assert asha.promotion() == (1, 4)
+    asha.report(1, 4, 5.0)
+    asha.report(4, 4, 9.0)
+    assert asha.promotion() == (1, 4)  # though 2 waits at rung 1 and has the smaller value
+    asha.promote(1, 4)
+    assert asha.promotion() == (2, 1)
 
 
 def test_where_nothing_else_can_run_the_best_of_a_rung_goes_on_and_only_once() -> None:
