@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from search.mlflow_store import connect
-from tests.drivers import until
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 

@@ -54,7 +54,7 @@ def test_any_stints_fit_on_the_rows_without_overlap_and_within_the_driver(
 
 
 def studied(*stints: tuple[int, float, float | None, str | None], workers: list[dict[str, float]]) -> Study:
-    """Trials from 0, each of one stint: session, begin, end, node. The first driver has 0 to 100, the next 200 to 300."""
+    """Trials from 0, each of one stint: session, begin, end, node. Drivers have 0 to 100 and 200 to 300."""
     study = Study(sessions=[(0.0, 100.0), (200.0, 300.0)][: len(workers)], workers=workers)
     for number, (session, begin, end, node) in enumerate(stints):
         study.trials[number] = Trial(number, {}, {}, stints=[Stint(session, begin, end, "completed", node)])
