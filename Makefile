@@ -51,8 +51,9 @@ define show
 	@$(BIN)/$(1)
 endef
 
+# a file's tests run in one worker, where they share what takes long to start; tests/conftest.py orders the files
 test: $(STAMP)
-	@.ci/offline $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@.ci/offline $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

@@ -207,6 +207,7 @@ def test_a_trial_with_one_seed_is_judged_by_the_finalists_scatter_and_never_lead
     assert [s.group for s in found] == [1, 1, 1, 1, 2]
     assert [s.one_seed for s in found] == [False, False, True, True, True]
     assert [s.runs for s in found] == [3, 3, 0, 0, 0]
+    assert {s.number: s.one_seed for s in compare({1: [2.0, 2.1], 2: [2.3]})} == {1: False, 2: True}
     assert found[2].difference == pytest.approx(1.90 - 2.05)
     assert not found[2].text_only
 
