@@ -141,6 +141,7 @@ def test_sources_add_and_the_least_known_counts() -> None:
     assert added([Noise(1.0, 4), Noise(1.0, 4)]).df == pytest.approx(8)
     assert added([Noise(), Noise(2.0, 3)]) == Noise(2.0, 3)
     assert added([Noise()]).df == 0
+    assert added([Noise(0.0, 4), Noise(0.0, 9)]) == Noise(0.0, 9)
 
 
 @pytest.mark.parametrize("shared", [0.0, 2.0])
@@ -210,6 +211,11 @@ def test_a_trial_with_one_seed_is_judged_by_the_finalists_scatter_and_never_lead
     assert {s.number: s.one_seed for s in compare({1: [2.0, 2.1], 2: [2.3]})} == {1: False, 2: True}
     assert found[2].difference == pytest.approx(1.90 - 2.05)
     assert not found[2].text_only
+
+
+def test_a_trial_with_one_seed_stands_before_finalists_of_a_later_group() -> None:
+    found = compare({1: [2.00, 2.10, 2.05], 2: [5.00, 5.10, 5.06]}, {3: 2.04})
+    assert [(s.number, s.group) for s in found] == [(1, 1), (3, 1), (2, 2)]
 
 
 def test_a_part_is_compared_by_the_noise_that_all_finalists_show() -> None:

@@ -72,8 +72,8 @@ def test_a_trial_is_laid_on_a_row_whose_last_trial_was_on_its_node() -> None:
     assert rows(studied(*both, (0, 20.0, 30.0, "b"), workers=two)) == [0, 1, 1]
     assert rows(studied(*both, (0, 20.0, 30.0, "a"), workers=two)) == [0, 1, 0]
     assert rows(studied(*both, (0, 20.0, 30.0, "c"), workers=two)) == [0, 1, 0]  # else on the first that is free
-    moved = [*both, (0, 20.0, 30.0, "c"), (0, 40.0, 50.0, "c"), (0, 40.0, 50.0, "a")]
-    assert rows(studied(*moved, workers=two)) == [0, 1, 0, 0, 1]  # what counts is the last one
+    moved = [*both, (0, 20.0, 60.0, "a"), (0, 20.0, 30.0, "c"), (0, 70.0, 80.0, "c")]
+    assert rows(studied(*moved, workers=two)) == [0, 1, 0, 1, 1]  # what counts is a row's last trial
     busy = [(0, 0.0, 10.0, "a"), (0, 0.0, 50.0, "b"), (0, 20.0, 30.0, "b")]
     assert rows(studied(*busy, workers=two)) == [0, 1, 0]  # rather another node's row than a row more
 
