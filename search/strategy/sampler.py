@@ -37,12 +37,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from search.results.leaderboard import BROKEN
 from search.spec.points import Point, candidates, exists, number_kind, ordered, points, target
 from search.spec.start_points import known_points
 from search.spec.study_spec import Parameter, StudySpec
 from search.strategy.groups import in_turn, turn
 from search.study.journal import AT_REST
+from search.study.scores import BROKEN
 from search.study.study import Prior, Study, Trial
 
 if TYPE_CHECKING:
