@@ -23,10 +23,6 @@ ROOMS = (
     *("tracking", "service", "run", "jobs", "cli"),
 )
 TOP = {"__init__", "__main__", "leaderboard"}  # in no room: what users start and import
-    "__init__",
-    "__main__",
-    "leaderboard",
-}  # modules of search/ that lie in no room: entry points, imported by nobody
 # the adapters: the only files that know these libraries
 VENDORS = {
     "ray": {
