@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from data.corpora import processors
 from data.documents import Documents, pieces
 from data.progress import bar
 from data.tokenizers import Tokenizer
@@ -100,6 +100,11 @@ def _in_order(tasks: Iterable[Callable[[], Encoded]], workers: int) -> Iterator[
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def processors() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class NpyWriter:

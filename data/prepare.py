@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from data import corpora, splits, titles
+from data.corpus_kind import Corpus
 from data.dataset import Dataset, Split
 from data.documents import Documents, pieces
 from data.encode import write_split
@@ -49,31 +50,36 @@ def default_cache() -> Path:
 
 
 def prepare(
-    corpus: str, tokenizer: str, split: str = "documents", cache: Path | None = None, progress: bool = False
+    corpus: str,
+    tokenizer: str,
+    split: str = "documents",
+    cache: Path | None = None,
+    progress: bool = False,
+    allow_code: bool = False,
 ) -> Dataset:
     """The token arrays of a corpus, from the cache or made now. Processes that ask for the same one make it once.
 
     corpus, tokenizer: names as in data/corpora.py and data/tokenizers.py.
     split: `documents` (90/5/5, or the corpus's own splits), `nanogpt` (first 90 % of the characters, last 10 %) or
         `mainrun` (first 90 % of the titles, last 10 %).
+    allow_code: whether a corpus that is code of the user's own (`my_module:MyCorpus`) may run. It runs only when it
+        is not in the cache yet; the cache knows the digest of its source.
     Raises UserError for whatever is wrong with them, for a missing network and for a full disk.
     """
     cache = cache or default_cache()
     splits.check_rule(split)
     kept_name = check_name(tokenizer)
-    found = corpora.find(corpus, cache)
-    key = hashlib.sha256(json.dumps([FORMAT, found.key, kept_name, split]).encode()).hexdigest()[:16]
-    slug = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{found.slug}-{kept_name}")
+    source = corpora.find(corpus, cache, allow_code)
+    key = hashlib.sha256(json.dumps([FORMAT, source.key, kept_name, split]).encode()).hexdigest()[:16]
+    slug = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{source.slug}-{kept_name}")
     folder = cache / f"{slug}-{key}"
     if not (folder / _META).exists():
         with _disk_errors(cache):
-            _prepare_once(found, tokenizer, split, cache, folder, progress)
+            _prepare_once(source, tokenizer, split, cache, folder, progress)
     return replace(open_dataset(folder), corpus=corpus)
 
 
-def _prepare_once(
-    corpus: corpora.Corpus, tokenizer: str, split: str, cache: Path, folder: Path, progress: bool
-) -> None:
+def _prepare_once(corpus: Corpus, tokenizer: str, split: str, cache: Path, folder: Path, progress: bool) -> None:
     from filelock import FileLock
 
     (cache / "locks").mkdir(parents=True, exist_ok=True)
@@ -93,7 +99,7 @@ def _prepare_once(
 
 
 def _build(
-    corpus: corpora.Corpus,
+    corpus: Corpus,
     documents: Documents,
     tokenizer_name: str,
     rule: str,

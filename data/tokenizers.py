@@ -162,6 +162,16 @@ def check_name(name: str) -> str:
     raise UserError(f"tokenizer {name} is not known; {nearest(name, ('char', 'gpt2', 'gpt2:PATH', 'bpe:N'))}")
 
 
+def split_path(name: str) -> tuple[str, str, str]:
+    """A tokenizer's name as what stands before its path, the path on this machine (empty: none), and what follows.
+
+    >>> split_path("gpt2:a/ranks"), split_path("bpe:512")
+    (('gpt2:', 'a/ranks', ''), ('', '', ''))
+    """
+    kind, colon, path = name.partition(":")
+    return (f"{kind}{colon}", path, "") if kind == "gpt2" and path else ("", "", "")
+
+
 def dump_ranks(ranks: dict[bytes, int]) -> bytes:
     """tiktoken's file format: a line `base64(token) rank` per token, in order of rank."""
     ordered = sorted(ranks.items(), key=lambda item: item[1])
