@@ -27,7 +27,11 @@ KINDS = {
     )
 }
 SPELLINGS = tuple(kind.spelling for kind in KINDS.values())
-DESCRIPTION = " | ".join([*SPELLINGS, kind_own.KIND.spelling])  # of the config's key
+DESCRIPTION = " | ".join(  # of the config's key
+    form
+    for kind in (*KINDS.values(), kind_own.KIND)
+    for form in ((kind.name, kind.spelling) if kind.optional else (kind.spelling,))
+)
 
 
 def kind_of(name: str) -> CorpusKind | None:

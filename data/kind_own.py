@@ -85,8 +85,9 @@ def _run(name: str, action: Callable[[], T]) -> T:
 
 
 KIND = CorpusKind(
-    name="own code",
-    argument="",
+    name="module",
+    argument="Name",
+    noun="class, function or list",
     example="my_module:MyCorpus",
     find=lambda name, argument, cache: find(name, allow_code=False),
     text="documents that the user's own code gives",
