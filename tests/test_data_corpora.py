@@ -208,7 +208,7 @@ def test_a_download_is_made_once_and_checked(web: str, tmp_path: Path) -> None:
     (tmp_path / "web" / "f.txt").write_bytes(b"content")
     target = tmp_path / "cache" / "f.txt"
     sha256 = hashlib.sha256(b"content").hexdigest()
-    with pytest.raises(UserError, match=r"is not the file we know .*: give it"):
+    with pytest.raises(UserError, match=r"has changed .*expected 000000000000\.\.\.\): give it"):
         download(f"{web}/f.txt", "0" * 64, target, "give it")
     assert not target.exists()
     download(f"{web}/f.txt", sha256, target, "give it")
