@@ -33,6 +33,10 @@ def _line(text: str) -> str:
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
+class Lost(Exception):  # noqa: N818 (it is what the user reads)
+    """A run that could not continue, by no mistake of the user: what happened and what to do, in a line."""
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """`did you mean X?` with the most similar allowed word, or the list of all where none is similar.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import configparser
 import json
-import os
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
 from search.service.background import MARK, breathes, environ, group
+from trainer.files import write_private
 
 if TYPE_CHECKING:
     import psutil
@@ -57,8 +57,8 @@ class Service:
     @property
     def parts(self) -> dict[str, Process]:
         """The first process of each part, by the name of the part."""
-        found = {"Ray": self.ray, "MLflow": self.mlflow_server}
-        return {name: process for name, process in found.items() if process is not None}
+        processes = {"Ray": self.ray, "MLflow": self.mlflow_server}
+        return {name: process for name, process in processes.items() if process is not None}
 
 
 def running(storage: Path | None = None) -> Service | None:
@@ -75,17 +75,18 @@ def environment(service: Service) -> dict[str, str]:
 
     Raises UserError when the password's file is gone.
     """
-    found = {
+    variables = {
         "RAY_ADDRESS": service.ray_address,
         "RAY_API_SERVER_ADDRESS": service.dashboard,  # `ray job` takes it before RAY_ADDRESS
         "RAY_AUTH_MODE": "token",
         "MLFLOW_TRACKING_URI": service.mlflow,
     }
     if service.token_file is not None:
-        found["RAY_AUTH_TOKEN_PATH"] = str(service.token_file)
+        variables["RAY_AUTH_TOKEN_PATH"] = str(service.token_file)
     if service.mlflow_credentials is not None:
-        found["MLFLOW_TRACKING_USERNAME"], found["MLFLOW_TRACKING_PASSWORD"] = credentials(service.mlflow_credentials)
-    return found
+        user, password = credentials(service.mlflow_credentials)
+        variables |= {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+    return variables
 
 
 def credentials(path: Path) -> tuple[str, str]:
@@ -147,28 +148,6 @@ def without_dead(service: Service) -> Service:
     return replace(service, ray=alive.get("Ray"), mlflow_server=alive.get("MLflow"))
 
 
-def write_private(path: Path, text: str) -> None:
-    """A file that its owner alone can read, from its first moment on; whole or not at all.
-
-    Raises UserError where the file system keeps no modes.
-    """
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    check_private(partial)
-    partial.replace(path)
-
-
-def check_private(path: Path) -> None:
-    """Mode 600 for a file that holds a secret. Raises UserError where that cannot be had."""
-    path.chmod(0o600)
-    if path.stat().st_mode & 0o077:
-        raise UserError(f"{path}: this file system lets others read it; give a --storage that keeps file modes")
-
-
 def elsewhere(service: Service) -> bool:
     """Whether it runs on another machine that shares the storage: its process numbers mean nothing here."""
     return service.machine != socket.gethostname()
@@ -179,10 +158,10 @@ def lives(process: Process) -> bool:
     import psutil
 
     try:
-        found = psutil.Process(process.pid)
+        candidate = psutil.Process(process.pid)
         # the mark decides where the clock was set meanwhile
-        same = abs(found.create_time() - process.created) < _CLOCK or environ(found).get(MARK) == process.mark
-        return same and breathes(found)
+        same = abs(candidate.create_time() - process.created) < _CLOCK or environ(candidate).get(MARK) == process.mark
+        return same and breathes(candidate)
     except psutil.NoSuchProcess:
         return False
 
@@ -196,6 +175,6 @@ def members(process: Process) -> Iterator[psutil.Process]:
 
     if lives(process):
         yield from group(process.pid)
-    for found in psutil.process_iter():
-        if environ(found).get(MARK) == process.mark and breathes(found):
-            yield found
+    for candidate in psutil.process_iter():
+        if environ(candidate).get(MARK) == process.mark and breathes(candidate):
+            yield candidate
