@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, kruskal, ncx2
 
-from search.agreement import agreement
-from search.cautions import cautions
-from search.spec import StudySpec
-from search.study import Ledger
+from search.results.agreement import agreement
+from search.results.cautions import cautions
+from search.spec.study_spec import StudySpec
+from search.study.study import Ledger
 from tests import journals, specs
 from trainer.config import TrainConfig
 
@@ -367,7 +367,7 @@ def test_who_did_not_come_to_the_end_ranks_behind_and_counts(tmp_path: Path, sta
 
 
 def test_the_power_that_is_promised_is_there() -> None:
-    from search.cautions import _CLEAR, _POWER
+    from search.results.cautions import _CLEAR, _POWER
 
     rng, n = np.random.default_rng(1), 1
     while ncx2.sf(chi2.isf(0.05, 2), 2, 3 / math.pi * n * _CLEAR / (1 - _CLEAR)) < _POWER:

@@ -1,0 +1,46 @@
+"""What the commands have in common: kinds of arguments, and the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def whole(text: str) -> int:
+    """A whole number from 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """A port's number."""
+    number = whole(text)
+    if not 1 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {number}")
+    return number
+
+
+def study(parser: argparse.ArgumentParser) -> None:
+    """A study, wherever it lies."""
+    where = "its name in the storage, its folder, or its name on the server of MLFLOW_TRACKING_URI"
+    parser.add_argument("study", metavar="STUDY", help=where)
+    parser.add_argument("--storage", type=Path, help="where studies live; default ./runs")
+
+
+def study_folder(parser: argparse.ArgumentParser) -> None:
+    """A study whose folder is at hand."""
+    parser.add_argument("study", metavar="STUDY", help="its name in the storage, or its folder")
+    parser.add_argument("--storage", type=Path, help="where studies live; default ./runs")
+
+
+def width() -> int | None:
+    """Of the terminal; None where there is none."""
+    return os.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def color() -> bool:
+    """Whether the terminal shows colors."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
