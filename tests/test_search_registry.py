@@ -24,6 +24,7 @@ from search.tracking.tracker import Tracker
 from tests import journals, tiny
 from tests.stores import fresh_store
 from tests.test_trainer_portable import documents
+from tests.waiting import CEILING
 from trainer.checkpoint import CHECKPOINT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,7 +114,12 @@ def test_loaded_elsewhere_it_scores_the_leaderboards_number(storage: Path, folde
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{storage / DATABASE}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250
+        [sys.executable, "-c", ELSEWHERE],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=CEILING,
     )
     assert done.returncode == 0, done.stderr
     nats, tokens, written, code = json.loads(done.stdout.splitlines()[-1])
