@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ def _say(line: str) -> None:
 
 def _up(given: argparse.Namespace) -> None:
     from search.mlflow_store import shown
+    from search.service import write_client
     from search.up import study_links, up
 
     options = {"host": given.host, "cpus": given.num_cpus, "gpus": given.num_gpus}
@@ -68,6 +70,7 @@ def _up(given: argparse.Namespace) -> None:
     _say(f"MLflow: {shown(service.mlflow)}{secret}")
     for line in study_links(service):
         _say(line)
+    _say(f"for ray job submit, a notebook or a script in this shell: . {shlex.quote(str(write_client(service)))}")
     _elsewhere(service, given.show_secrets)
 
 

@@ -137,4 +137,5 @@ def _register(given: argparse.Namespace) -> None:
     from search import lookup
     from search.registry import register
 
-    print(register(lookup.study_folder(given.study, given.storage), given.trial, given.name))
+    registered = register(lookup.study_folder(given.study, given.storage), given.trial, given.name)
+    print(f"{registered}\n\n{registered.snippet}")
