@@ -20,21 +20,26 @@ MAY_IMPORT = {
 # the adapters: the only files that know these libraries
 VENDORS = {
     "ray": {
-        "search/trainable.py",
-        "search/driver.py",
-        "search/scheduler.py",
-        "search/searcher.py",
-        "search/resources.py",
-        "search/pulse.py",
-        "search/watch.py",
-        "search/nodes.py",
-        "search/jobs.py",
-        "search/train_workers.py",
+        "search/run/trainable.py",
+        "search/run/driver.py",
+        "search/run/scheduler.py",
+        "search/run/searcher.py",
+        "search/run/resources.py",
+        "search/run/pulse.py",
+        "search/run/watch.py",
+        "search/run/nodes.py",
+        "search/jobs/ray_jobs.py",
+        "search/run/train_workers.py",
     },
-    "optuna": {"search/sampler.py", "search/importance.py"},
-    "mlflow": {"search/mlflow_store.py", "search/mlflow_runs.py", "search/registry.py", "search/champion.py"},
-    "transformers": {"search/compare.py"},
-    "matplotlib": {"search/figures.py"},
+    "optuna": {"search/strategy/sampler.py", "search/results/importance.py"},
+    "mlflow": {
+        "search/tracking/mlflow_store.py",
+        "search/tracking/mlflow_runs.py",
+        "search/tracking/registry.py",
+        "search/tracking/champion.py",
+    },
+    "transformers": {"trainer/model_comparison.py"},
+    "matplotlib": {"search/report/figures.py"},
 }
 LONGEST = 300  # lines: read in one sitting
 
@@ -80,7 +85,7 @@ def test_docker_is_no_package() -> None:
 
 
 def test_importing_a_room_loads_nothing_heavy() -> None:
-    code = "import sys, search.cli, search.spec, search.study, search.gallery, search.figures\n"
+    code = "import sys, search.cli.main, search.spec.study_spec, search.study.study, search.report.gallery, search.report.figures\n"
     code += "import trainer.config, models.config, data.dataset\n"
     code += "heavy = ('torch', 'ray', 'optuna', 'mlflow', 'pandas', 'datasets', 'matplotlib')\n"
     code += "print([m for m in heavy if m in sys.modules])"

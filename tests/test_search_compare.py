@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from data.errors import UserError
-from search.cli import main
-from search.compare import Comparison, Rule, Side, compare
-from search.side_by_side import page, render
+from search.cli.main import main
 from tests import tiny
 from trainer import sample
+from trainer.comparison_page import page, render
+from trainer.model_comparison import Comparison, Rule, Side, compare
 from trainer.prompts import read_prompts
 
 PROMPTS = ["The cat", "The mat"]

@@ -13,20 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import UserError
-from search.advice import advice
-from search.agreement import interval, kendall
-from search.asha import Asha, exempt
-from search.cautions import cautions
-from search.compared import group_of, in_turn, turn
-from search.finalists import candidates, pending
-from search.folder import Weights
-from search.plan import _finalists, _turns
-from search.racing import in_doubt
-from search.sampler import Sampler
-from search.searcher import LedgerSearcher
-from search.spec import Asha as Settings
-from search.spec import StudySpec
-from search.study import Ledger, Study
+from search.results.agreement import interval, kendall
+from search.results.cautions import cautions
+from search.run.plan import _finalists, _turns
+from search.run.searcher import LedgerSearcher
+from search.spec.study_spec import Asha as Settings
+from search.spec.study_spec import StudySpec
+from search.stats.racing import in_doubt
+from search.strategy.advice import advice
+from search.strategy.asha import Asha, exempt
+from search.strategy.finalists import candidates, pending
+from search.strategy.groups import group_of, in_turn, turn
+from search.strategy.sampler import Sampler
+from search.study.folder import Weights
+from search.study.study import Ledger, Study
 from tests import journals, specs
 from tests.test_search_folder import having_weights, with_weights
 from tests.test_search_sampler import Told

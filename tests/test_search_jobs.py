@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search import credentials, environment
-from search.cli_jobs import table
-from search.jobs import GRACE, Job, brief
-from search.reach import Cluster
-from search.submit import check_free, folder_there, job_id, variables
+from search.cli.jobs import table
+from search.jobs.cluster import Cluster
+from search.jobs.ray_jobs import GRACE, Job, brief
+from search.jobs.submit import check_free, folder_there, job_id, variables
+from search.study import environment
+from search.tracking import credentials
 
 HEAD = "http://head:8265"
 NOW = 1_795_729_324.0

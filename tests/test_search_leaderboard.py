@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search import by_value, leaderboard, notes, table
-from search.standing import standings
-from search.study import read_study
+from search.results import by_value, leaderboard, notes, table
+from search.results.standing import standings
+from search.study.study import read_study
 from tests import journals
 
 FLOOR = {"val_loss": 1.0, "val_perplexity": math.e, "val_bits_per_byte": 1.4}

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from search.header import plain
-from search.journal import NAME
-from search.prior import other_base, summary, take_over
-from search.sampler import Sampler
-from search.spec import StudySpec
-from search.study import Ledger, Study
+from search.spec.study_spec import StudySpec
+from search.strategy.sampler import Sampler
+from search.strategy.warm_start import other_base, summary, take_over
+from search.study.header import plain
+from search.study.journal import NAME
+from search.study.study import Ledger, Study
 from tests import journals
 from trainer.config import TrainConfig
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from search.cli import main
-from search.journal import NAME
-from search.study import read_study
+from search.cli.main import main
+from search.study.journal import NAME
+from search.study.study import read_study
 from tests import journals
 
 

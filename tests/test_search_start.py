@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search.start import known_points
+from search.spec.start_points import known_points
 from tests.specs import read
 
 SPACE = """space:

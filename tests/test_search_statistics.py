@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search.racing import in_doubt
-from search.statistics import Noise, Standing, added, compare, fit, margin
+from search.stats.racing import in_doubt
+from search.stats.statistics import Noise, Standing, added, compare, fit, margin
 from trainer.resampling import Text, resample
 
 RECORDED = Path(__file__).with_name("nulls") / "recorded.json"

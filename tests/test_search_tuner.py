@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from search import driver, tuner
-from search.journal import ENDED, NAME, read_records
-from search.load import load_spec
-from search.sampler import Sampler
-from search.study import Study, Trial, read_study
+from search.run import driver, study_run
+from search.spec.load import load_spec
+from search.strategy.sampler import Sampler
+from search.study.journal import ENDED, NAME, read_records
+from search.study.study import Study, Trial, read_study
 from tests import tiny
 from tests.drivers import records, until, workers
 from tests.limits import largest_file
@@ -69,7 +69,7 @@ def write(folder: Path, text: str, storage: Path | None = None, **base: Any) -> 
 
 
 def run(path: Path) -> Study:
-    return tuner.run(*load_spec(path))
+    return study_run.run(*load_spec(path))
 
 
 def numbers(trial: Trial) -> list[dict[str, float]]:

@@ -16,9 +16,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from search.leaderboard import finalists, objective_name
-from search.statistics import Standing, compare
-from search.study import Study, read_study
+from search.results.leaderboard import finalists, objective_name
+from search.stats.statistics import Standing, compare
+from search.study.study import Study, read_study
 from trainer.config import TrainConfig, replace
 
 FIRST_SEED = 700_000  # the study's own are drawn from its spec's seed
