@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from data.errors import UserError
-from search.results.leaderboard import best, objective
 from search.service import background, state
 from search.study.journal import AT_REST, NAME, read_records
+from search.study.scores import best, objective
 from search.study.study import Study, read_study
 from tests import browser
 from tests.drivers import until

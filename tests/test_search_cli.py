@@ -65,7 +65,7 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=lambda c: " ".join(c) or "nanosweep")
 def test_help_imports_nothing_heavy_and_answers_at_once(command: list[str]) -> None:
     code = (
-        "import sys; from search.cli import main\n"
+        "import sys; from search.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit as end: assert end.code == 0, end.code\n"
         f"print('HEAVY', [name for name in {HEAVY} if name in sys.modules])"

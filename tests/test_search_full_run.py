@@ -10,8 +10,10 @@ import pytest
 
 from data.errors import UserError
 from search.results import export
-from search.run.full_run import main, share
-from search.run.resources import Node, Share
+from search.run.full_run import main
+from search.run.full_run_workers import share
+from search.run.resources import Share
+from search.study.machine import Node
 from search.study.study import Ledger
 from search.tracking.mlflow_read import parents
 from search.tracking.mlflow_store import DATABASE, connect

@@ -8,7 +8,7 @@ import pytest
 
 from data.errors import UserError
 from search.run.plan import describe
-from search.run.study_run import prepare
+from search.run.prepare import prepare
 from search.spec.load import load_spec
 from search.strategy.warm_start import take_over
 from search.study import header

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search.run.pulse import _watch
+from search.run.watch import _watch
 from search.study.journal import NAME
 from search.study.study import read_study
 from tests.drivers import children, records, until, workers
@@ -32,7 +32,7 @@ report_timeout_minutes: 0.15
 
 
 def test_what_stops_answering_is_told_once_and_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.run.pulse._EVERY", 0.05)
+    monkeypatch.setattr("search.run.watch._EVERY", 0.05)
     said: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as lives:
         dies = socket.create_server(("127.0.0.1", 0))
@@ -50,7 +50,7 @@ def test_what_stops_answering_is_told_once_and_by_its_name(monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_a_hanging_trial_is_ended_and_rays_death_is_said_and_loses_nothing(tmp_path: Path) -> None:
-    from tests.test_search_tuner import write
+    from tests.test_search_study_run import write
 
     path = write(tmp_path, SPEC, tmp_path / "runs")
     journal = tmp_path / "runs" / "hangs" / NAME

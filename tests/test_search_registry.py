@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from data.errors import UserError
-from search.results.leaderboard import objective
 from search.study.folder import trial_folder
+from search.study.scores import objective
 from search.study.study import Ledger, read_study
 from search.tracking import registry
 from search.tracking.mlflow_store import DATABASE, connect

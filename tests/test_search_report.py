@@ -19,8 +19,8 @@ from search.report.trial_marks import shown
 from search.results import table
 from search.results.importance import importance
 from search.results.standing import standings
-from search.study.lookup import open_study
 from search.study.study import Study
+from search.tracking.open_study import open_study
 from tests import journals, simulated, tiny
 from tests.browser import browser
 

@@ -16,13 +16,14 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from search.run.resources import Node, Share
+from search.run.resources import Share
 from search.run.scheduler import LedgerScheduler, settle, write_decision
 from search.run.searcher import LedgerSearcher
 from search.run.watch import Stopped, Watch
 from search.spec.study_spec import StudySpec
 from search.strategy.asha import rebuild
 from search.study.journal import read_records
+from search.study.machine import Node
 from search.study.study import Ledger
 from tests import journals, specs
 from trainer.config import TrainConfig

@@ -20,6 +20,7 @@ from search.cli.main import main
 from search.service import background, mlflow_server, state, up, upkeep
 from search.service.state import Process, Service
 from search.spec.study_spec import StudySpec
+from trainer.files import write_private
 from trainer.yaml_file import YamlFile, validate
 
 GONE = Process(2**22 - 1, 1.0, "mark")  # above the usual number of processes
@@ -38,7 +39,7 @@ def written(storage: Path, **changes: object) -> Service:
     """A service's record in a storage, of processes that are gone unless changed."""
     folder = state.folder(storage)
     folder.mkdir(parents=True, mode=0o700)
-    state.write_private(folder / "ray-token", "secret\n")
+    write_private(folder / "ray-token", "secret\n")
     found = Service(
         storage=storage,
         machine=socket.gethostname(),

@@ -15,7 +15,7 @@ import pytest
 
 from data.errors import UserError
 from search.report import gallery, page
-from search.results.leaderboard import best
+from search.study.scores import best
 from search.study.study import Ledger, read_study
 from search.tracking import mlflow_store
 from search.tracking.mlflow_read import fetch_study, parents

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from search.run.resources import Node, Share
+from search.run.resources import Share
 from search.run.scheduler import LedgerScheduler
 from search.run.watch import Stopped, Watch
+from search.study.machine import Node
 from search.study.study import Ledger
 from tests import journals, specs
 

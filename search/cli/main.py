@@ -101,10 +101,10 @@ def _spec(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from search.cli import links
     from search.results import table
-    from search.results.leaderboard import best
     from search.run import study_run
+    from search.service import links
+    from search.study.scores import best
 
     spec, base, file = _load(given)
     study = study_run.run(spec, base, file, address=given.address)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from data.errors import UserError
 from search.cli.arguments import color, study, study_folder, whole, width
 
 # nothing heavy up here, see cli.py
@@ -66,9 +67,10 @@ def add(command: Command) -> None:
 
 
 def _leaderboard(given: argparse.Namespace) -> None:
-    from search.cli import links
     from search.results import table
-    from search.study.lookup import find_folder, open_study
+    from search.service import links
+    from search.study.lookup import find_folder
+    from search.tracking.open_study import open_study
 
     found = open_study(given.study, given.storage)
     limit = given.limit or None
@@ -88,7 +90,7 @@ def _leaderboard(given: argparse.Namespace) -> None:
 
 def _export(given: argparse.Namespace) -> None:
     from search.results import export
-    from search.study.lookup import open_study
+    from search.tracking.open_study import open_study
 
     found = open_study(given.study, given.storage)
     if str(given.out) == "-":
@@ -100,14 +102,30 @@ def _export(given: argparse.Namespace) -> None:
 
 def _report(given: argparse.Namespace) -> None:
     from search.report import page
+    from search.study.lookup import find_folder
+    from search.tracking.open_study import open_study
 
-    print(page.made(given.study, given.storage, given.out))
+    study = open_study(given.study, given.storage)
+    path = given.out or page.place(study, find_folder(given.study, given.storage))
+    page.write(study, path)
+    size = path.stat().st_size / 1e6
+    print(f"{path}: {len(study.searched)} trials, one page that needs no network ({size:.1f} MB)")
 
 
 def _figures(given: argparse.Namespace) -> None:
-    from search.report.gallery import draw
+    from search.report import gallery
+    from search.study.lookup import find_folder
+    from search.tracking.open_study import open_study
+    from trainer.records import METRICS
 
-    drawn = draw(given.study, given.storage, given.by, given.out)
+    folder, run = find_folder(given.study, given.storage), Path(given.study).expanduser()
+    if folder is None and (run / METRICS).is_file():
+        if given.by is not None:
+            raise UserError(f"--by {given.by}: {given.study} is one run; --by compares the trials of a study")
+        drawn = gallery.of_run(run, given.out)
+    else:
+        out = given.out or (None if folder is None else folder / gallery.FOLDER)
+        drawn = gallery.of_study(open_study(given.study, given.storage), out, given.by)
     print("\n".join([*map(str, drawn.paths), *drawn.lines]))
 
 

@@ -19,7 +19,8 @@ from search.spec.study_spec import StudySpec
 from trainer import yaml_file
 from trainer.yaml_file import YamlFile
 
-ROOMS = ("search", "trainer", "models", "data")
+PACKAGES = ("search", "trainer", "models", "data")
+TEMPLATE = "search/report/template"
 ELSEWHERE = "submitted"  # where a spec goes that lies outside of the checkout
 # Ray's own limit on what its API takes in one request (DASHBOARD_CLIENT_MAX_SIZE); it advertises more, and answers 413
 LIMIT = 100 * 2**20
@@ -56,8 +57,9 @@ def collect(path: Path, spec: StudySpec, file: YamlFile, root: Path = ROOT) -> P
 
 
 def code(root: Path = ROOT) -> dict[str, bytes]:
-    """The program by its files: the modules of each room."""
-    paths = [path for room in ROOMS for path in sorted((root / room).rglob("*.py"))]
+    """The program by its files: the modules of each package, and what the report's page is made of."""
+    paths = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    paths += sorted(path for path in (root / TEMPLATE).glob("*") if path.is_file())
     paths += [path for path in [root / "pyproject.toml"] if path.is_file()]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 

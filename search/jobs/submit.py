@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -22,6 +21,7 @@ from search.jobs import package
 from search.jobs.cluster import Cluster
 from search.jobs.paths import absolute
 from search.jobs.ray_jobs import GRACE, STORAGE, STUDY, Job, Jobs
+from search.service.links import address_of
 from search.spec import space
 from search.spec.load import with_options
 from search.study import environment
@@ -85,22 +85,9 @@ def links(job: Job, jobs: Jobs) -> list[str]:
     lines = [f"job {job.id}: {jobs.page(job.id)}"]
     uri = os.environ.get(URI, "")
     if uri and served(uri):
-        lines += [f"MLflow: {line}" for line in _study_links(uri, job.study)] or [
-            f"MLflow: {shown(uri)} (the study is there a minute from now)"
-        ]
+        page = address_of(job.study, uri, 5)
+        lines.append(f"MLflow: {page or f'{shown(uri)} (the study is there a minute from now)'}")
     return [*lines, f"nanosweep logs {job.id} -f    nanosweep stop {job.id}"]
-
-
-def _study_links(uri: str, study: str) -> list[str]:
-    """Of a study that is resumed; empty where MLflow does not know it yet, or does not answer to this machine."""
-    from search.tracking.mlflow_read import parents
-    from search.tracking.mlflow_store import connect
-    from search.tracking.mlflow_view import link
-
-    with suppress(UserError):
-        found = next((parent for parent in parents(connect(uri, 5)) if parent.study == study), None)
-        return [] if found is None else [link(shown(uri), found.experiment_id, found.run_id)]
-    return []
 
 
 def folder_there(storage: str, folder: Path, here: bool, address: str) -> Path:

@@ -15,6 +15,7 @@ from search.results import leaderboard
 from search.results.by_value import grouped
 from search.results.notes import floors_of
 from search.study.journal import FULL
+from search.study.scores import BROKEN, best, leader, objective, objective_name
 from search.study.study import Study, Trial
 from trainer import curve, records, units
 from trainer.curve import Curve
@@ -49,7 +50,7 @@ class Chart:
 
 def of_trials(study: Study) -> Chart | None:
     """Every trial of the search that has reported; the leader and the next best have names. None without any."""
-    leader = leaderboard.best(study)
+    leader = best(study)
     order = [trial for trial in leaderboard.order(study) if trial is not leader]
     chosen = [*([leader] if leader is not None else []), *order]
     lines = _lines(study, [(f"trial {trial.number}", trial) for trial in chosen])
@@ -64,7 +65,7 @@ def by(study: Study, key: str) -> Chart | None:
     for value, trials in grouped(study, key).items():
         begun = sorted((trial for trial in trials if trial.reports), key=lambda trial: place[trial.number])
         if begun:
-            chosen.append((value, leaderboard.leader(study, trials) or begun[0]))
+            chosen.append((value, leader(study, trials) or begun[0]))
     chosen.sort(key=lambda pair: place[pair[1].number])
     lines = _lines(study, chosen)
     return _chart(study, f"{_name(study)}: the best trial for each {key}", lines) if lines else None
@@ -72,7 +73,7 @@ def by(study: Study, key: str) -> Chart | None:
 
 def of_leader(study: Study) -> Chart | None:
     """The leader alone; None without one."""
-    leader = leaderboard.best(study)
+    leader = best(study)
     if leader is None:
         return None
     lines = _lines(study, [(f"trial {leader.number}", leader)])
@@ -94,7 +95,7 @@ def values_of(study: Study, key: str) -> set[str]:
 
 def _lines(study: Study, chosen: Sequence[tuple[str, Trial]]) -> list[Line]:
     """Lines of those that have anything to show; the first NAMED have names."""
-    unit, leader, found = _unit(study), leaderboard.best(study), list[Line]()
+    unit, leader, found = _unit(study), best(study), list[Line]()
     for head, trial in chosen:
         drawn = curve.of(trial.reports, _METRIC[unit])
         if trial.status not in FULL:
@@ -113,13 +114,13 @@ def _ending(trial: Trial) -> Ending:
         return "full"
     if trial.status in ("pruned", "paused"):
         return "pruned"
-    return "broken" if trial.status in leaderboard.BROKEN else "going"
+    return "broken" if trial.status in BROKEN else "going"
 
 
 def _label(study: Study, head: str, trial: Trial) -> str:
     """`trial 16: perplexity 1.909 (lr=4.5e-3 L2)`; for a value of a key `brier: trial 3, perplexity 2.384 (lr=...)`."""
-    value = leaderboard.objective(study, trial)
-    what = "perplexity" if leaderboard.objective_name(study) == "val_perplexity" else "bits/byte"
+    value = objective(study, trial)
+    what = "perplexity" if objective_name(study) == "val_perplexity" else "bits/byte"
     score = trial.status.replace("_", " ") if value is None else f"{what} {units.score(value)}"
     which = "" if head == f"trial {trial.number}" else f"trial {trial.number}, "
     return f"{head}: {which}{score} ({' '.join(trial.name.split())})"

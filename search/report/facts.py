@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from search.results.leaderboard import BROKEN, UNITS, best, objective_name
 from search.results.notes import floor_lines
 from search.results.standing import rows
 from search.results.survival import survival
@@ -16,6 +15,7 @@ from search.results.timeline import Session, cost, sessions
 from search.spec.study_spec import StudySpec
 from search.stats.statistics import Standing
 from search.study.journal import FULL
+from search.study.scores import BROKEN, UNITS, best, objective_name
 from search.study.study import Study, Trial
 from trainer import units
 

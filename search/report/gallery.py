@@ -20,9 +20,8 @@ from typing import Any
 
 from data.errors import UserError
 from search.report import curves
-from search.results import leaderboard
 from search.study.folder import trial_folder
-from search.study.lookup import find_folder, open_study
+from search.study.scores import best
 from search.study.study import Study, read_study
 from trainer import curve, records, scores, units
 
@@ -38,23 +37,17 @@ class Drawn:
     lines: list[str] = field(default_factory=list)
 
 
-def draw(given: str, storage: Path | None = None, by: str | None = None, out: Path | None = None) -> Drawn:
-    """The pictures of a study (by folder, by name, on the tracking server) or of a run folder.
+def of_run(run: Path, out: Path | None = None) -> Drawn:
+    """Write the pictures of one run, from its folder. out: default `figures` in it. Raises UserError."""
+    return _told(_write(_of_run(run), out or run / FOLDER), curves.of_run(run))
 
-    out: default `figures` in the folder; of a study on the server figures/NAME here. Raises UserError.
+
+def of_study(study: Study, out: Path | None = None, by: str | None = None) -> Drawn:
+    """Write a study's pictures into a folder, by default figures/NAME in the working directory.
+
+    Raises UserError where it cannot be written, or `by` is no key.
     """
-    here = find_folder(given, storage)
-    run = Path(given).expanduser()
-    if here is None and (run / records.METRICS).is_file():
-        if by is not None:
-            raise UserError(f"--by {by}: {given} is one run; --by compares the trials of a study")
-        return _told(_write(_of_run(run), out or run / FOLDER), curves.of_run(run))
-    study = open_study(given, storage)
-    return of_study(study, out or (here / FOLDER if here is not None else Path(FOLDER) / _name(study)), by)
-
-
-def of_study(study: Study, out: Path, by: str | None = None) -> Drawn:
-    """Write a study's pictures into a folder. Raises UserError where it cannot be written, or `by` is no key."""
+    out = out or Path(FOLDER) / _name(study)
     made = _write(_of_study(study, by), out)
     leader = curves.of_leader(study)
     return made if leader is None else _told(made, leader)
@@ -85,7 +78,7 @@ def _of_study(study: Study, by: str | None) -> Iterator[tuple[str, Draw | str]]:
     compared = curves.by(study, key) if chart and (by or len(curves.values_of(study, key)) > 1) else None
     alike = f"all trials have the same {key} (--by KEY compares another)" if chart else "no trial has reported yet"
     yield f"by-{key}.png", partial(figures.losses, compared) if compared else alike
-    leader, first = leaderboard.best(study), curves.of_leader(study)
+    leader, first = best(study), curves.of_leader(study)
     if leader is None or first is None:
         for name in ("leader.png", "documents.png", "reliability.png"):
             yield name, "no trial has ended at full length"

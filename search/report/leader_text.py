@@ -10,8 +10,8 @@ from typing import Any
 
 from data.errors import UserError
 from search.results.export import replace_text
-from search.results.leaderboard import best
 from search.study.folder import trial_folder
+from search.study.scores import best
 from search.study.study import Study
 from trainer import units
 

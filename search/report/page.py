@@ -1,7 +1,7 @@
 """`nanosweep report`: a study as one HTML page that needs nothing else: no network, no server, no other file.
 
-    from search import report
-    report.write(study, Path("report.html"))
+    from search.report import page
+    page.write(study, Path("report.html"))
 
 Its charts are SVG, its colours follow the reader's light or dark, its one script only marks a trial in all charts.
 What a study says is escaped, and the page's policy lets no other script run.
@@ -23,10 +23,9 @@ from search.report.parallel_chart import parallel
 from search.report.trial_marks import MOST
 from search.results import export, table
 from search.results.importance import importance
-from search.results.leaderboard import best, objective_name
 from search.results.standing import standings
 from search.stats.statistics import Standing
-from search.study.lookup import find_folder, open_study
+from search.study.scores import best, objective_name
 from search.study.study import Study, read_study
 from trainer import units
 
@@ -39,14 +38,6 @@ ROWS = 200  # of the leaderboard
 def write(study: Study, path: Path, whatever_it_costs: bool = True) -> None:
     """The page as a file, at once and whole. whatever_it_costs: see `samples_of`. Raises UserError."""
     export.replace_text(path, page(study, samples_of(study, whatever_it_costs)))
-
-
-def made(name: str, storage: Path | None, out: Path | None) -> str:
-    """Find a study, write its page, say where. Raises UserError."""
-    study = open_study(name, storage)
-    path = out or place(study, find_folder(name, storage))
-    write(study, path)
-    return f"{path}: {len(study.searched)} trials, one page that needs no network ({path.stat().st_size / 1e6:.1f} MB)"
 
 
 def place(study: Study, folder: Path | None) -> Path:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from search.report.space_charts import axis_of, objective_axis, place, scattered, space_of
 from search.report.svg import Axis, join, line, shorten, svg, tag
 from search.report.trial_marks import Shown, shown
-from search.results.leaderboard import UNITS, objective_name
+from search.study.scores import UNITS, objective_name
 from search.study.study import Study
 
 _INSET = 30  # px at an axis's beginning, for points at which a conditional parameter does not exist

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
-from search.results import by_value, export, leaderboard
-from search.results.leaderboard import UNITS, objective, objective_name
+from search.results import by_value, export
 from search.stats.statistics import fit
 from search.study.folder import trial_folder
+from search.study.scores import UNITS, finalists, leader, objective, objective_name, score
 from search.study.study import Study, Trial, read_study
 from trainer import units
 from trainer.config import TrainConfig
@@ -52,7 +52,7 @@ def write(folder: Path, by: str | None, rule: Rule) -> list[Sample]:
         kinds = {"": study.searched}
     else:
         kinds = by_value.grouped(study, by)
-        chosen = {value: leaderboard.leader(study, trials) for value, trials in kinds.items()}
+        chosen = {value: leader(study, trials) for value, trials in kinds.items()}
     found = [
         Sample(value, _nobody(kinds[value]), None) if trial is None else _sample(study, folder, value, trial, rule)
         for value, trial in sorted(chosen.items(), key=lambda item: _place(study, item[1]))
@@ -64,8 +64,8 @@ def write(folder: Path, by: str | None, rule: Rule) -> list[Sample]:
 
 def _place(study: Study, trial: Trial | None) -> tuple[bool, float]:
     """In the leaderboard's order, those without a leader last."""
-    means = fit(leaderboard.finalists(study)).means
-    return (True, 0.0) if trial is None else (False, means.get(trial.number, leaderboard.score(study, trial)))
+    means = fit(finalists(study)).means
+    return (True, 0.0) if trial is None else (False, means.get(trial.number, score(study, trial)))
 
 
 def _nobody(trials: list[Trial]) -> str:

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from search.report.svg import Axis, Choices, Scale, frame, mark, shorten, svg, tag
 from search.report.trial_marks import Shown, shown
 from search.results.importance import Importance
-from search.results.leaderboard import UNITS, objective_name
 from search.spec.points import Space, target
 from search.spec.space import readable
 from search.spec.study_spec import Parameter, StudySpec
+from search.study.scores import UNITS, objective_name
 from search.study.study import Study
 from trainer import units
 

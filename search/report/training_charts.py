@@ -9,9 +9,9 @@ from markupsafe import Markup
 
 from search.report.svg import Scale, frame, join, line, mark, shorten, svg, tag
 from search.report.trial_marks import Shown, label, shown
-from search.results.leaderboard import UNITS, objective_name
 from search.results.survival import Row, survival
 from search.results.timeline import Bar, Session, sessions
+from search.study.scores import UNITS, objective_name
 from search.study.study import Study, Trial
 from trainer import units
 

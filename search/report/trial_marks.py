@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.results.leaderboard import BROKEN, UNITS, best, objective, objective_name, order
+from search.results.leaderboard import order
 from search.study.journal import FULL
+from search.study.scores import BROKEN, UNITS, best, objective, objective_name
 from search.study.study import Study, Trial
 from trainer import units
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.results.leaderboard import objective, objective_name
+from search.study.scores import objective, objective_name
 from search.study.study import Study, Trial
 from trainer.units import count
 

@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Iterable
 
 from data.errors import UserError, nearest
-from search.results import finalize, leaderboard
-from search.results.leaderboard import Row, objective, objective_name, parameters
+from search.results import finalize
+from search.results.leaderboard import Row, parameters
 from search.results.standing import rows as standing_rows
 from search.stats.statistics import Standing
 from search.strategy.groups import label
+from search.study.scores import leader, objective, objective_name
 from search.study.study import Study, Trial
 
 # of the last reports, in nats per token through the read-out, or as the loss itself counts
@@ -42,7 +43,7 @@ def grouped(study: Study, by: str) -> dict[str, list[Trial]]:
 
 def leaders(study: Study, by: str) -> dict[str, Trial]:
     """The leader among the trials of each value; values without a trial of full length are left out."""
-    found = {value: leaderboard.leader(study, trials) for value, trials in grouped(study, by).items()}
+    found = {value: leader(study, trials) for value, trials in grouped(study, by).items()}
     return {value: trial for value, trial in found.items() if trial is not None}
 
 
@@ -60,7 +61,7 @@ def rows(study: Study, by: str, found: list[Standing]) -> list[Row]:
     on_test = finalize.on_test(study)
     made = []
     for value, trials in grouped(study, by).items():
-        chosen = leaderboard.leader(study, trials)
+        chosen = leader(study, trials)
         row = {by: value, **_counts(study, trials), **_leader(study, chosen, on_test)}
         made.append({**row, **{key: about.get(row["best_trial"], {}).get(key) for key in _STANDING}})
     return sorted(made, key=lambda row: order.index(row["best_trial"]) if row["best_trial"] in order else len(order))

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pydantic import ValidationError
 
-from search.results import leaderboard
 from search.results.agreement import agreement
-from search.results.leaderboard import best, objective, order
+from search.results.leaderboard import order
 from search.spec.points import Space, number_kind, target, typed
 from search.spec.study_spec import Parameter, StudySpec
 from search.strategy.groups import values
+from search.study.scores import best, leader, objective
 from search.study.study import Study, Trial
 from trainer.schedule import n_steps
 from trainer.units import count
@@ -73,7 +73,7 @@ def _edges_of_each(study: Study, space: Space, full: list[Trial]) -> Iterator[st
     """Where values are compared, each is shown at its best, and each best may lie at an edge."""
     for group in dict.fromkeys(trial.group for trial in full):
         mine = [trial for trial in full if trial.group == group]
-        first = leaderboard.leader(study, mine) or _best(study, mine)
+        first = leader(study, mine) or _best(study, mine)
         for name, parameter in space.items():
             if name in first.point and (found := _edge(name, parameter, first, mine)):
                 yield f"{name}: the best trial of {group} has {_number(first.point[name])}, {found}"

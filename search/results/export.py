@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.errors import UserError
-from search.results.leaderboard import best, objective, objective_name
 from search.results.standing import standings, sure
 from search.stats.statistics import Standing
+from search.study.scores import best, objective, objective_name
 from search.study.study import Study, Trial
 from trainer import units
 from trainer.config import TrainConfig, dump

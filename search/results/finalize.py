@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
-from search.results import leaderboard
-from search.results.leaderboard import objective_name
 from search.results.standing import text_of
-from search.stats.statistics import Standing, compare, fit
+from search.stats.statistics import Standing, compare_trials, fit
 from search.study.folder import held, trial_folder
+from search.study.scores import finalists, objective_name
 from search.study.study import Ledger, Study, Trial, read_study
 from trainer import units
 from trainer.config import TrainConfig
@@ -35,13 +34,13 @@ def finalize(folder: Path) -> Study:
     """
     with held(folder):
         study = read_study(folder)
-        left = [trial for trial in finalists(study) if trial.test is None]
+        left = [trial for trial in finalist_runs(study) if trial.test is None]
         if left:
             _score(folder, study, left)
     return read_study(folder)
 
 
-def finalists(study: Study) -> list[Trial]:
+def finalist_runs(study: Study) -> list[Trial]:
     """The runs with fresh seeds that reached full length. Raises UserError when there are none."""
     name = study.header["spec"]["study"]
     unfinished = [number for number in study.unfinished() if study.trials[number].of is not None]
@@ -107,16 +106,16 @@ def on_test(study: Study) -> dict[int, Standing]:
     for run in study.trials.values():
         if run.of is not None and run.test is not None:
             values.setdefault(run.of, []).append(run.test[key])
-    means = fit(leaderboard.finalists(study)).means
+    means = fit(finalists(study)).means
     order = sorted(values, key=lambda number: (means.get(number, math.inf), number))
-    found = {one.number: one for one in compare(values, text=text_of(study, order, name=TEST_SCORES))}
+    found = {one.number: one for one in compare_trials(values, text=text_of(study, order, name=TEST_SCORES))}
     return {number: found[number] for number in order}
 
 
 def render(study: Study) -> str:
     """The finalists on the test split, in the order that validation gave them; with their value, where a spec
     compares values."""
-    finalists(study)
+    finalist_runs(study)
     perplexity, found = objective_name(study) == "val_perplexity", on_test(study)
     width = max(len(study.trials[number].group) for number in found) if found else 0
     unit = "perplexity" if perplexity else "bits/byte"

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import ValidationError
 
-from search.results.leaderboard import BROKEN, objective, objective_name
 from search.spec.points import ordered
 from search.spec.study_spec import StudySpec
 from search.strategy.sampler import distribution, external, quiet
+from search.study.scores import BROKEN, objective, objective_name
 from search.study.study import Study
 
 if TYPE_CHECKING:

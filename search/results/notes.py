@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from search.results import agreement, standing
 from search.results.cautions import cautions
-from search.results.leaderboard import BROKEN, best, finalists, objective, objective_name, score
 from search.spec.study_spec import StudySpec
 from search.stats.optimism import optimism
 from search.stats.statistics import Standing, fit
+from search.study.scores import BROKEN, best, finalists, objective, objective_name, score
 from search.study.study import Study, Trial
 from trainer import units
 

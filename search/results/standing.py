@@ -13,9 +13,10 @@ import numpy as np
 
 from data.errors import UserError
 from search.results import leaderboard
-from search.results.leaderboard import Row, finalists, objective_name, score
-from search.stats.statistics import Standing, compare
+from search.results.leaderboard import Row
+from search.stats.statistics import Standing, compare_trials
 from search.study.folder import trial_folder
+from search.study.scores import finalists, objective_name, score
 from search.study.study import Study, Trial
 from trainer import units
 from trainer.resampling import RESAMPLES, Interval, Text, resample
@@ -31,7 +32,7 @@ def standings(study: Study, numbers: list[int] | None = None, resamples: int = R
     chosen = numbers if numbers is not None else sorted(full, key=lambda n: (n not in again, full[n], n))[:MOST]
     single = {number: full[number] for number in chosen if number in full and number not in again}
     compared = [number for number in chosen if number in again or number in single]
-    return compare(again, single, text_of(study, compared, resamples), compared)
+    return compare_trials(again, single, text_of(study, compared, resamples), compared)
 
 
 def text_of(study: Study, numbers: list[int], resamples: int = RESAMPLES, name: str = SCORES) -> Text | None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from search.results.leaderboard import BROKEN, objective_name
 from search.study.journal import FULL
+from search.study.scores import BROKEN, objective_name
 from search.study.study import Study, Trial
 
 WAYS = ("broke", "early", "going", "stopped", "paused", "done")

@@ -11,10 +11,11 @@ from dataclasses import asdict
 from typing import Any
 
 from search.results import agreement, by_value
-from search.results.leaderboard import UNITS, Row, objective_name
+from search.results.leaderboard import Row
 from search.results.notes import below
 from search.results.standing import rows, standings
 from search.stats.statistics import Standing
+from search.study.scores import UNITS, objective_name
 from search.study.study import Study
 from trainer import units
 

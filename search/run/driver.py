@@ -23,12 +23,12 @@ from ray import tune
 from data.errors import UserError
 from search.report import gallery, page
 from search.run import live
-from search.run.pulse import beating
+from search.run.prepare import Prepared
 from search.run.resources import Share, cluster, taken
 from search.run.scheduler import LedgerScheduler, settle
 from search.run.searcher import LedgerSearcher
 from search.run.trainable import trial
-from search.run.watch import Stopped, Watch
+from search.run.watch import Stopped, Watch, beating
 from search.strategy.asha import rebuild
 from search.study import header
 from search.study.folder import Weights, trial_folder, write_spec
@@ -39,31 +39,31 @@ from search.tracking.tracker import Tracker
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from search.run.study_run import Plan
-
 # why a driver was told to stop: by its user, or (a job) by `nanosweep stop`
 ASKED = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
 
-def search(plan: Plan, each: Share, scratch: Path, console: Console) -> None:
+def search(prepared: Prepared, each: Share, scratch: Path, console: Console) -> None:
     """Hand out trials until the end. Ray is running; scratch is a folder for its files. Raises UserError."""
-    spec = plan.spec
+    spec = prepared.spec
     with ExitStack() as stack:
         with console.status("connecting to MLflow"):
             tracker = stack.enter_context(Tracker(spec.folder))
         ledger = stack.enter_context(ledger_of(spec.folder))
-        _begin(plan, each, ledger)
+        _begin(prepared, each, ledger)
         asha = rebuild(spec, ledger.study)
         settle(ledger, spec, asha)
         tracker.follow(ledger)
-        searcher = LedgerSearcher(ledger, spec, plan.base, asha, plan.tokens, lambda n: trial_folder(spec.folder, n))
+        searcher = LedgerSearcher(
+            ledger, spec, prepared.base, asha, prepared.tokens, lambda n: trial_folder(spec.folder, n)
+        )
         scheduler = LedgerScheduler(ledger, spec, asha)
-        with live.shown(ledger.study, each.slots, plan.length, console) as view, _told_to_stop() as asked:
+        with live.shown(ledger.study, each.slots, prepared.length, console) as view, _told_to_stop() as asked:
             ledger.listeners += [view, Weights(spec.folder, ledger.study)]
             stack.enter_context(beating(lambda cause: _leave(cause, ledger, tracker, console, scratch)))
             try:
                 say = lambda line: console.print(line, soft_wrap=True)
-                _fit(plan, scratch, searcher, scheduler, Watch(scheduler, each, asked, cluster, taken, say))
+                _fit(prepared, scratch, searcher, scheduler, Watch(scheduler, each, asked, cluster, taken, say))
             except Stopped:
                 scheduler.interrupt(asked[0])
                 if asked[0] not in ASKED.values():
@@ -94,23 +94,23 @@ def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console,
     os._exit(1)
 
 
-def _begin(plan: Plan, each: Share, ledger: DriverLedger) -> None:
+def _begin(prepared: Prepared, each: Share, ledger: DriverLedger) -> None:
     """The first records of a driver: the study; and trials that an earlier driver left running do not run."""
-    spec = plan.spec
-    about = header.fields(spec, plan.base, plan.data, spec.rungs(plan.length))
+    spec = prepared.spec
+    about = header.fields(spec, prepared.base, prepared.data, spec.rungs(prepared.length))
     ledger.write("study", **about, workers={"slots": each.slots, "cpus": each.cpus, "gpus": each.gpus})
     write_spec(spec)
-    if plan.priors:
-        ledger.write("prior", trials=plan.priors)
+    if prepared.priors:
+        ledger.write("prior", trials=prepared.priors)
     for number in ledger.study.unfinished():
         if ledger.study.trials[number].status == "running":
             ledger.write("status", trial=number, status="interrupted", cause="its driver went away")
 
 
-def _fit(plan: Plan, scratch: Path, searcher: Any, scheduler: Any, watch: Watch) -> None:
+def _fit(prepared: Prepared, scratch: Path, searcher: Any, scheduler: Any, watch: Watch) -> None:
     """Ray Tune, until the searcher has no more. Raises Stopped soon after the watch has found a reason to."""
     each = watch.each
-    references = {name: ray.put(dataset) for name, dataset in plan.datasets.items()}
+    references = {name: ray.put(dataset) for name, dataset in prepared.datasets.items()}
     # tune.run and not Tuner, which would pickle searcher and scheduler, and with them the data, for a snapshot
     tune.run(
         tune.with_parameters(trial, datasets=references, threads=each.threads),
@@ -120,7 +120,7 @@ def _fit(plan: Plan, scratch: Path, searcher: Any, scheduler: Any, watch: Watch)
         num_samples=-1,  # the searcher knows when it is enough
         max_concurrent_trials=each.slots,  # no trial is proposed before it can run: the sampler knows more then
         reuse_actors=True,
-        max_failures=plan.spec.max_failures,
+        max_failures=prepared.spec.max_failures,
         raise_on_failed_trial=False,
         stop=watch,
         trial_name_creator=_name,

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from search.results.leaderboard import best, objective
 from search.results.table import UNITS
 from search.study.journal import AT_REST, Record
+from search.study.scores import best, objective
 from search.study.study import Study, Trial
 from trainer import units
 

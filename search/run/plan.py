@@ -6,13 +6,14 @@ from typing import Any
 
 from data.errors import UserError
 from search.run import resources
-from search.run.study_run import Plan, prepare
+from search.run.prepare import Prepared, prepare
 from search.spec import points, space
 from search.spec.start_points import known_points
 from search.spec.study_spec import Budget, Parameter, StudySpec
 from search.strategy import groups, warm_start
 from search.study import header
 from search.study.lookup import find_folder
+from search.study.machine import this_machine
 from search.study.study import Study, read_study, spent
 from trainer import units
 from trainer.config import TrainConfig
@@ -24,7 +25,7 @@ _SHAPES = 200  # points whose parameters are counted; a larger space is sampled
 def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
     """Lines of text. Raises UserError for whatever `run` would refuse before it starts Ray."""
     space.check(spec, base, file)
-    share = resources.share(spec.resources, [resources.this_machine()], file, base.device)
+    share = resources.share(spec.resources, [this_machine()], file, base.device)
     folder = find_folder(spec.folder)
     known = read_study(folder) if folder else Study()
     header.check_same(spec, base, known.header)
@@ -110,7 +111,7 @@ def _start(spec: StudySpec) -> dict[str, str]:
     return {"start": f"first {points}"} if points else {}
 
 
-def _warm_start(plan: Plan, known: Study) -> dict[str, str]:
+def _warm_start(plan: Prepared, known: Study) -> dict[str, str]:
     """From the journal once it stands there, else from the earlier study itself."""
     spec = plan.spec
     if spec.warm_start is None:

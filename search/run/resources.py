@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
 from search.spec.study_spec import Resources
+from search.study.machine import Node
 from trainer.yaml_file import YamlFile
 
 if TYPE_CHECKING:
@@ -42,13 +43,6 @@ _QUIET = {
 
 
 @dataclass(frozen=True)
-class Node:
-    name: str
-    cpus: float
-    gpus: float
-
-
-@dataclass(frozen=True)
 class Share:
     """What one trial gets, and how many trials run at once."""
 
@@ -60,28 +54,6 @@ class Share:
     def threads(self) -> int:
         """Threads of one trial: as many as it has whole cores, at least one."""
         return max(1, int(self.cpus))
-
-
-def this_machine() -> Node:
-    """This machine's cores (those that we may use: affinity, container quota) and GPUs."""
-    return Node("this machine", cpus(), gpus())
-
-
-def cpus() -> int:
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return available if quota == "max" else max(1, min(available, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return available
-
-
-def gpus() -> int:
-    if not any(Path("/dev").glob(name) for name in ("nvidia[0-9]*", "kfd", "dxg")):
-        return 0  # no driver: torch need not be loaded (2 s) to say so
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def cluster() -> list[Node]:

@@ -10,26 +10,25 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from data.dataset import Dataset
 from data.errors import UserError
 from search.report import page
 from search.results import export, table
 from search.results.standing import standings
 from search.run import nodes
-from search.run.resources import cluster, ray_session, share, this_machine
-from search.spec import points, space
+from search.run.prepare import prepare
+from search.run.resources import cluster, ray_session, share
+from search.spec import space
 from search.spec.study_spec import StudySpec
-from search.strategy import warm_start
 from search.strategy.advice import advice
 from search.strategy.asha import rebuild
 from search.strategy.finalists import pending
 from search.study import header
 from search.study.folder import held
 from search.study.journal import NAME
+from search.study.machine import this_machine
 from search.study.study import Study, read_study, spent, used_up
 from search.tracking import credentials
 from trainer.config import TrainConfig
@@ -37,28 +36,6 @@ from trainer.yaml_file import YamlFile
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A study that may begin.
-
-    base: with eval_tokens filled in; data: for the header; length: of the longest trial, shortest: of the shortest
-    (they differ where max_tokens is searched); priors: an earlier study's trials, to be taken over into a study that
-    has neither them nor trials of its own.
-    """
-
-    spec: StudySpec
-    base: TrainConfig
-    datasets: dict[str, Dataset]
-    data: dict[str, Any]
-    length: int
-    shortest: int
-    priors: list[dict[str, Any]]
-
-    def tokens(self, config: TrainConfig) -> int:
-        """What a config trains on: its max_tokens, epochs counted out."""
-        return config.length(self.datasets[config.tokenizer].train.n_targets)
 
 
 def run(
@@ -86,8 +63,8 @@ def run(
     with held(spec.folder):
         known = _known(spec.folder)
         header.check_same(spec, base, known.header)
-        plan = prepare(spec, base, file, known, show=console.is_terminal)
-        for line in advice(spec, plan.base, plan.length):
+        prepared = prepare(spec, base, file, known, show=console.is_terminal)
+        for line in advice(spec, prepared.base, prepared.length):
             print(f"note: {line}", file=console.file)
         if _over(spec, known):
             page.write_beside(spec.folder)
@@ -101,7 +78,7 @@ def run(
                         nodes.check(spec.folder)
                     from search.run.driver import search  # loads Ray Tune: a second or two
 
-                search(plan, each, scratch, console)
+                search(prepared, each, scratch, console)
         with console.status("the leader into MLflow's model registry"):
             _register_leader(spec)
         return _finish(spec.folder)
@@ -128,52 +105,6 @@ def _over(spec: StudySpec, known: Study) -> bool:
         return False
     asha = rebuild(spec, known)
     return asha is None or asha.promotion(last=True) is None or bool(used_up(known, spec.budget))
-
-
-def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Study, show: bool = False) -> Plan:
-    """Prepare the corpus for each tokenizer, and see that spec, data and the study so far fit. Raises UserError."""
-    from data.prepare import prepare as prepare_data
-    from data.tokens import Batches
-
-    datasets = {
-        name: prepare_data(base.corpus, name, base.split, progress=show) for name in space.tokenizers(spec, base)
-    }
-    for source in space.values_of("init_from", spec, base):
-        if source is not None:
-            from trainer.init import find  # loads torch
-
-            find(source)  # fetched once, and what is not there is said before anything begins
-    block_sizes = [base.block_size]
-    for name, parameter in spec.space.items():
-        values = points.candidates(name, parameter) if "block_size" in points.fields(name, parameter) else []
-        block_sizes += [value.get("block_size", base.block_size) if parameter.linked else value for value in values]
-    for dataset in datasets.values():
-        Batches(dataset.train, max(block_sizes), base.data_order, base.seed)  # raises for a corpus that is too short
-        if base.data_order == "sequential":
-            for block_size, rows in _steps(spec, base):
-                Batches(dataset.train, block_size, base.data_order, base.seed, rows)
-        space.check_length(spec, base, dataset.train.n_targets, file)
-    first = next(iter(datasets.values()))
-    lengths = space.lengths(spec, base, first.train.n_targets)
-    length, shortest = max(lengths), min(lengths)
-    pinned = header.pin_eval_tokens(base, shortest)  # scoring stays cheap in every trial
-    data = header.describe(datasets, pinned)
-    header.check_same_data(data, known.header)
-    begun = known.trials or known.priors
-    priors = [] if begun else warm_start.take_over(spec, data, length, file)
-    return Plan(spec, pinned, datasets, data, length, shortest, priors)
-
-
-def _steps(spec: StudySpec, base: TrainConfig) -> set[tuple[int, int]]:
-    """block_size and sequences of a step, of the trials that there may be."""
-    names = ("block_size", "batch_size", "gradient_accumulation_steps")
-    values = {name: points.candidates(name, parameter) for name, parameter in spec.space.items()}
-    found = set()
-    for point in points.some_points(spec.space, values, most=1000):
-        changes = points.assigned(spec.space, point)
-        block_size, batch_size, passes = (changes.get(name, getattr(base, name)) for name in names)
-        found.add((block_size, batch_size * passes))
-    return found
 
 
 def _register_leader(spec: StudySpec) -> None:

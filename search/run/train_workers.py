@@ -26,10 +26,9 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 
 from data import tokenizers
-from data.errors import UserError
-from search.run.full_run import Lost
-from search.run.pulse import beating
+from data.errors import Lost, UserError
 from search.run.resources import Share
+from search.run.watch import beating
 from trainer.__main__ import Order
 from trainer.config import TrainConfig
 from trainer.report import Report, Result

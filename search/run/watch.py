@@ -1,21 +1,31 @@
-"""What the driver looks at between two events of Ray Tune: has the user had enough, does a trial hang, is there still
-a machine that can give a trial what it needs. Ray itself waits for ever in each of these.
+"""What the driver watches while a study runs, as Ray itself waits for ever in each of these cases.
+
+`Watch`, between two events of Ray Tune: has the user asked to stop, does a trial hang, is there still a machine that
+can give a trial what it needs.
+`beating`, from a thread: does Ray itself live. When its head or this machine's daemon dies, Ray's client waits for
+ever or ends the process without a word; so the thread tries their ports.
 """
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ray.tune import Stopper
 
-from search.run.resources import Node, Share, has, slots
+from search.run.resources import Share, has, slots
 from search.run.scheduler import LedgerScheduler
+from search.study.machine import Node
 
 _PATIENCE = 45.0  # seconds without a machine before it is said: one that was lost may be replaced
 _WAIT = 30.0  # seconds without a trial in a cluster that others fill before it is said; a worker may start slowly
 _EVERY = 3.0  # seconds between looks at the cluster
+_BEAT = 2.0  # seconds between tries of Ray's ports
+_MISSES = 3  # tries in a row without an answer: a machine under load may miss one
 
 
 class Stopped(BaseException):
@@ -77,3 +87,47 @@ class Watch(Stopper):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune's snapshot, which nobody reads, holds its stopper
+
+
+@contextmanager
+def beating(gone: Callable[[str], None]) -> Iterator[None]:
+    """Watch the Ray that we are connected to for as long as the block runs; `gone` is called at most once."""
+    over = threading.Event()
+    thread = threading.Thread(target=_watch, args=(_parts(), gone, over), name="ray-pulse", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(_BEAT + _MISSES)
+
+
+def _parts() -> dict[str, tuple[str, int]]:
+    """What must answer, by its name for people: the head, and the daemon of the node that we are on."""
+    import ray
+
+    context = ray.get_runtime_context()
+    host, _, port = context.gcs_address.rpartition(":")
+    parts = {"Ray's head": (host, int(port))}
+    for node in ray.nodes():
+        if node["NodeID"] == context.get_node_id():
+            parts["Ray's daemon on this machine"] = (node["NodeManagerAddress"], node["NodeManagerPort"])
+    return parts
+
+
+def _watch(parts: dict[str, tuple[str, int]], gone: Callable[[str], None], over: threading.Event) -> None:
+    missed = dict.fromkeys(parts, 0)
+    while not over.wait(_BEAT):
+        for name, (host, port) in parts.items():
+            missed[name] = 0 if _answers(host, port) else missed[name] + 1
+            if missed[name] == _MISSES and not over.is_set():
+                gone(f"{name} ({host}:{port}) is gone")
+                return
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=_BEAT).close()
+    except OSError:
+        return False
+    return True

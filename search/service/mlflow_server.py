@@ -16,8 +16,8 @@ from pathlib import Path
 
 from data.errors import UserError
 from search.service.background import HOST, answers
-from search.service.state import check_private, write_private
 from search.tracking.mlflow_store import ARTIFACTS, QUIET
+from trainer.files import check_private, write_private
 
 CREDENTIALS, ACCOUNTS = "mlflow.ini", "mlflow-accounts.db"
 USER = "admin"

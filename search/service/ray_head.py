@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from search.service.background import answers, free
-from search.service.state import Service, check_private, write_private
+from search.service.state import Service
+from trainer.files import check_private, write_private
 
 TOKEN = "ray-token"
 WORKER_PORTS = range(10002, 20000)  # Ray's default for its workers

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import configparser
 import json
+<<<<<<< HEAD
 import os
 import shlex
+=======
+>>>>>>> main
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,6 +24,7 @@ from urllib.parse import urlsplit
 
 from data.errors import UserError
 from search.service.background import MARK, breathes, environ, group
+from trainer.files import write_private
 
 if TYPE_CHECKING:
     import psutil
@@ -164,28 +168,6 @@ def without_dead(service: Service) -> Service:
     """With None for the parts that no longer live."""
     alive = {name: process for name, process in service.parts.items() if lives(process)}
     return replace(service, ray=alive.get("Ray"), mlflow_server=alive.get("MLflow"))
-
-
-def write_private(path: Path, text: str) -> None:
-    """A file that its owner alone can read, from its first moment on; whole or not at all.
-
-    Raises UserError where the file system keeps no modes.
-    """
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    check_private(partial)
-    partial.replace(path)
-
-
-def check_private(path: Path) -> None:
-    """Mode 600 for a file that holds a secret. Raises UserError where that cannot be had."""
-    path.chmod(0o600)
-    if path.stat().st_mode & 0o077:
-        raise UserError(f"{path}: this file system lets others read it; give a --storage that keeps file modes")
 
 
 def elsewhere(service: Service) -> bool:

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.errors import UserError, nearest
-from search.service import mlflow_server
+from data.errors import UserError
+from search.service import links, mlflow_server
 from search.service.background import HOST, begin, check_port, end, group, last_line, wait
 from search.service.state import running
-from search.tracking.mlflow_store import choose_uri, connect, served, shown
+from search.tracking.mlflow_store import choose_uri, served, shown
 
 
 def serve(storage: Path, port: int, study: str | None = None) -> None:
@@ -24,43 +24,23 @@ def serve(storage: Path, port: int, study: str | None = None) -> None:
     uri = choose_uri(storage)
     if served(uri):
         print(f"MLFLOW_TRACKING_URI names a server already: {shown(uri)}")
-        print("\n".join(links(uri, uri, study)))
+        print("\n".join(links.lines(uri, uri, study)))
         return
     if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(f"{shown(uri)}: no such store; nanosweep run makes it (or give its --storage)")
     if (service := running(storage)) is not None:
         print(f"nanosweep up serves it already: {shown(service.mlflow)}")
-        print("\n".join(links(service.mlflow, uri, study)))
+        print("\n".join(links.lines(service.mlflow, uri, study)))
         return
     check_port(port)
     for number in (signal.SIGINT, signal.SIGTERM):  # the server ends with us, also where a shell has us ignore Ctrl-C
         signal.signal(number, signal.default_int_handler)
     with _server(uri, storage, port) as (process, log):
-        lines = links(f"http://{HOST}:{port}", uri, study)  # the store is read while the server starts
+        lines = links.lines(f"http://{HOST}:{port}", uri, study)  # the store is read while the server starts
         wait(process, lambda: mlflow_server.healthy(port), log, "MLflow's server")
         print("\n".join([*lines, "Ctrl-C ends it"]), flush=True)
         process.wait()
         raise UserError(f"MLflow's server ended by itself: {last_line(log)}")
-
-
-def links(server: str, uri: str, study: str | None = None) -> list[str]:
-    """Lines with the link to a study, or to the newest, and the names of the others. Raises UserError."""
-    from search.tracking.mlflow_read import parents
-    from search.tracking.mlflow_view import link
-
-    known = parents(connect(uri))
-    chosen = [parent for parent in known if study in (None, parent.study, parent.run_id)][:1]
-    if not chosen and study is not None:
-        hint = nearest(study, {parent.study for parent in known}) if known else "it has no studies"
-        raise UserError(f"{study}: no such study in {shown(uri)}; {hint}")
-    lines = []
-    for parent in chosen:
-        address = link(server, parent.experiment_id, parent.run_id)
-        lines += [f"{parent.study}, sorted by objective: {address}", f"its curves: {address}&compareRunsMode=CHART"]
-    others = sorted({parent.study for parent in known} - {parent.study for parent in chosen})
-    if others:
-        lines.append(f"others (nanosweep ui STUDY): {', '.join(others)}")
-    return lines or [f"{server} (no study in it yet)"]
 
 
 @contextmanager

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from search.run.resources import cpus
-from search.service import background, mlflow_server, ray_head, state
+from search.service import background, links, mlflow_server, ray_head, state
 from search.service.state import Process, Service
 from search.service.upkeep import alone, cleaned, end_part, remove_scratch, settle
+from search.study.machine import cpus
 from search.tracking.mlflow_store import DATABASE, choose_uri, connect, served
 
 _ATTEMPTS = 3
@@ -195,9 +195,8 @@ def _planned(wanted: Wanted, folder: Path) -> Service:
 
 def study_links(service: Service) -> list[str]:
     """Links to the studies; the store is read past the server, which asks for a password perhaps. Raises UserError."""
-    from search.service.ui import links
-
-    return links(service.mlflow, _store(service.storage, service.mlflow) if service.mlflow_ours else service.mlflow)
+    uri = _store(service.storage, service.mlflow) if service.mlflow_ours else service.mlflow
+    return links.lines(service.mlflow, uri)
 
 
 def _store(storage: Path, ours: str) -> str:

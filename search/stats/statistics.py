@@ -136,7 +136,7 @@ def _range_quantile(probability: float, compared: int, df: int) -> float:
     return float(studentized_range.ppf(probability, compared, df))
 
 
-def compare(
+def compare_trials(
     values: Mapping[int, Sequence[float]],
     single: Mapping[int, float] | None = None,
     text: Text | None = None,

@@ -1,20 +1,30 @@
 """Finalists: the best trials of a search again, with fresh seeds, a round at a time. Pure: no Ray, no files.
 
-All share the seeds, and with them the order of the data and the initial weights of equal shapes: differences are
-paired. Who is clearly behind after a round is not in the next (`search.stats.racing`); a run that breaks says the same.
-Where a spec compares values (`compare: loss`), each has its finalists and its race; rounds are common to all.
+All finalists share the seeds, and with them the order of the data and the initial weights of equal shapes: differences
+are paired. A finalist that is clearly behind after a round, or whose run breaks, is not in the next.
+Where a spec compares values (`compare: loss`), each value has its finalists and its race; rounds are common to all.
+
+The race is for first place: it ends when one finalist is clearly ahead, whatever the order behind it. A finalist
+leaves when its distance to the leader is outside Tukey-Kramer's interval, the residual variance being that of the
+whole field (`statistics.fit`), so that in at most one race of a hundred anybody leaves who is as good as the leader,
+over all rivals and looks. Looser looks (5 %, or irace's t tests of pairs) saved few runs more and let the groups of
+the table go wrong too often; a rival at 8 seed standard deviations leaves a field of four after two or three rounds.
+A leader of one value is yet to be compared with the others' leaders, and runs every round.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from search.results.leaderboard import objective, seed_scores
 from search.spec.study_spec import StudySpec
-from search.stats.racing import in_doubt
+from search.stats.statistics import RACE, fit, margin
+from search.study.scores import objective, seed_scores
 from search.study.study import Study
+
+FEWEST = 2  # rounds before anybody leaves: the noise is not known from one
 
 
 def fresh_seed(spec: StudySpec, round_: int) -> int:
@@ -49,3 +59,27 @@ def pending(study: Study, spec: StudySpec) -> list[tuple[int, int]]:
         if any(len(seed_scores(study, number)) < round_ for number in doubtful):
             return []
     return []
+
+
+def in_doubt(values: Mapping[int, Sequence[float]], rounds: int, to_the_end: bool = False) -> list[int]:
+    """The finalists that the next round is for, in the order given; empty when the race is over.
+
+    values: by trial, one per round that it ran, finite; those that left have fewer. rounds: how many there may be.
+    One finalist alone runs every round: its own scatter is wanted. to_the_end: so does a leader whose race is over.
+    """
+    done = max(map(len, values.values()), default=0)
+    running = [number for number, found in values.items() if len(found) == done]
+    if done >= rounds:
+        return []
+    if done < FEWEST or len(values) == 1:
+        return running
+    seeds = fit(values)
+    leader = min(running, key=lambda number: seeds.means[number])
+    looks = max(1, rounds - FEWEST)
+    left = [
+        number
+        for number in running
+        if seeds.means[number] - seeds.means[leader]
+        <= margin(seeds.of_difference(number, leader), len(values), RACE / looks)
+    ]
+    return left if len(left) > 1 or to_the_end else []

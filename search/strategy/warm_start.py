@@ -12,13 +12,13 @@ from typing import Any
 
 from data.errors import UserError, nearest
 from data.paths import at_home
-from search.results.leaderboard import BROKEN, objective, objective_name
 from search.spec.points import Point, Space, assigned, exists, fields, ordered
 from search.spec.start_points import own_value
 from search.spec.study_spec import Sampler, StudySpec
 from search.strategy.sampler import objectives, told_as
 from search.study.header import differences
 from search.study.lookup import find_folder, names
+from search.study.scores import BROKEN, objective, objective_name
 from search.study.study import Study, Trial, read_study
 from trainer.config import TrainConfig
 from trainer.units import count

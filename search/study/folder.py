@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from search.results.leaderboard import objective
 from search.spec.study_spec import MAY_CHANGE, StudySpec
 from search.study.journal import ENDED, NAME, Record
+from search.study.scores import objective
 from search.study.study import Study, Trial
 
 BEST = 3  # trials that keep their weights; beside them the best of each compared value

@@ -20,8 +20,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from data.errors import UserError
-from search.service.state import write_private
 from search.tracking.mlflow_store import shown
+from trainer.files import write_private
 
 VARIABLE = "NANOSWEEP_MLFLOW_CREDENTIALS"
 FILE = ".mlflow-credentials"  # in the storage

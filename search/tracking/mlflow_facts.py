@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 from search.results import table
-from search.results.leaderboard import best, objective
 from search.stats.statistics import Standing
 from search.study.journal import FULL, Record
+from search.study.scores import best, objective
 from search.study.study import Study, Trial
 
 Metric = tuple[str, float, int, int]  # key, value, milliseconds since the epoch, step (tokens)

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from search.report import gallery
 from search.report.page import NAME as REPORT
 from search.results import export, table
-from search.results.leaderboard import best
 from search.results.standing import standings
 from search.study.journal import NAME, Record
+from search.study.scores import best
 from search.study.study import Study, Trial
 from search.tracking import bundle, mlflow_view
 from search.tracking import mlflow_facts as facts

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 from data import tokenizers
 from data.errors import UserError
 from search.results import export
-from search.results.leaderboard import best, objective, objective_name
 from search.study.folder import trial_folder
 from search.study.journal import NAME
+from search.study.scores import best, objective, objective_name
 from search.study.study import Study, Trial, read_study
 from search.tracking.mlflow_facts import texts
 from search.tracking.mlflow_runs import ID, PARENT, TRIAL, identity_of

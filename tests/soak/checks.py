@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from search.results.leaderboard import objective
 from search.spec.study_spec import StudySpec
 from search.strategy.sampler import Sampler
 from search.study.journal import AT_REST, ENDED, FULL, Record
+from search.study.scores import objective
 from search.study.study import Study
 from search.tracking.mlflow_facts import RUN_STATUS
 from tests.soak.alone import Numbers, numbers

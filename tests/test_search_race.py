@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.stats.racing import in_doubt
+from search.strategy.finalists import in_doubt
 
 
 def race(truth: list[float], rounds: int, rng: np.random.Generator, shared: float = 0.0) -> dict[int, list[float]]:

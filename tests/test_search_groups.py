@@ -19,10 +19,9 @@ from search.run.plan import _finalists, _turns
 from search.run.searcher import LedgerSearcher
 from search.spec.study_spec import Asha as Settings
 from search.spec.study_spec import StudySpec
-from search.stats.racing import in_doubt
 from search.strategy.advice import advice
 from search.strategy.asha import Asha, exempt
-from search.strategy.finalists import candidates, pending
+from search.strategy.finalists import candidates, in_doubt, pending
 from search.strategy.groups import group_of, in_turn, turn
 from search.strategy.sampler import Sampler
 from search.study.folder import Weights
