@@ -32,6 +32,7 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 SHELL = [block for block in BLOCKS if block.language == "sh"]
 SPEC = "study: page\nbase: trainer/configs/stories.yaml\n"
 SPACE, BUDGET = {"learning_rate": {"log": [1e-4, 1e-2]}}, {"trials": 4}
+PLAIN = {".", "cat", "cd", "cp", "export", "git", "grep", "head", "kubectl", "pip", "printf", "pytest", "ray", "ssh"}
 MARK = "NANOSWEEP_PAGE"  # in the environment of all that a page starts
 PORTS = {8265: "127.0.0.1", 5000: "127.0.0.1", 6379: "0.0.0.0"}  # of `nanosweep up`, as printed
 
@@ -171,8 +172,7 @@ def check_command(words: list[str]) -> None:
         if "-m" in words:
             check_module(words[words.index("-m") + 1], words[words.index("-m") + 2 :])
     else:
-        known = ("cat", "cd", "cp", "export", "git", "grep", "head", "kubectl", "pip", "printf", "pytest", "ray", "ssh", ".", "ls")
-        assert command in known, words
+        assert command in PLAIN, words
 
 
 def check_module(module: str, words: list[str]) -> None:

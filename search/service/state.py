@@ -10,11 +10,7 @@ from __future__ import annotations
 
 import configparser
 import json
-<<<<<<< HEAD
-import os
 import shlex
-=======
->>>>>>> main
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
