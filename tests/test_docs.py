@@ -160,7 +160,7 @@ def test_every_command_exists(block: Block) -> None:
 
 
 def check_command(words: list[str]) -> None:
-    command = Path(words[0]).name
+    command = words[0].rpartition("/")[2]
     if command == "nanosweep":
         check_nanosweep(words[1:])
     elif command == "make":
@@ -264,7 +264,8 @@ def subcommands() -> dict[str, argparse.ArgumentParser]:
 
 
 def test_every_command_and_option_is_on_its_page() -> None:
-    sections = dict(re.findall(r"^### `nanosweep ([a-z]+)`\n(.*?)(?=^##|\Z)", read("docs/commands.md"), re.M | re.S))
+    page = prose(ROOT / "docs" / "commands.md")
+    sections = dict(re.findall(r"^### `nanosweep ([a-z]+)`\n(.*?)(?=^##|\Z)", page, re.M | re.S))
     assert set(sections) == set(subcommands())
     for command, made in subcommands().items():
         options = {option for action in made._actions for option in action.option_strings if option.startswith("--")}
