@@ -197,7 +197,7 @@ def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str) -> 
         outputs = [("string", "text"), ("double", "nats"), ("long", "tokens")]
         save_model(
             path=str(place),
-            python_model=str(ROOT / "search" / "champion.py"),
+            python_model=str(ROOT / "search" / "tracking" / "champion.py"),
             artifacts={"run": str(files)},
             code_paths=[str(ROOT / room) for room in ("models", "data", "trainer")],
             signature=ModelSignature(
