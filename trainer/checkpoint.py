@@ -29,15 +29,13 @@ from data.errors import UserError
 from trainer import config as configs
 from trainer import files, yaml_file
 from trainer.config import TrainConfig
+from trainer.keys import kept_keys
 from trainer.records import CARD, CONFIG, FLOOR, METRICS
 from trainer.report import Report, Status
 from trainer.scores import SCORES
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 FORMAT = 1
-# what a resumed run must share with its checkpoint, beside the data and the model's shape: another value would make
-# the stored position or moments mean something else. Everything else (max_tokens, learning_rate, ...) may change.
-FIXED = ("batch_size", "gradient_accumulation_steps", "data_order", "seed", "loss", "optimizer")
 
 
 @dataclass
@@ -119,16 +117,11 @@ def check_resumable(checkpoint: Checkpoint, config: TrainConfig, data: Dataset, 
             f"{checkpoint.data_hash[:12]}); this is {data.corpus}, {data.tokenizer}, hash {data.hash[:12]}"
         )
     before, now = checkpoint.config, config
-    for key, was, wanted in [
-        *((key, getattr(before, key), getattr(now, key)) for key in FIXED),
-        *zip(
-            (f.name for f in dataclasses.fields(before.model(data.n_classes))),
-            dataclasses.astuple(before.model(data.n_classes)),
-            dataclasses.astuple(now.model(data.n_classes)),
-            strict=True,
-        ),
-    ]:
-        if was != wanted and key != "dropout":
+    shapes = before.model(data.n_classes), now.model(data.n_classes)
+    # another value would make the stored tensors, position or moments mean something else
+    for key in kept_keys(TrainConfig):
+        was, wanted = (getattr(one, key) for one in (shapes if hasattr(shapes[0], key) else (before, now)))
+        if was != wanted:
             raise UserError(f"{name} has {key}: {was}, the config has {key}: {wanted}; a resumed run keeps it")
 
 
