@@ -1,6 +1,6 @@
 """Whole studies that lose a node or their driver to SIGKILL: the same command goes on, and nothing is lost.
 
-A killed worker and Ctrl-C: test_search_tuner.py. All of it again and again in one study: `make soak`.
+A killed worker and Ctrl-C: test_search_study_run.py. All of it again and again in one study: `make soak`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from search.journal import ENDED, NAME, Record, read_records
-from search.study import Trial, read_study
+from search.study.journal import ENDED, NAME, Record, read_records
+from search.study.study import Trial, read_study
 from tests.soak import checks
 from tests.soak.alone import numbers, train
 from tests.soak.follower import Follower

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from trainer.config import TrainConfig
-
-Build = Callable[["nn.Module", "TrainConfig"], "list[torch.optim.Optimizer]"]
+Config = Any  # a TrainConfig, whose check of `optimizer` needs this file
+Build = Callable[["nn.Module", Config], "list[torch.optim.Optimizer]"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def decay_groups(parameters: list[nn.Parameter], config: TrainConfig) -> list[dict[str, Any]]:
+def decay_groups(parameters: list[nn.Parameter], config: Config) -> list[dict[str, Any]]:
     """nanoGPT's: matrices and embeddings decay, biases and norms do not."""
     return [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
@@ -47,19 +46,19 @@ def decay_groups(parameters: list[nn.Parameter], config: TrainConfig) -> list[di
     ]
 
 
-def build_adamw(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def build_adamw(model: nn.Module, config: Config) -> list[torch.optim.Optimizer]:
     """AdamW with nanoGPT's decay groups."""
     return [_adamw(decay_groups(trainable(model), config), config)]
 
 
-def build_sgd(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def build_sgd(model: nn.Module, config: Config) -> list[torch.optim.Optimizer]:
     """SGD with momentum; its weight decay is added to the gradient."""
     import torch
 
     return [torch.optim.SGD(decay_groups(trainable(model), config), config.learning_rate, config.momentum)]
 
 
-def build_muon(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def build_muon(model: nn.Module, config: Config) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between hidden layers, whose update it orthogonalises; AdamW for tables, head, vectors."""
     import torch
 
@@ -74,7 +73,7 @@ def build_muon(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimi
     return [muon, _adamw(decay_groups([p for p in parameters if id(p) not in hidden], config), config)]
 
 
-def _adamw(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
+def _adamw(groups: list[dict[str, Any]], config: Config) -> torch.optim.Optimizer:
     import torch
 
     fused = all(p.device.type in ("cpu", "cuda", "mps") for group in groups for p in group["params"])
