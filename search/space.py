@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.errors import UserError, nearest
-from models.config import LOSSES
+from models.losses import LOSSES
 from search.points import (
     Point,
     Space,
@@ -42,7 +42,7 @@ FIXED = {
     "eval_stride": "all trials are scored with the same context; set it in the base",
     "seed": "the luckiest seed would win; leave it out and train the best trials again with fresh seeds",
 }
-_OWNER = {name: loss for loss, names in LOSSES.items() for name in names}
+_OWNER = {name: loss.name for loss in LOSSES.values() for name in loss.parameters}
 _TRIED = 10_000  # combinations of values checked before a study starts
 _LARGEST_GRID = 100_000
 
@@ -60,6 +60,8 @@ def configure(base: TrainConfig, space: Space, point: Point) -> TrainConfig:
     changes = assigned(space, point)
     loss = changes.get("loss", base.loss)
     foreign = {name: None for name, owner in _OWNER.items() if owner != loss}
+    if loss in LOSSES:
+        foreign["loss_params"] = None  # of an own loss
     return replace(base, **{**foreign, **changes})
 
 

@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
 from data.errors import UserError, nearest
-from models.config import GPT2_SHAPES, LOSSES, READOUTS, GPTConfig, Mlp, Norm, Position, misfit
-from trainer import yaml_file
+from models.config import GPT2_SHAPES, GPTConfig, Mlp, Norm, Position, misfit
+from models.losses import LOSSES
+from trainer import loss_keys, yaml_file
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
@@ -56,8 +67,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
-class TrainConfig(BaseModel):
-    """Everything that `train` needs beside the data. Equal config, seed and data hash: equal run on equal hardware."""
+class _Keys(BaseModel):
+    """The first keys of `TrainConfig`; after them come those that the losses declare."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -92,13 +103,24 @@ class TrainConfig(BaseModel):
     Needs their shape (mlp: gelu_tanh, bias: true, ...) and tokenizer: gpt2; default: random weights from seed"""
 
     # loss
-    loss: Literal["cross_entropy", "squentropy", "mse", "rescaled_mse", "brier", "squentropy_coded"] = "cross_entropy"
-    readout: Literal["auto", "softmax", "inverse"] = "auto"
+    loss: loss_keys.LossName = loss_keys.DEFAULT
+    """a loss of models/losses.py, or your own as module:Name (a models.loss.Loss), which needs --allow-code"""
+    readout: loss_keys.ReadoutName = "auto"
     """how logits become probabilities for the score; auto: the one that undoes the loss's own bias"""
-    squentropy_lambda: Positive | None = None
-    rescaled_mse_k: Positive | None = None
-    rescaled_mse_m: Positive | None = None
-    squentropy_coded_w: Positive | None = None
+    loss_params: loss_keys.OwnParameters = None
+    """parameters of your own loss: {name: number}; those of the other losses are keys"""
+
+
+if TYPE_CHECKING:
+
+    class _KeysOfLosses(_Keys): ...
+
+else:
+    _KeysOfLosses = create_model("_KeysOfLosses", __base__=_Keys, **loss_keys.parameter_fields(LOSSES))
+
+
+class TrainConfig(_KeysOfLosses):
+    """Everything that `train` needs beside the data. Equal config, seed and data hash: equal run on equal hardware."""
 
     # optimizer
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
@@ -168,12 +190,7 @@ class TrainConfig(BaseModel):
             )
         if self.position == "rope" and (self.n_embd // self.n_head) % 2:
             raise ValueError(f"position: rope needs an even head size, got {self.n_embd}/{self.n_head}")
-        for loss, parameters in LOSSES.items():
-            for name in parameters:
-                if loss != self.loss and getattr(self, name) is not None:
-                    raise ValueError(f"{name} belongs to loss: {loss}, but loss is {self.loss}; remove one of them")
-        if self.readout not in ("auto", *READOUTS[self.loss]):
-            raise ValueError(f"readout: {self.readout} does not exist for loss: {self.loss}; {_options(self.loss)}")
+        loss_keys.check(self)
         if self.eval_context is not None and self.eval_context > self.block_size:
             raise ValueError(
                 f"eval_context ({self.eval_context}) exceeds block_size ({self.block_size}), which is all that the "
@@ -209,13 +226,13 @@ class TrainConfig(BaseModel):
 
     @property
     def loss_parameters(self) -> dict[str, float]:
-        """The chosen loss's parameters, defaults filled in."""
-        given = {name: getattr(self, name) for name in LOSSES[self.loss]}
-        return {name: default if given[name] is None else given[name] for name, default in LOSSES[self.loss].items()}
+        """See `loss_keys.parameters`."""
+        return loss_keys.parameters(self)
 
     @property
     def chosen_readout(self) -> str:
-        return READOUTS[self.loss][0] if self.readout == "auto" else self.readout
+        """See `loss_keys.readout`."""
+        return loss_keys.readout(self)
 
     @property
     def tokens_per_step(self) -> int:
@@ -240,8 +257,22 @@ class TrainConfig(BaseModel):
         return max(1, round(float(self.max_tokens.split()[0]) * tokens_per_epoch))
 
 
-def _options(loss: str) -> str:
-    return f"allowed: {', '.join(('auto', *READOUTS[loss]))}"
+def assign(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's values with some changed. `loss_params.gamma` is one entry of a key that holds a mapping.
+
+    Raises UserError for a dotted name whose key holds none.
+    """
+    result = dict(values)
+    for name, value in changes.items():
+        key, dot, entry = name.partition(".")
+        if not dot:
+            result[name] = value
+        elif key not in TrainConfig.model_fields or "dict" not in str(TrainConfig.model_fields[key].annotation):
+            raise UserError(f"{name}: unknown key; {nearest(name, TrainConfig.model_fields)}")
+        else:
+            before = result.get(key)
+            result[key] = {**(before if isinstance(before, dict) else {}), entry: value}
+    return result
 
 
 def load(path: Path, overrides: list[str] | None = None) -> TrainConfig:
@@ -255,20 +286,20 @@ def load(path: Path, overrides: list[str] | None = None) -> TrainConfig:
         key, sign, given = text.partition("=")
         if not sign:
             raise UserError(f"--set {text}: expected key=value")
-        if key not in TrainConfig.model_fields:
+        if key.partition(".")[0] not in TrainConfig.model_fields:
             raise UserError(f"--set {text}: unknown key {key}; {nearest(key, TrainConfig.model_fields)}")
-        value[key] = yaml_file.scalar(given)
-        lines.pop((key,), None)
+        value = assign(value, {key: yaml_file.scalar(given)})
+        lines.pop(tuple(key.split(".")), None)
     return yaml_file.validate(TrainConfig, yaml_file.YamlFile(file.name, value, lines))
 
 
 def replace(config: TrainConfig, **changes: Any) -> TrainConfig:
-    """A checked copy with some values changed. Raises UserError naming the key."""
+    """A checked copy with some values changed, dotted names as in `assign`. Raises UserError naming the key."""
+    values = assign(config.model_dump(), changes)
     try:
-        return TrainConfig.model_validate({**config.model_dump(), **changes})
+        return TrainConfig.model_validate(values)
     except ValidationError as error:
-        file = yaml_file.YamlFile("config", {**config.model_dump(), **changes}, {})
-        raise UserError(yaml_file.explain(error, TrainConfig, file)) from None
+        raise UserError(yaml_file.explain(error, TrainConfig, yaml_file.YamlFile("config", values, {}))) from None
 
 
 def dump(config: TrainConfig) -> str:
