@@ -32,6 +32,10 @@ def _line(text: str) -> str:
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
+class Lost(Exception):  # noqa: N818 (it is what the user reads)
+    """A run that could not continue, by no mistake of the user: what happened and what to do, in a line."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`did you mean X?`, or the list of what is allowed when nothing is near.
 

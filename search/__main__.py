@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from search.cli import main
+from search.cli.main import main
 
 
 def enter() -> NoReturn:

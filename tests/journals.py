@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from search.journal import VERSION
-from search.study import Ledger
+from search.study.journal import VERSION
+from search.study.study import Ledger
 from trainer.config import TrainConfig
 
 RUNGS = [1000, 4000]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from search.load import load_spec
-from search.space import check
-from search.spec import StudySpec
+from search.spec.load import load_spec
+from search.spec.space import check
+from search.spec.study_spec import StudySpec
 from trainer.config import TrainConfig
 from trainer.yaml_file import YamlFile
 

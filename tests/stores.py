@@ -7,7 +7,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from search.mlflow_store import DATABASE, connect
+from search.tracking.mlflow_store import DATABASE, connect
 
 
 @cache

@@ -10,55 +10,98 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("search", "trainer", "models", "data")
+PACKAGES = ("models", "data", "trainer", "search")
 MAY_IMPORT = {
     "models": {"models"},
     "data": {"data"},
     "trainer": {"trainer", "models", "data"},
     "search": {"search", "trainer", "models", "data"},
 }
+# the rooms of search/, from the ground up: each imports itself and those before it
+ROOMS = (
+    *("stats", "spec", "study", "strategy", "results", "report"),
+    *("tracking", "service", "run", "jobs", "cli"),
+)
+TOP = {"__init__", "__main__", "leaderboard"}  # in no room: what users start and import
 # the adapters: the only files that know these libraries
 VENDORS = {
     "ray": {
-        "search/trainable.py",
-        "search/driver.py",
-        "search/scheduler.py",
-        "search/searcher.py",
-        "search/resources.py",
-        "search/pulse.py",
-        "search/watch.py",
-        "search/nodes.py",
-        "search/jobs.py",
-        "search/train_workers.py",
+        "search/run/trainable.py",
+        "search/run/driver.py",
+        "search/run/scheduler.py",
+        "search/run/searcher.py",
+        "search/run/resources.py",
+        "search/run/watch.py",
+        "search/run/nodes.py",
+        "search/jobs/ray_jobs.py",
+        "search/run/train_workers.py",
     },
-    "optuna": {"search/sampler.py", "search/importance.py"},
-    "mlflow": {"search/mlflow_store.py", "search/mlflow_runs.py", "search/registry.py", "search/champion.py"},
-    "transformers": {"search/compare.py"},
-    "matplotlib": {"search/figures.py"},
+    "optuna": {"search/strategy/sampler.py", "search/results/importance.py"},
+    "mlflow": {
+        "search/tracking/mlflow_store.py",
+        "search/tracking/mlflow_runs.py",
+        "search/tracking/registry.py",
+        "search/tracking/champion.py",
+    },
+    "transformers": {"trainer/model_comparison.py"},
+    "matplotlib": {"search/report/figures.py"},
 }
-LONGEST = 500  # lines: read in one sitting
+SHORTEST, LONGEST = 20, 500  # lines: a file has one duty, and is read in one sitting
 
 
 def sources() -> list[Path]:
-    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
-def imported(path: Path) -> set[str]:
-    """Top-level names of every import in a file, those inside functions included."""
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def named(path: Path) -> set[str]:
+    """Every module that a file imports, those inside functions included; `from a import b` names a and a.b."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names.update(alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module.split(".")[0])
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import; name the whole path"
+            names.add(node.module or "")
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
     return names
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names among them."""
+    return {name.split(".")[0] for name in named(path)}
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_point_one_way(path: Path) -> None:
-    room = path.relative_to(ROOT).parts[0]
-    ours = imported(path) & {*ROOMS, "tests"}
-    assert ours <= MAY_IMPORT[room], f"{path.name} imports {sorted(ours - MAY_IMPORT[room])}"
+    package = path.relative_to(ROOT).parts[0]
+    ours = imported(path) & {*PACKAGES, "tests"}
+    assert ours <= MAY_IMPORT[package], f"{path.name} imports {sorted(ours - MAY_IMPORT[package])}"
+
+
+def test_search_consists_of_its_rooms() -> None:
+    assert {path.name for path in (ROOT / "search").iterdir() if (path / "__init__.py").exists()} == {*ROOMS}
+    assert {path.stem for path in (ROOT / "search").glob("*.py")} == TOP
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "search").glob("*/*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_imports_only_itself_and_those_before_it(path: Path) -> None:
+    allowed = {*ROOMS[: ROOMS.index(path.parent.name) + 1]}
+    rooms = {name.split(".")[1] for name in named(path) if name.startswith("search.")}
+    assert rooms <= allowed, f"{path.parent.name}/{path.name} imports upward: {sorted(rooms - allowed)}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    modules = {module_of(path): path for path in sources() if path.name != "__init__.py"}
+    arrows = {module: named(path) & modules.keys() - {module} for module, path in modules.items()}
+    while leaves := [module for module, targets in arrows.items() if not targets]:
+        for module in leaves:
+            del arrows[module]
+        arrows = {module: targets - {*leaves} for module, targets in arrows.items()}
+    assert not arrows, f"these import each other, or what does: {sorted(arrows)}"
 
 
 @pytest.mark.parametrize("vendor", sorted(VENDORS))
@@ -70,7 +113,9 @@ def test_only_the_adapters_know_the_vendors(vendor: str) -> None:
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_is_read_in_one_sitting(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= LONGEST
+    lines = len(text.splitlines())
+    assert lines <= LONGEST
+    assert lines >= SHORTEST or path.stem in ("__init__", "__main__"), "merge it with what it belongs to"
     assert ast.get_docstring(ast.parse(text)), "a file opens with what it is for"
 
 
@@ -80,7 +125,8 @@ def test_docker_is_no_package() -> None:
 
 
 def test_importing_a_room_loads_nothing_heavy() -> None:
-    code = "import sys, search.cli, search.spec, search.study, search.gallery, search.figures\n"
+    code = "import sys, search.cli.main, search.spec.study_spec, search.study.study\n"
+    code += "import search.report.gallery, search.report.figures\n"
     code += "import trainer.config, models.config, data.dataset\n"
     code += "heavy = ('torch', 'ray', 'optuna', 'mlflow', 'pandas', 'datasets', 'matplotlib')\n"
     code += "print([m for m in heavy if m in sys.modules])"

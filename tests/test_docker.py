@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from search.cli import parser
+from search.cli.main import parser
 from tests import composed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,7 +101,7 @@ def test_the_entrypoint_runs_in_a_clean_directory(app: Path, inside: dict[str, s
     (entrypoint,) = [yaml.safe_load(line) for line in instructions("ENTRYPOINT")]
     (default,) = [yaml.safe_load(line) for line in instructions("^CMD")] or [["--help"]]
     assert "usage: nanosweep" in run([*entrypoint, *default], cwd=tmp_path, env=inside)
-    code = "import sys; from pathlib import Path; from search.load import load_spec; "
+    code = "import sys; from pathlib import Path; from search.spec.load import load_spec; "
     code += "print(load_spec(Path(sys.argv[1]))[0].study)"
     spec = app / "search/specs/quickstart.yaml"  # its base is found from anywhere
     assert run([sys.executable, "-c", code, str(spec)], cwd=tmp_path, env=inside).strip() == "quickstart"

@@ -22,12 +22,13 @@ from typing import Any
 import psutil
 import pytest
 
-from search import background, tuner
-from search.load import load_spec
-from search.mlflow_read import fetch_study
-from search.mlflow_store import connect
-from search.study import read_study
-from search.tracking import Tracker
+from search.run import study_run
+from search.service import background
+from search.spec.load import load_spec
+from search.study.study import read_study
+from search.tracking.mlflow_read import fetch_study
+from search.tracking.mlflow_store import connect
+from search.tracking.tracker import Tracker
 from tests import composed, journals, tiny
 
 pytestmark = pytest.mark.slow
@@ -227,7 +228,7 @@ def test_a_study_runs_on_it_and_is_read_back_through_it_alone(
     config = tiny.config().model_dump(mode="json", exclude_none=True)
     (tmp_path / "base.yaml").write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in config.items()))
     (tmp_path / "spec.yaml").write_text(SPEC.format(name="on-postgres", storage=tmp_path / "runs"))
-    tuner.run(*load_spec(tmp_path / "spec.yaml"))
+    study_run.run(*load_spec(tmp_path / "spec.yaml"))
     study = read_study(tmp_path / "runs" / "on-postgres")
     assert [trial.status for trial in study.trials.values()] == ["completed"] * 3
     shutil.move(tmp_path / "runs", tmp_path / "hidden")

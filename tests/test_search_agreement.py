@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search import table
-from search.agreement import FEWEST, Agreement, agreement, interval, kendall, lines
-from search.study import Ledger, Study
+from search.results import table
+from search.results.agreement import FEWEST, Agreement, agreement, interval, kendall, lines
+from search.study.study import Ledger, Study
 from tests import journals
 
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.asha import Asha, Decision, bracket, exempt, rebuild
-from search.spec import Asha as Settings
-from search.spec import StudySpec
-from search.study import read_study
+from search.spec.study_spec import Asha as Settings
+from search.spec.study_spec import StudySpec
+from search.strategy.asha import Asha, Decision, bracket, exempt, rebuild
+from search.study.study import read_study
 from tests import journals, specs
 from trainer.config import TrainConfig
 

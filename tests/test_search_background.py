@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from data.errors import UserError
-from search import background
+from search.service import background
 from tests.drivers import until
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.cautions import cautions
-from search.spec import StudySpec
-from search.study import Ledger
+from search.results.cautions import cautions
+from search.spec.study_spec import StudySpec
+from search.study.study import Ledger
 from tests import journals, specs
 from trainer.config import TrainConfig
 
@@ -209,7 +209,7 @@ def test_a_parameter_without_effect_is_named_when_an_effect_would_have_been_seen
 def test_the_power_that_is_promised_is_there() -> None:
     from scipy.stats import chi2, kruskal, ncx2
 
-    from search.cautions import _CLEAR, _POWER
+    from search.results.cautions import _CLEAR, _POWER
 
     rng, n = np.random.default_rng(1), 1
     while ncx2.sf(chi2.isf(0.05, 2), 2, 3 / math.pi * n * _CLEAR / (1 - _CLEAR)) < _POWER:

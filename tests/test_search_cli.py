@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from search import tuner
-from search.cli import main
+from search.cli.main import main
+from search.run import study_run
 from tests import journals
 from trainer.config import load
 
@@ -65,7 +65,7 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=lambda c: " ".join(c) or "nanosweep")
 def test_help_imports_nothing_heavy_and_answers_at_once(command: list[str]) -> None:
     code = (
-        "import sys; from search.cli import main\n"
+        "import sys; from search.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit as end: assert end.code == 0, end.code\n"
         f"print('HEAVY', [name for name in {HEAVY} if name in sys.modules])"
@@ -170,7 +170,7 @@ def test_run_hands_the_changed_spec_to_the_search(
         seen.update(spec=spec, base=base, **options)
         return journals.write_study(spec.folder).study
 
-    monkeypatch.setattr(tuner, "run", run)
+    monkeypatch.setattr(study_run, "run", run)
     arguments = ["run", "spec.yaml", "--name", "mine", "--storage", "there", "--set", "dropout=0.2", "--address", "x:1"]
     assert main(arguments) == 130  # one of its trials is interrupted
     assert seen["spec"].folder == place / "there" / "mine"
@@ -185,7 +185,7 @@ def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tuner, "run", run)
+    monkeypatch.setattr(study_run, "run", run)
     assert main(["run", "spec.yaml"]) == 130
 
 

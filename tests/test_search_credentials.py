@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search import credentials
+from search.tracking import credentials
 
 USER = {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": "100%;[x] = s3cret"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from search.study import read_study
+from search.study.study import read_study
 from tests.test_search_tuner import alone, numbers, write
 
 ROOT = Path(__file__).resolve().parent.parent

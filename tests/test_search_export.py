@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search import export
-from search.study import Study
+from search.results import export
+from search.study.study import Study
 from tests import journals
 from trainer.config import TrainConfig, load
 

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from search.journal import ENDED, NAME, Record, read_records
-from search.study import Trial, read_study
+from search.study.journal import ENDED, NAME, Record, read_records
+from search.study.study import Trial, read_study
 from tests.soak import checks
 from tests.soak.alone import numbers, train
 from tests.soak.follower import Follower

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from search.finalists import candidates, fresh_seed, pending
-from search.searcher import LedgerSearcher
-from search.spec import StudySpec
-from search.study import Ledger, spent
+from search.run.searcher import LedgerSearcher
+from search.spec.study_spec import StudySpec
+from search.strategy.finalists import candidates, fresh_seed, pending
+from search.study.study import Ledger, spent
 from tests import journals
 from trainer.config import TrainConfig
 

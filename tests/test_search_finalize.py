@@ -9,11 +9,12 @@ import pytest
 
 from data.errors import UserError
 from data.prepare import load_test, prepare
-from search import finalize, header
-from search.documents import describe
-from search.folder import trial_folder
-from search.journal import NAME
-from search.study import Ledger, read_study
+from search.results import finalize
+from search.results.documents import describe
+from search.study import header
+from search.study.folder import trial_folder
+from search.study.journal import NAME
+from search.study.study import Ledger, read_study
 from tests import journals, tiny
 from trainer.config import replace
 from trainer.rescore import rescore

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search.folder import BEST, Weights, held, trial_folder
-from search.journal import NAME
+from search.study.folder import BEST, Weights, held, trial_folder
+from search.study.journal import NAME
 from tests import journals
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from search.folder import held
+from search.study.folder import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

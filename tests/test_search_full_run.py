@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from search import export
-from search.full_run import main, share
-from search.mlflow_read import parents
-from search.mlflow_store import DATABASE, connect
-from search.resources import Node, Share
-from search.run_folder import Reports
-from search.study import Ledger
-from search.tracking import Tracker
+from search.results import export
+from search.run.full_run import main
+from search.run.full_run_workers import share
+from search.run.resources import Share
+from search.study.machine import Node
+from search.study.study import Ledger
+from search.tracking.mlflow_read import parents
+from search.tracking.mlflow_store import DATABASE, connect
+from search.tracking.tracker import Tracker
 from tests import journals, tiny
 from tests.stores import fresh_store
 from trainer import config
 from trainer.config import TrainConfig
 from trainer.records import METRICS
+from trainer.run_folder import Reports
 
 LAPTOP, SERVER = Node("laptop", 4, 0), Node("server", 24, 4)
 
@@ -207,7 +209,7 @@ def test_mlflow_that_is_away_stops_no_run(
     place: Path, best: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setattr("search.full_run_log.FLUSH", 1.0)
+    monkeypatch.setattr("search.tracking.full_run_log.FLUSH", 1.0)
     assert main([str(best)]) == 0
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2

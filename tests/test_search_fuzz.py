@@ -17,15 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.errors import UserError
-from search import export, table
-from search.asha import rebuild
-from search.cli import main
-from search.folder import held, write_spec
-from search.journal import NAME
-from search.load import ROOT, load_spec
-from search.space import check
-from search.spec import StudySpec
-from search.study import read_study
+from search.cli.main import main
+from search.results import export, table
+from search.spec.load import ROOT, load_spec
+from search.spec.space import check
+from search.spec.study_spec import StudySpec
+from search.strategy.asha import rebuild
+from search.study.folder import held, write_spec
+from search.study.journal import NAME
+from search.study.study import read_study
 from tests import journals, mutations
 from trainer.config import TrainConfig, load
 
@@ -124,7 +124,7 @@ def main_name(place: Path, name: str | None) -> None:
     """`--name`: as the command reads it."""
     from argparse import Namespace
 
-    from search.cli import _load
+    from search.cli.main import _load
 
     if name is not None:
         spec = ROOT / "search/specs/quickstart.yaml"

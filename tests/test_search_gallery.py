@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
-from search import figures, gallery
-from search.cli import main
-from search.folder import trial_folder
+from search.cli.main import main
+from search.report import figures, gallery
+from search.study.folder import trial_folder
 from tests import journals, tiny
 from trainer.calibration import BINS
 from trainer.scores import Scores

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search import header
-from search.spec import StudySpec
+from search.spec.study_spec import StudySpec
+from search.study import header
 from tests import specs, tiny
 from trainer.config import TrainConfig
 from trainer.loop import default_eval_tokens

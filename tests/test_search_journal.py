@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import UserError
-from search.journal import Journal, decode_metrics, encode, read_records
-from search.study import Ledger
+from search.study.journal import Journal, decode_metrics, encode, read_records
+from search.study.study import Ledger
 from tests import journals
 from tests.limits import largest_file
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search import by_value, leaderboard, notes, table
-from search.standing import standings
-from search.study import read_study
+from search.leaderboard import frame, reports
+from search.results import by_value, leaderboard, notes, table
+from search.results.standing import standings
+from search.study.scores import best, objective
+from search.study.study import read_study
 from tests import journals
 
 FLOOR = {"val_loss": 1.0, "val_perplexity": math.e, "val_bits_per_byte": 1.4}
@@ -27,7 +29,7 @@ def study(tmp_path: Path):
 def test_full_length_trials_lead_however_low_a_pruned_one_stood(study) -> None:
     numbers = [trial.number for trial in leaderboard.order(study)]
     assert numbers == [1, 0, 5, 2, 6, 3, 4]
-    assert leaderboard.best(study) is study.trials[1]
+    assert best(study) is study.trials[1]
 
 
 def test_only_full_length_trials_have_an_objective(study) -> None:
@@ -39,9 +41,9 @@ def test_a_final_report_does_not_count_before_the_trial_has_ended(tmp_path: Path
     ledger = journals.write_study(tmp_path / "quick")
     journals.start(ledger, 6)
     journals.report(ledger, 6, journals.LENGTH, 1.5)
-    assert leaderboard.objective(ledger.study, ledger.study.trials[6]) is None
+    assert objective(ledger.study, ledger.study.trials[6]) is None
     journals.end(ledger, 6, "early_stopped")
-    assert leaderboard.best(ledger.study) is ledger.study.trials[6]
+    assert best(ledger.study) is ledger.study.trials[6]
 
 
 def test_an_objective_that_is_not_finite_is_none(tmp_path: Path) -> None:
@@ -50,7 +52,7 @@ def test_an_objective_that_is_not_finite_is_none(tmp_path: Path) -> None:
     journals.report(ledger, 6, journals.LENGTH - 1, 9.0)
     ledger.write("report", trial=6, step=80, tokens=8000, rung=None, final=True, metrics={"val_perplexity": math.inf})
     journals.end(ledger, 6, "completed")
-    assert leaderboard.objective(ledger.study, ledger.study.trials[6]) is None
+    assert objective(ledger.study, ledger.study.trials[6]) is None
     assert leaderboard.order(ledger.study)[-1].number in (3, 4, 6)
 
 
@@ -77,13 +79,13 @@ def test_the_objective_may_be_bits_per_byte(tmp_path: Path) -> None:
 
 
 def test_frames_have_a_row_per_trial_and_a_row_per_report(study) -> None:
-    frame = leaderboard.frame(study)
-    assert len(frame) == 7
-    assert frame.trial.tolist() == [1, 0, 5, 2, 6, 3, 4]
-    assert {"learning_rate", "loss", "squentropy_lambda", "peak_memory_mb", "val_bits_per_byte"} <= {*frame.columns}
-    reports = leaderboard.reports(study)
-    assert len(reports) == 10
-    assert reports[reports.trial == 1].val_perplexity.tolist() == pytest.approx([7.0, 3.5, 4.0])
+    trials = frame(study)
+    assert len(trials) == 7
+    assert trials.trial.tolist() == [1, 0, 5, 2, 6, 3, 4]
+    assert {"learning_rate", "loss", "squentropy_lambda", "peak_memory_mb", "val_bits_per_byte"} <= {*trials.columns}
+    measured = reports(study)
+    assert len(measured) == 10
+    assert measured[measured.trial == 1].val_perplexity.tolist() == pytest.approx([7.0, 3.5, 4.0])
 
 
 def test_linked_parameters_have_a_column_each() -> None:
@@ -108,17 +110,17 @@ def test_a_study_is_found_by_folder_file_and_name(tmp_path: Path, monkeypatch: p
     journals.write_study(tmp_path / "runs" / "quick")
     monkeypatch.chdir(tmp_path)
     for given in ("quick", "runs/quick", tmp_path / "runs" / "quick", tmp_path / "runs" / "quick" / "trials.jsonl"):
-        assert len(leaderboard.frame(given)) == 7
-    assert len(leaderboard.frame("quick", tmp_path / "runs")) == 7
+        assert len(frame(given)) == 7
+    assert len(frame("quick", tmp_path / "runs")) == 7
 
 
 def test_an_unknown_study_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     journals.write_study(tmp_path / "quick")
     with pytest.raises(UserError, match="did you mean quick"):
-        leaderboard.frame("quik", tmp_path)
+        frame("quik", tmp_path)
     with pytest.raises(UserError, match="holds no study"):
-        leaderboard.frame("quick", tmp_path / "nowhere")
+        frame("quick", tmp_path / "nowhere")
 
 
 def test_the_table_fits_a_narrow_terminal_without_breaking_lines(study) -> None:
@@ -200,7 +202,7 @@ def test_a_study_without_trials_has_a_table(tmp_path: Path) -> None:
     assert "no trials yet" in table.render(study)
     assert "no trials yet" in table.markdown(study)
     assert json.loads(table.as_json(study))["trials"] == []
-    assert len(leaderboard.frame(study)) == len(leaderboard.reports(study)) == 0
+    assert len(frame(study)) == len(reports(study)) == 0
 
 
 def test_titles_have_nats_per_character_theirs_and_the_honest_ones(tmp_path: Path) -> None:

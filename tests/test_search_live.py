@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from search import live
-from search.study import Ledger
+from search.run import live
+from search.study.study import Ledger
 from tests import journals
 from tests.journals import LENGTH
 

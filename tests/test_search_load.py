@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search.load import load_spec
+from search.spec.load import load_spec
 from tests import specs
 
 TEXT = """set: {dropout: 0.1, max_tokens: 1M}

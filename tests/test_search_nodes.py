@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from search.nodes import Answer, complaint
+from search.run.nodes import Answer, complaint
 
 HERE = {"python": "3.11.9", "torch": "2.13.0+cpu", "ray": "2.60.0"}
 FOLDER = Path("/shared/runs/s")

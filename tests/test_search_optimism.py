@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from search.optimism import optimism
+from search.stats.optimism import optimism
 
 Spread = Callable[[np.random.Generator, int], np.ndarray]
 SPACES: dict[str, Spread] = {

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search import package
-from search.load import load_spec
-from search.package import LIMIT, Package, check_size, code, collect, write
+from search.jobs import package
+from search.jobs.package import LIMIT, Package, check_size, code, collect, write
+from search.spec.load import load_spec
 from tests import specs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +33,7 @@ def packed(path: Path, tmp_path: Path, scale: str | None = None) -> tuple[Packag
 
 def loads_there(found: Package, target: Path, *words: str) -> str:
     """What the code in the package says of the spec in it: `nanosweep plan` in the unpacked folder."""
-    lines = "import sys; from pathlib import Path; from search.load import load_spec, ROOT\n"
+    lines = "import sys; from pathlib import Path; from search.spec.load import load_spec, ROOT\n"
     lines += "spec, base, file = load_spec(Path(sys.argv[1]), scale=sys.argv[2] or None)\n"
     lines += "print(ROOT == Path.cwd(), spec.study, base.n_embd)"
     done = subprocess.run(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search.paths import absolute
+from search.jobs.paths import absolute
 from tests import specs
 
 HEAD = "http://head:8265"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search import header
-from search.load import load_spec
-from search.plan import describe
-from search.prior import take_over
-from search.study import Ledger, Study
-from search.tuner import prepare
+from search.run.plan import describe
+from search.run.prepare import prepare
+from search.spec.load import load_spec
+from search.strategy.warm_start import take_over
+from search.study import header
+from search.study.study import Ledger, Study
 from tests import journals, specs
 
 BASE = """

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search.journal import NAME
-from search.pulse import _watch
-from search.study import read_study
+from search.run.watch import _watch
+from search.study.journal import NAME
+from search.study.study import read_study
 from tests.drivers import children, records, until, workers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +32,7 @@ report_timeout_minutes: 0.15
 
 
 def test_what_stops_answering_is_told_once_and_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.pulse._EVERY", 0.05)
+    monkeypatch.setattr("search.run.watch._EVERY", 0.05)
     said: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as lives:
         dies = socket.create_server(("127.0.0.1", 0))
@@ -85,10 +85,10 @@ def test_a_hanging_trial_is_ended_and_rays_death_is_said_and_loses_nothing(tmp_p
 def test_what_a_killed_driver_left_in_the_temporary_folder_goes_with_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.resources import _scratch
+    from search.run.resources import _scratch
 
-    monkeypatch.setattr("search.resources.tempfile.gettempdir", lambda: "/tmp")
-    code = "from search.resources import _scratch; made = _scratch(); print(made[0], flush=True); input()"
+    monkeypatch.setattr("search.run.resources.tempfile.gettempdir", lambda: "/tmp")
+    code = "from search.run.resources import _scratch; made = _scratch(); print(made[0], flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

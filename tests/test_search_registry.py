@@ -14,13 +14,13 @@ import pytest
 import yaml
 
 from data.errors import UserError
-from search import registry
-from search.folder import trial_folder
-from search.leaderboard import objective
-from search.mlflow_store import DATABASE, connect
-from search.registry import ALIAS, keep_up, register
-from search.study import Ledger, read_study
-from search.tracking import Tracker
+from search.study.folder import trial_folder
+from search.study.scores import objective
+from search.study.study import Ledger, read_study
+from search.tracking import registry
+from search.tracking.mlflow_store import DATABASE, connect
+from search.tracking.registry import ALIAS, keep_up, register
+from search.tracking.tracker import Tracker
 from tests import journals, tiny
 from tests.stores import fresh_store
 from tests.test_trainer_portable import documents

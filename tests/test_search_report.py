@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from search import leader_text, report, table
-from search.cli import main
-from search.importance import importance
-from search.leader_text import Samples
-from search.lookup import open_study
-from search.report_trials import shown
-from search.standing import standings
-from search.study import Study
-from search.svg import Choices, Scale, tag
+from search.cli.main import main
+from search.report import leader_text, page
+from search.report.leader_text import Samples
+from search.report.svg import Choices, Scale, tag
+from search.report.trial_marks import shown
+from search.results import table
+from search.results.importance import importance
+from search.results.standing import standings
+from search.study.study import Study
+from search.tracking.open_study import open_study
 from tests import journals, simulated, tiny
 from tests.browser import browser
 
@@ -68,7 +69,7 @@ def study() -> Study:
 
 @pytest.fixture(scope="module")
 def html(study: Study) -> str:
-    return report.page(study, NONE)
+    return page.page(study, NONE)
 
 
 def test_the_numbers_are_the_leaderboards(study: Study, html: str) -> None:
@@ -107,7 +108,7 @@ def test_whatever_a_study_says_stays_text(tmp_path: Path) -> None:
     journals.start(ledger, 7)
     journals.report(ledger, 7, 1000, 3.0, rung=1000)
     ledger.write("status", trial=7, status="failed", cause=EVIL, node=EVIL, seconds=1.0)
-    html = report.page(ledger.study, Samples([EVIL], EVIL))
+    html = page.page(ledger.study, Samples([EVIL], EVIL))
     found = Page(html)
     assert [name for name, _ in found.tags].count("script") == 1
     assert "img" not in {name for name, _ in found.tags}
@@ -142,14 +143,14 @@ def test_there_is_a_page_of_whatever_there_is(tmp_path: Path, kind: str) -> None
         journals.end(ledger, 0, "diverged", cause="nan")
     if kind in ("one", "bits", "other_release"):
         journals.complete(ledger, 0, 4.0)
-    found = Page(report.page(ledger.study, NONE))
+    found = Page(page.page(ledger.study, NONE))
     assert "NaN" not in found.text
     assert not [value for _, a in found.tags for value in a.values() if value and re.search(r"\b(nan|inf)\b", value)]
 
 
 def test_thousands_of_trials_still_make_a_small_page() -> None:
     many = simulated.study(trials=600, slots=8, dies=None)
-    html = report.page(many, NONE, standings(many, resamples=10))
+    html = page.page(many, NONE, standings(many, resamples=10))
     assert len(html) < 2_500_000
     assert f"The first 300 of {len(many.searched)} trials" in html
 
@@ -200,13 +201,13 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytes
 def test_a_study_does_not_fail_for_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     simulated.write(tmp_path / "quick", trials=5)
     (tmp_path / "quick" / "report.html").mkdir()
-    report.write_beside(tmp_path / "quick")
+    page.write_beside(tmp_path / "quick")
     assert "was not written" in capsys.readouterr().err
 
 
 def test_a_study_of_the_server_gets_its_page_here(tmp_path: Path) -> None:
     evil = journals.write_study(tmp_path / "quick", spec={**journals.header()["spec"], "study": "../../etc/x"}).study
-    assert report.place(evil, None) == Path("x-report.html")
+    assert page.place(evil, None) == Path("x-report.html")
 
 
 # samples

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search.resources import Node, Share, ray_session, share, this_machine
-from search.spec import Resources
+from search.run.resources import Share, ray_session, share
+from search.spec.study_spec import Resources
+from search.study.machine import Node, this_machine
 from trainer.yaml_file import YamlFile
 
 FILE = YamlFile("spec.yaml", {}, {("resources",): 7})

@@ -13,11 +13,11 @@ import optuna
 import pytest
 import torch
 
-from search.journal import NAME, Record, encode, read_records
-from search.points import exists
-from search.sampler import Sampler
-from search.spec import StudySpec
-from search.study import Ledger, Study
+from search.spec.points import exists
+from search.spec.study_spec import StudySpec
+from search.strategy.sampler import Sampler
+from search.study.journal import NAME, Record, encode, read_records
+from search.study.study import Ledger, Study
 from tests import journals
 
 torch.set_num_threads(1)  # the GP's small matrices: threads that wait for each other take most of the time

@@ -13,11 +13,13 @@ import torch
 from data.errors import UserError
 from data.prepare import prepare
 from models.losses import log_probs
-from search import finalize, header, samples, table
-from search.cli import main
-from search.folder import Weights, trial_folder
-from search.samples import Rule
-from search.study import Ledger, read_study
+from search.cli.main import main
+from search.report import samples
+from search.report.samples import Rule
+from search.results import finalize, table
+from search.study import header
+from search.study.folder import Weights, trial_folder
+from search.study.study import Ledger, read_study
 from tests import journals, tiny
 from trainer import checkpoint
 from trainer.config import TrainConfig, replace

@@ -16,14 +16,15 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from search.asha import rebuild
-from search.journal import read_records
-from search.resources import Node, Share
-from search.scheduler import LedgerScheduler, settle, write_decision
-from search.searcher import LedgerSearcher
-from search.spec import StudySpec
-from search.study import Ledger
-from search.watch import Stopped, Watch
+from search.run.resources import Share
+from search.run.scheduler import LedgerScheduler, settle, write_decision
+from search.run.searcher import LedgerSearcher
+from search.run.watch import Stopped, Watch
+from search.spec.study_spec import StudySpec
+from search.strategy.asha import rebuild
+from search.study.journal import read_records
+from search.study.machine import Node
+from search.study.study import Ledger
 from tests import journals, specs
 from trainer.config import TrainConfig
 
@@ -282,7 +283,7 @@ def test_a_trial_that_ray_gave_up_has_a_cause(tmp_path: Path, error: Exception |
 
 def test_seconds_count_over_interruptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("search.scheduler.time.monotonic", lambda: now)
+    monkeypatch.setattr("search.run.scheduler.time.monotonic", lambda: now)
     ledger = fresh(tmp_path, 1)
     scheduler, trial = scheduler_of(ledger), ray_trial(0)
     scheduler.on_trial_result(None, trial, result(1000, 5.0))
@@ -407,7 +408,7 @@ def test_a_trial_without_a_report_for_too_long_is_ended_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("search.scheduler.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("search.run.scheduler.time.monotonic", lambda: now[0])
     ledger = fresh(tmp_path, 2)
     scheduler, hangs, works = scheduler_of(ledger, study_spec(report_timeout_minutes=10)), ray_trial(0), ray_trial(1)
     for trial in (hangs, works):

@@ -11,8 +11,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from search.load import load_spec
-from search.schema import schema
+from search.spec.load import load_spec
+from search.spec.schema import schema
 from tests.specs import write
 from trainer import yaml_file
 
@@ -41,9 +41,11 @@ def validate(value: Any) -> None:
 
 
 def test_the_file_is_current() -> None:
-    done = subprocess.run([sys.executable, "-m", "search.schema"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "search.spec.schema"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert (SPECS / "spec.schema.json").read_text() == done.stdout, (
-        "run: python -m search.schema > search/specs/spec.schema.json"
+        "run: python -m search.spec.schema > search/specs/spec.schema.json"
     )
 
 

@@ -11,12 +11,12 @@ import pytest
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
-from search.asha import rebuild
-from search.journal import read_records
-from search.scheduler import decide
-from search.searcher import LedgerSearcher
-from search.spec import StudySpec
-from search.study import Ledger
+from search.run.scheduler import decide
+from search.run.searcher import LedgerSearcher
+from search.spec.study_spec import StudySpec
+from search.strategy.asha import rebuild
+from search.study.journal import read_records
+from search.study.study import Ledger
 from tests import journals
 from trainer.config import TrainConfig
 
@@ -135,7 +135,7 @@ def test_hours_count_while_the_driver_runs(tmp_path: Path, monkeypatch: pytest.M
     hands = searcher(fresh(tmp_path), budget={"hours": 1})
     assert isinstance(hands.suggest("a"), dict)
     now = time.time()
-    monkeypatch.setattr("search.searcher.time.time", lambda: now + 3601)
+    monkeypatch.setattr("search.run.searcher.time.time", lambda: now + 3601)
     assert hands.suggest("b") == Searcher.FINISHED
 
 

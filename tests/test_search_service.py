@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from data.errors import UserError
-from search import background, mlflow_server, service, up, upkeep
-from search.cli import main
-from search.service import Process, Service
-from search.spec import StudySpec
+from search.cli.main import main
+from search.service import background, mlflow_server, state, up, upkeep
+from search.service.state import Process, Service
+from search.spec.study_spec import StudySpec
+from trainer.files import write_private
 from trainer.yaml_file import YamlFile, validate
 
 GONE = Process(2**22 - 1, 1.0, "mark")  # above the usual number of processes
@@ -36,9 +37,9 @@ def sleeper() -> Iterator[tuple[psutil.Process, str]]:
 
 def written(storage: Path, **changes: object) -> Service:
     """A service's record in a storage, of processes that are gone unless changed."""
-    folder = service.folder(storage)
+    folder = state.folder(storage)
     folder.mkdir(parents=True, mode=0o700)
-    service.write_private(folder / "ray-token", "secret\n")
+    write_private(folder / "ray-token", "secret\n")
     found = Service(
         storage=storage,
         machine=socket.gethostname(),
@@ -55,23 +56,23 @@ def written(storage: Path, **changes: object) -> Service:
         mlflow_server=GONE,
     )
     found = replace(found, **changes)  # type: ignore[arg-type]
-    service.record(found)
+    state.record(found)
     return found
 
 
 def test_a_record_is_read_back_as_it_was_written_by_its_owner_alone(tmp_path: Path) -> None:
     found = written(tmp_path)
-    assert service.recorded(tmp_path) == found
-    assert (service.folder(tmp_path) / service.STATE).stat().st_mode & 0o777 == 0o600
+    assert state.recorded(tmp_path) == found
+    assert (state.folder(tmp_path) / state.STATE).stat().st_mode & 0o777 == 0o600
 
 
 def test_a_process_is_ours_by_number_and_time_or_by_its_mark(sleeper: tuple[psutil.Process, str]) -> None:
     process, mark = sleeper
-    assert service.lives(Process(process.pid, process.create_time(), "unreadable"))
+    assert state.lives(Process(process.pid, process.create_time(), "unreadable"))
     # a number that was given again, after a restart of the machine for example
-    assert not service.lives(Process(process.pid, process.create_time() - 3600, "another"))
+    assert not state.lives(Process(process.pid, process.create_time() - 3600, "another"))
     # the clock was set meanwhile
-    assert service.lives(Process(process.pid, process.create_time() - 3600, mark))
+    assert state.lives(Process(process.pid, process.create_time() - 3600, mark))
 
 
 def test_a_process_that_nobody_waited_for_does_not_live() -> None:
@@ -79,7 +80,7 @@ def test_a_process_that_nobody_waited_for_does_not_live() -> None:
     created = psutil.Process(popen.pid).create_time()
     while psutil.Process(popen.pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
-    assert not service.lives(Process(popen.pid, created, "mark"))
+    assert not state.lives(Process(popen.pid, created, "mark"))
     popen.wait()
 
 
@@ -87,11 +88,11 @@ def test_running_wants_all_of_it_alive(tmp_path: Path, sleeper: tuple[psutil.Pro
     process, mark = sleeper
     alive = Process(process.pid, process.create_time(), mark)
     found = written(tmp_path, ray=alive, mlflow_server=GONE)
-    assert service.running(tmp_path) is None
-    assert service.missing(found) == ["MLflow"]
-    service.record(replace(found, mlflow_server=None, mlflow_ours=False))
-    assert service.running(tmp_path) is not None
-    assert service.running(tmp_path / "elsewhere") is None
+    assert state.running(tmp_path) is None
+    assert state.missing(found) == ["MLflow"]
+    state.record(replace(found, mlflow_server=None, mlflow_ours=False))
+    assert state.running(tmp_path) is not None
+    assert state.running(tmp_path / "elsewhere") is None
 
 
 def test_state_from_before_a_restart_is_said_and_forgotten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +102,7 @@ def test_state_from_before_a_restart_is_said_and_forgotten(tmp_path: Path, capsy
     found.scratch.mkdir()
     assert main(["status", "--storage", str(tmp_path)]) == 3
     assert "the machine was restarted since" in capsys.readouterr().out
-    assert service.recorded(tmp_path) is None
+    assert state.recorded(tmp_path) is None
     assert not found.scratch.exists()
     assert main(["status", "--storage", str(tmp_path)]) == 3
     assert capsys.readouterr().out.startswith(f"not up in {tmp_path}")
@@ -112,19 +113,19 @@ def test_the_service_of_another_machine_is_left_alone(tmp_path: Path, capsys: py
     this = psutil.Process()
     mine = Process(this.pid, this.create_time(), "mark")
     found = written(tmp_path, ray=mine, mlflow_server=mine, machine="node7")
-    assert service.running(tmp_path) is None
+    assert state.running(tmp_path) is None
     assert main(["status", "--storage", str(tmp_path)]) == 3
     assert "node7" in capsys.readouterr().out
     for command in ("up", "down"):
         assert main([command, "--storage", str(tmp_path)]) == 2
         assert "runs on node7: say nanosweep down there" in capsys.readouterr().err
-    assert service.recorded(tmp_path) == found
+    assert state.recorded(tmp_path) == found
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"storage": 1}', '{"ray": {"pid": 1}}', "\x00"])
 def test_a_damaged_state_is_one_line(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    service.folder(tmp_path).mkdir(parents=True)
-    (service.folder(tmp_path) / service.STATE).write_text(text)
+    state.folder(tmp_path).mkdir(parents=True)
+    (state.folder(tmp_path) / state.STATE).write_text(text)
     for command in ("status", "down", "up"):
         assert main([command, "--storage", str(tmp_path)]) == 2
         said = capsys.readouterr().err
@@ -134,23 +135,23 @@ def test_a_damaged_state_is_one_line(tmp_path: Path, text: str, capsys: pytest.C
 
 def test_a_client_gets_addresses_the_path_of_the_token_and_the_password(tmp_path: Path) -> None:
     found = written(tmp_path)
-    assert service.environment(found) == {
+    assert state.environment(found) == {
         "RAY_ADDRESS": "127.0.0.1:6379",
         "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(tmp_path / ".service" / "ray-token"),
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
     }
-    path = mlflow_server.protect(service.folder(tmp_path))
-    told = service.environment(replace(found, mlflow_credentials=path))
+    path = mlflow_server.protect(state.folder(tmp_path))
+    told = state.environment(replace(found, mlflow_credentials=path))
     assert told["MLFLOW_TRACKING_USERNAME"] == "admin"
     assert len(told["MLFLOW_TRACKING_PASSWORD"]) >= 24
-    assert mlflow_server.protect(service.folder(tmp_path)) == path
-    assert service.environment(replace(found, mlflow_credentials=path)) == told  # the same after down and up
+    assert mlflow_server.protect(state.folder(tmp_path)) == path
+    assert state.environment(replace(found, mlflow_credentials=path)) == told  # the same after down and up
     assert path.stat().st_mode & 0o777 == 0o600
     path.unlink()
     with pytest.raises(UserError, match="password cannot be read"):
-        service.environment(replace(found, mlflow_credentials=path))
+        state.environment(replace(found, mlflow_credentials=path))
 
 
 def test_a_secret_that_others_could_read_is_closed_again(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_a_secret_that_others_could_read_is_closed_again(tmp_path: Path) -> None
 
 
 def test_no_study_can_be_where_the_service_keeps_its_secrets() -> None:
-    for name in (service.FOLDER, "../elsewhere", "/elsewhere", "a/b", "..", ".", "a\nb", "a\x00b", "a" * 64):
+    for name in (state.FOLDER, "../elsewhere", "/elsewhere", "a/b", "..", ".", "a\nb", "a\x00b", "a" * 64):
         spec = {"study": name, "base": "b.yaml", "space": {"dropout": {"choice": [0]}}, "budget": {"trials": 1}}
         with pytest.raises(UserError, match="safe folder name"):
             validate(StudySpec, YamlFile("spec", spec, {}))
@@ -180,7 +181,7 @@ def test_what_cannot_be_listened_on_is_refused_before_anything_starts(
 ) -> None:
     assert main(["up", "--storage", str(tmp_path), *options]) == 2
     assert said in capsys.readouterr().err
-    assert service.recorded(tmp_path) is None
+    assert state.recorded(tmp_path) is None
 
 
 def test_a_storage_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,7 +226,7 @@ def test_the_end_finds_what_lost_its_parent() -> None:
     popen.send_signal(signal.SIGKILL)
     popen.wait()
     part = Process(popen.pid, created, mark)
-    assert not service.lives(part)
-    assert background.end(lambda: service.members(part), patience=1) == 2
+    assert not state.lives(part)
+    assert background.end(lambda: state.members(part), patience=1) == 2
     assert not [child for child in children if background.breathes(child)]
     popen.stdout.close()

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search.points import candidates, ordered, points
-from search.sampler import Sampler
-from search.space import check, check_length, configure, readable, tokenizers
-from search.study import Study
+from search.spec.points import candidates, ordered, points
+from search.spec.space import check, check_length, configure, readable, tokenizers
+from search.strategy.sampler import Sampler
+from search.study.study import Study
 from tests.specs import BASE, read, space
 from trainer.config import TrainConfig
 from trainer.yaml_file import YamlFile

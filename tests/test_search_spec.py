@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import UserError
-from search.load import load_spec
-from search.spec import StudySpec
+from search.spec.load import load_spec
+from search.spec.study_spec import StudySpec
 from tests.specs import BASE, space, write
 
 SPACE = "space:\n  n_layer: {choice: [1, 2]}\n"

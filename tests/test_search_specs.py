@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from search import space
-from search.load import load_spec
-from search.plan import describe
-from search.points import fields
+from search.run.plan import describe
+from search.spec import space
+from search.spec.load import load_spec
+from search.spec.points import fields
 from tests import made_up
 from trainer import yaml_file
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search import bundle, export, standing, table
-from search.folder import trial_folder
-from search.study import Ledger, Study, read_study
+from search.results import export, standing, table
+from search.study.folder import trial_folder
+from search.study.study import Ledger, Study, read_study
+from search.tracking import bundle
 from tests import journals
 from trainer.scores import Scores
 

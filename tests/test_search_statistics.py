@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search.racing import in_doubt
-from search.statistics import Noise, Standing, added, compare, fit, margin
+from search.stats.statistics import Noise, Standing, added, compare_trials, fit, margin
+from search.strategy.finalists import in_doubt
 from trainer.resampling import Text, resample
 
 RECORDED = Path(__file__).with_name("nulls") / "recorded.json"
@@ -72,7 +72,7 @@ def test_who_left_early_is_set_right_for_the_seeds_it_missed() -> None:
 
 
 def test_one_finalist_has_its_own_scatter_and_no_difference() -> None:
-    (only,) = compare({7: [1.0, 1.2, 1.1]})
+    (only,) = compare_trials({7: [1.0, 1.2, 1.1]})
     low, high = stats.t.interval(0.95, 2, loc=1.1, scale=0.1 / math.sqrt(3))
     assert only.seed is not None
     assert (only.seed.low, only.seed.high) == pytest.approx((low, high))
@@ -91,7 +91,7 @@ def test_seed_intervals_hold_the_truth_whatever_the_seeds_share(shared: float) -
     rng, held, n = np.random.default_rng(2), 0, 400
     for _ in range(n):
         y = rng.standard_normal((4, 4)) + shared * rng.standard_normal(4)
-        held += sum(s.seed is not None and s.seed.low <= 0 <= s.seed.high for s in compare(fixed(y)))
+        held += sum(s.seed is not None and s.seed.low <= 0 <= s.seed.high for s in compare_trials(fixed(y)))
     assert 0.93 <= held / (4 * n) <= 0.975
 
 
@@ -108,9 +108,9 @@ def test_differences_hold_the_truth_over_seeds_and_text() -> None:
         text = resample({i: (nll[i] + weight * seeds[i].mean(), weight) for i in (0, 1)}, resamples=500)
         blank = {i: [0.0] for i in (0, 1)}
         for name, found in {
-            "both": compare(values, text=text),
-            "seeds": compare(values),
-            "text": compare({i: [float(np.mean(values[i]))] for i in blank}, text=text),
+            "both": compare_trials(values, text=text),
+            "seeds": compare_trials(values),
+            "text": compare_trials({i: [float(np.mean(values[i]))] for i in blank}, text=text),
         }.items():
             interval = found[1].interval
             assert interval is not None
@@ -129,23 +129,23 @@ def test_without_fresh_seeds_only_the_text_speaks_and_every_row_says_so() -> Non
     text = resample({1: (nll, weight), 2: (nll + 0.01 * weight, weight), 3: (nll + 30 * np.arange(50), weight)})
     values = {1: 2.0, 2: 2.01, 3: 9.35}
     assert text is not None
-    found = compare({}, values, text)
+    found = compare_trials({}, values, text)
     assert [(s.number, s.one_seed, s.group) for s in found] == [(1, True, 1), (2, True, 2), (3, True, 3)]
     assert [s.text_only for s in found] == [False, True, True]  # the leader has no difference
     assert found[0].seed is None
-    assert [s.group for s in compare({}, values)] == [1, 1, 1]  # nothing is known: nothing is told apart
+    assert [s.group for s in compare_trials({}, values)] == [1, 1, 1]  # nothing is known: nothing is told apart
 
 
 def test_without_fresh_seeds_the_order_is_that_of_the_values() -> None:
     rng = np.random.default_rng(1)
     drawn = {0: rng.normal(1.0, 0.001, 500), 1: rng.normal(1.03, 0.001, 500), 2: rng.normal(1.05, 0.2, 500)}
     text = Text(tuple(drawn), np.stack(list(drawn.values()), axis=1), 40)  # 2 is too noisy to tell from the first
-    assert [s.number for s in compare({}, {0: 1.0, 1: 1.03, 2: 1.05}, text)] == [0, 1, 2]
+    assert [s.number for s in compare_trials({}, {0: 1.0, 1: 1.03, 2: 1.05}, text)] == [0, 1, 2]
 
 
 def test_a_trial_with_one_seed_is_judged_by_the_finalists_scatter_and_never_leads() -> None:
     finalists = {1: [2.00, 2.10, 2.05], 2: [2.01, 2.10, 2.06]}
-    found = compare(finalists, {3: 1.90, 4: 2.10, 5: 3.50})
+    found = compare_trials(finalists, {3: 1.90, 4: 2.10, 5: 3.50})
     assert [s.number for s in found] == [1, 2, 3, 4, 5]
     assert [s.group for s in found] == [1, 1, 1, 1, 2]
     assert [s.one_seed for s in found] == [False, False, True, True, True]
@@ -157,17 +157,17 @@ def test_a_trial_with_one_seed_is_judged_by_the_finalists_scatter_and_never_lead
 def test_a_part_is_compared_by_the_noise_that_all_finalists_show() -> None:
     rng = np.random.default_rng(3)
     values = {n: list(1.0 + 0.05 * n + 0.01 * rng.standard_normal(3)) for n in range(5)}
-    part, alone = compare(values, among=[0, 1]), compare({n: values[n] for n in (0, 1)})
+    part, alone = compare_trials(values, among=[0, 1]), compare_trials({n: values[n] for n in (0, 1)})
     assert [s.number for s in part] == [s.number for s in alone] == [0, 1]
     assert part[1].difference == pytest.approx(alone[1].difference)
     widths = [s[1].interval.high - s[1].interval.low for s in (part, alone) if s[1].interval is not None]
     assert widths[0] < 0.7 * widths[1]  # 8 degrees of freedom instead of 2
-    assert compare(values, among=[]) == []
+    assert compare_trials(values, among=[]) == []
 
 
 def test_a_later_group_opens_with_the_best_of_the_rest() -> None:
     rows = {1: [1.0, 1.1, 1.0], 2: [5.0, 5.1, 5.1], 3: [5.01, 5.12, 5.1], 4: [9.0, 9.1, 9.0]}
-    assert {s.number: s.group for s in compare(rows)} == {1: 1, 2: 2, 3: 2, 4: 3}
+    assert {s.number: s.group for s in compare_trials(rows)} == {1: 1, 2: 2, 3: 2, 4: 3}
 
 
 # real runs
@@ -179,7 +179,7 @@ def test_copies_of_one_config_are_one_group_in_95_of_100_draws(k: int, rounds: i
     data, rng, draws = recorded(), np.random.default_rng(6), 1000
     values = data["copies"].sum(1) / data["tokens"].sum()  # (72,) log-perplexities
     drawn = (rng.choice(values, (k, rounds), replace=False) for _ in range(draws))
-    one = sum(groups(compare(rule(each))) == 1 for each in drawn)
+    one = sum(groups(compare_trials(rule(each))) == 1 for each in drawn)
     assert one >= 0.95 * draws
 
 
@@ -188,7 +188,7 @@ def test_copies_are_one_group_with_their_documents_too() -> None:
     one = 0
     for _ in range(draws):
         chosen = rng.choice(len(data["copies"]), (4, 3), replace=False)
-        one += groups(compare(*documented(data["copies"][chosen], data["tokens"]))) == 1
+        one += groups(compare_trials(*documented(data["copies"][chosen], data["tokens"]))) == 1
     assert one >= 0.95 * draws
 
 
@@ -212,7 +212,7 @@ def test_a_known_difference_is_found_with_the_power_stated(rounds: int, power: d
         for _ in range(draws):
             drawn = rng.choice(values, (4, rounds), replace=False)
             drawn[2] -= better * sd
-            found = compare(raced(drawn))
+            found = compare_trials(raced(drawn))
             alone += found[0].number == 2 and found[1].group == 2
         assert stated <= alone / draws < stated + 0.2
 
@@ -222,7 +222,7 @@ def test_a_real_difference_is_found_where_the_seeds_suffice() -> None:
     data, rng = recorded(), np.random.default_rng(9)
     total = data["tokens"].sum()
     both = np.stack([data["copies"][:24].sum(1), data["neighbours"].sum(1)]) / total
-    found = {n: np.mean([groups(compare(fixed(both[:, rng.permutation(24)[:n]]))) == 2 for _ in range(100)])
+    found = {n: np.mean([groups(compare_trials(fixed(both[:, rng.permutation(24)[:n]]))) == 2 for _ in range(100)])
              for n in (3, 20)}  # fmt: skip
     assert found[3] < 0.4
     assert found[20] > 0.95

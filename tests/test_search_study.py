@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search.journal import Record
-from search.spec import Budget
-from search.study import Study, fold, read_study, spent
+from search.spec.study_spec import Budget
+from search.study.journal import Record
+from search.study.study import Study, fold, read_study, spent
 from tests import journals
 
 

@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from search import credentials, environment
-from search.journal import NAME, read_records
-from search.study import Study, read_study
+from search.study import environment
+from search.study.journal import NAME, read_records
+from search.study.study import Study, read_study
+from search.tracking import credentials
 from tests import tiny
 from tests.drivers import until
 from tests.heads import Head, nanosweep

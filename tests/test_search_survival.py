@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from search.study import Study
-from search.survival import survival
+from search.results.survival import survival
+from search.study.study import Study
 from tests import journals, simulated
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.study import Stint, Study, Trial
-from search.timeline import cost, sessions
+from search.results.timeline import cost, sessions
+from search.study.study import Stint, Study, Trial
 from tests import simulated
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from search import gallery, mlflow_store, report
-from search.leaderboard import best
-from search.mlflow_read import fetch_study, parents
-from search.study import Ledger, read_study
-from search.tracking import Tracker
+from search.report import gallery, page
+from search.study.scores import best
+from search.study.study import Ledger, read_study
+from search.tracking import mlflow_store
+from search.tracking.mlflow_read import fetch_study, parents
+from search.tracking.tracker import Tracker
 from tests import journals
 from tests.stores import fresh_store
 from trainer.config import load
@@ -39,7 +40,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger = journals.write_study(folder / "quick")
     (folder / "quick" / "spec.yaml").write_text("study: quick\n")
     gallery.attempt(folder / "quick")  # as a driver does before its end
-    report.write_beside(folder / "quick")
+    page.write_beside(folder / "quick")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         assert send(ledger) == ""

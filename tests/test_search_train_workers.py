@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from data.errors import UserError
-from search.train_workers import describe
+from search.run.train_workers import describe
 from tests import tiny
 from tests.drivers import children, until
 from trainer import checkpoint, config

@@ -14,7 +14,7 @@ import torch
 from data.dataset import Dataset
 from data.errors import UserError
 from models.gpt import GPT
-from search.trainable import ERROR, Message, count_parameters, run
+from search.run.trainable import ERROR, Message, count_parameters, run
 from tests import scarce, tiny
 from trainer import checkpoint
 from trainer.config import TrainConfig

@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from search import background, mlflow_store
-from search.cli import main
-from search.mlflow_read import fetch_study, parents
-from search.mlflow_view import link
-from search.study import read_study
-from search.tracking import Tracker
+from search.cli.main import main
+from search.service import background
+from search.study.study import read_study
+from search.tracking import mlflow_store
+from search.tracking.mlflow_read import fetch_study, parents
+from search.tracking.mlflow_view import link
+from search.tracking.tracker import Tracker
 from tests import journals
 from tests.browser import browser
 from tests.stores import fresh_store

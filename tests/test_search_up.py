@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from search import background, ray_head, service
-from search.cli import main
-from search.mlflow_store import connect
-from search.service import Service
-from search.tracking import Tracker
+from search.cli.main import main
+from search.service import background, ray_head, state
+from search.service.state import Service
+from search.tracking.mlflow_store import connect
+from search.tracking.tracker import Tracker
 from tests import journals
 from tests.drivers import until
 from tests.stores import fresh_store
@@ -83,7 +83,7 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     code, said = nanosweep("up", *options, "--num-cpus", "2", storage=storage)
     try:
         assert code == 0, said
-        found = service.running(storage)
+        found = state.running(storage)
         assert found is not None
         yield Up(storage, options, said, found)
     finally:
@@ -93,11 +93,11 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 @pytest.fixture(scope="module")
 def exposed(loopback: Up) -> Up:
     """The same storage after both of its processes were killed by hand: up again, for other machines as well."""
-    if service.running(loopback.storage):  # this test runs by itself
+    if state.running(loopback.storage):  # this test runs by itself
         assert nanosweep("down", storage=loopback.storage)[0] == 0
     code, said = nanosweep("up", *loopback.options, "--host", "0.0.0.0", storage=loopback.storage)
     assert code == 0, said
-    found = service.running(loopback.storage)
+    found = state.running(loopback.storage)
     assert found is not None
     return Up(loopback.storage, loopback.options, said, found)
 
@@ -113,7 +113,7 @@ def test_up_says_where_and_outlives_who_started_it(loopback: Up) -> None:
 
 def test_a_second_up_says_that_it_is_up_and_where_it_is(loopback: Up) -> None:
     code, said = nanosweep("up", storage=loopback.storage)
-    assert (code, service.running(loopback.storage)) == (0, loopback.found)
+    assert (code, state.running(loopback.storage)) == (0, loopback.found)
     assert "up already" in said
     assert loopback.found.dashboard in said
     code, said = nanosweep("up", "--dashboard-port", "8299", storage=loopback.storage)
@@ -153,7 +153,7 @@ def check_hidden(found: Service, secrets: list[bytes]) -> None:
     lines = [b" ".join(w.encode() for w in p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
     assert len(lines) > 10
     assert not [line for line in lines for secret in secrets if secret in line]
-    folder = service.folder(found.storage)
+    folder = state.folder(found.storage)
     assert folder.stat().st_mode & 0o777 == 0o700
     assert found.scratch.stat().st_mode & 0o777 == 0o700
     private = {folder / "ray-token", folder / "mlflow.ini"}
@@ -175,7 +175,7 @@ def test_a_direct_run_the_server_and_ui_share_the_storage(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert main(["ui", "direct", "--storage", str(loopback.storage)]) == 0
     assert f"direct, sorted by objective: {loopback.found.mlflow}/#/experiments/" in capsys.readouterr().out
-    for name, value in service.environment(loopback.found).items():
+    for name, value in state.environment(loopback.found).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(loopback.storage.parent)
     assert main(["leaderboard", "direct"]) == 0
@@ -197,7 +197,7 @@ def test_a_port_that_is_taken_says_by_whom(loopback: Up, tmp_path: Path) -> None
     assert code == 2
     assert f"port {loopback.options[3]} is taken by process" in said
     assert f"(the service of {loopback.storage}); try --dashboard-port" in said
-    assert service.recorded(tmp_path) is None
+    assert state.recorded(tmp_path) is None
 
 
 def test_killed_by_hand_is_said_and_up_starts_what_is_missing(loopback: Up) -> None:
@@ -205,19 +205,19 @@ def test_killed_by_hand_is_said_and_up_starts_what_is_missing(loopback: Up) -> N
     assert found.mlflow_server is not None
     assert found.ray is not None
     os.kill(found.mlflow_server.pid, signal.SIGKILL)
-    until(lambda: service.running(loopback.storage) is None)
+    until(lambda: state.running(loopback.storage) is None)
     code, said = nanosweep("status", storage=loopback.storage)
     assert code == 3
     assert f"MLflow    its process has died at {found.mlflow}" in said
     code, said = nanosweep("up", storage=loopback.storage)
     assert code == 0, said
-    again = service.running(loopback.storage)
+    again = state.running(loopback.storage)
     assert again is not None
     assert again.ray == found.ray
     assert got(f"{again.mlflow}/version") == 200
     for process in again.parts.values():
         os.kill(process.pid, signal.SIGKILL)
-    until(lambda: not service.without_dead(again).parts)
+    until(lambda: not state.without_dead(again).parts)
     code, said = nanosweep("status", storage=loopback.storage)
     assert code == 3
     assert "its processes have died" in said
@@ -227,7 +227,7 @@ def test_killed_by_hand_is_said_and_up_starts_what_is_missing(loopback: Up) -> N
 def test_open_to_others_mlflow_asks_for_its_password_too(exposed: Up) -> None:
     found = exposed.found
     assert found.mlflow_credentials is not None
-    user, password = service.credentials(found.mlflow_credentials)
+    user, password = state.credentials(found.mlflow_credentials)
     right = base64.b64encode(f"{user}:{password}".encode()).decode()
     wrong = base64.b64encode(f"{user}:password1234".encode()).decode()
     for path in (
@@ -252,7 +252,7 @@ def test_open_to_others_mlflow_asks_for_its_password_too(exposed: Up) -> None:
 def test_with_the_environment_another_machine_reads_through_the_password(
     exposed: Up, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in service.environment(exposed.found).items():
+    for name, value in state.environment(exposed.found).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     assert main(["leaderboard", "quick"]) == 0
@@ -288,9 +288,9 @@ def submit(found: Service, entrypoint: str) -> str:
 
 def assert_nothing_left(found: Service) -> None:
     """No process, no open port, no state, none of Ray's files; the secrets stay, for the next up."""
-    assert not [p for part in found.parts.values() for p in service.members(part)]
+    assert not [p for part in found.parts.values() for p in state.members(part)]
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(found.scratch) in " ".join(p.info["cmdline"] or [])]
     for address in (found.ray_address, found.dashboard, found.mlflow):
         assert background.free(int(address.rpartition(":")[2]), "0.0.0.0")
-    assert service.recorded(found.storage) is None
+    assert state.recorded(found.storage) is None
     assert not found.scratch.exists()

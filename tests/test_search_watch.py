@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from search.resources import Node, Share
-from search.scheduler import LedgerScheduler
-from search.study import Ledger
-from search.watch import Stopped, Watch
+from search.run.resources import Share
+from search.run.scheduler import LedgerScheduler
+from search.run.watch import Stopped, Watch
+from search.study.machine import Node
+from search.study.study import Ledger
 from tests import journals, specs
 
 
@@ -25,7 +26,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr("search.watch.time.monotonic", made)
+    monkeypatch.setattr("search.run.watch.time.monotonic", made)
     return made
 
 

@@ -43,3 +43,25 @@ def replace_text(path: Path, content: str) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def write_private(path: Path, text: str) -> None:
+    """A file that its owner alone can read, from its first moment on; whole or not at all.
+
+    Raises UserError where the file system keeps no modes.
+    """
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    check_private(partial)
+    partial.replace(path)
+
+
+def check_private(path: Path) -> None:
+    """Mode 600 for a file that holds a secret. Raises UserError where that cannot be had."""
+    path.chmod(0o600)
+    if path.stat().st_mode & 0o077:
+        raise UserError(f"{path}: this file system lets others read it; give a --storage that keeps file modes")

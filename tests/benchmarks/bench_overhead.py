@@ -40,8 +40,8 @@ storage: {folder}/runs
 
 def measure(trials: int) -> dict[str, Any]:
     """Run the study and read its journal."""
-    from search.load import load_spec
-    from search.tuner import run
+    from search.run.study_run import run
+    from search.spec.load import load_spec
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -55,7 +55,7 @@ def measure(trials: int) -> dict[str, Any]:
 
 def read(folder: Path) -> dict[str, Any]:
     """Median and spread of the seconds between two ends on one worker, less the later trial's training."""
-    from search.journal import read_records
+    from search.study.journal import read_records
 
     training: dict[int, float] = {}
     last_end: dict[str, float] = {}

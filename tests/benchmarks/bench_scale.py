@@ -41,9 +41,9 @@ SPEC = {
 
 def records(trials: int, reports: int) -> Iterator[dict[str, Any]]:
     """A study's journal."""
-    from search.asha import Asha
-    from search.journal import VERSION
-    from search.space import readable
+    from search.spec.space import readable
+    from search.strategy.asha import Asha
+    from search.study.journal import VERSION
     from trainer.config import TrainConfig
 
     rng, clock, asha = random.Random(0), 1.0, Asha(4)
@@ -94,7 +94,7 @@ def records(trials: int, reports: int) -> Iterator[dict[str, Any]]:
 
 def write(folder: Path, trials: int, reports: int) -> int:
     """The journal without a flush for each record. Returns its records."""
-    from search.journal import NAME, encode
+    from search.study.journal import NAME, encode
 
     folder.mkdir(parents=True)
     count = 0
@@ -118,12 +118,12 @@ def memory() -> float:
 
 
 def measure(folder: Path, trials: int, reports: int) -> dict[str, Any]:
-    from search import table
-    from search.asha import rebuild
-    from search.journal import NAME
-    from search.sampler import Sampler
-    from search.spec import StudySpec
-    from search.study import read_study, spent
+    from search.results import table
+    from search.spec.study_spec import StudySpec
+    from search.strategy.asha import rebuild
+    from search.strategy.sampler import Sampler
+    from search.study.journal import NAME
+    from search.study.study import read_study, spent
 
     found: dict[str, Any] = {"trials": trials, "records": write(folder, trials, reports)}
     found["journal_mb"] = (folder / NAME).stat().st_size / 2**20
@@ -148,9 +148,9 @@ def measure(folder: Path, trials: int, reports: int) -> dict[str, Any]:
 
 def send(folder: Path, trials: int, reports: int) -> dict[str, Any]:
     """Seconds for each trial that MLflow gets, all its reports and its end, on SQLite in this process."""
-    from search.mlflow_store import DATABASE, connect
-    from search.study import Ledger
-    from search.tracking import Tracker
+    from search.study.study import Ledger
+    from search.tracking.mlflow_store import DATABASE, connect
+    from search.tracking.tracker import Tracker
 
     write(folder, trials, reports)
     uri = f"sqlite:///{folder.parent / DATABASE}"

@@ -16,9 +16,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from search.leaderboard import finalists, objective_name
-from search.statistics import Standing, compare
-from search.study import Study, read_study
+from search.stats.statistics import Standing, compare_trials
+from search.study.scores import finalists, objective_name
+from search.study.study import Study, read_study
 from trainer.config import TrainConfig, replace
 
 FIRST_SEED = 700_000  # the study's own are drawn from its spec's seed
@@ -71,7 +71,7 @@ def main() -> None:
     study = read_study(given.study)
     few = finalists(study)
     many = collect(study, list(few), given.seeds, given.json, given.processes)
-    said, truth = compare(few), compare(many)
+    said, truth = compare_trials(few), compare_trials(many)
     print("trial  few seeds             many seeds")
     values = {one.number: one for one in truth}
     for one in said:

@@ -20,8 +20,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from search.load import load_spec
-from search.study import Study, read_study
+from search.spec.load import load_spec
+from search.study.study import Study, read_study
 from tests.soak import alone, checks
 from tests.soak.faults import Maltreated, schedule, settled
 from tests.soak.nodes import Nodes

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from search.study import Study, Trial, read_study
+from search.study.study import Study, Trial, read_study
 from tests.soak.processes import ROOT
 from tests.tiny import TIMING, values
 from trainer.config import TrainConfig

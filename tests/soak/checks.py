@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from search.journal import AT_REST, ENDED, FULL, Record
-from search.leaderboard import objective
-from search.mlflow_facts import RUN_STATUS
-from search.sampler import Sampler
-from search.spec import StudySpec
-from search.study import Study
+from search.spec.study_spec import StudySpec
+from search.strategy.sampler import Sampler
+from search.study.journal import AT_REST, ENDED, FULL, Record
+from search.study.scores import objective
+from search.study.study import Study
+from search.tracking.mlflow_facts import RUN_STATUS
 from tests.soak.alone import Numbers, numbers
 
 Wrong = list[str]
@@ -115,8 +115,8 @@ def files(folder: Path) -> Wrong:
 
 def mlflow(study: Study, uri: str) -> Wrong:
     """One finished parent; each trial once below it, as the journal has it; nothing that still runs."""
-    from search.mlflow_runs import PARENT, TRIAL
-    from search.mlflow_store import connect
+    from search.tracking.mlflow_runs import PARENT, TRIAL
+    from search.tracking.mlflow_store import connect
 
     client = connect(uri)
     runs: list[Any] = []

@@ -7,8 +7,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from search.journal import ENDED, Record
-from search.study import Study
+from search.study.journal import ENDED, Record
+from search.study.study import Study
 
 
 class Follower:

@@ -1,0 +1,164 @@
+"""The `nanosweep` command, also `python -m search`. `nanosweep COMMAND --help` has each command's options.
+
+Exit codes: 0 done; 1 a search without a single trial of full length, or Ray died under it; 2 a mistake in what was
+given, in one line; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.errors import UserError
+from search.cli import jobs, service, study
+from search.cli.arguments import color, port, whole, width
+
+if TYPE_CHECKING:
+    from search.spec.study_spec import StudySpec
+    from trainer.config import TrainConfig
+    from trainer.yaml_file import YamlFile
+
+# Nothing heavy is imported up here: `--help` answers at once. Each command imports what it needs.
+
+
+def main(argv: list[str] | None = None) -> int:
+    given = sys.argv[1:] if argv is None else argv
+    try:
+        if given[:1] == ["train"]:
+            from search.run.full_run import main as train
+
+            return train(given[1:])
+        if given[:1] == ["sample"]:
+            from trainer.sample import main as sample
+
+            return sample(given[1:], prog="nanosweep sample")
+        arguments = parser().parse_args(given)
+        return int(arguments.command(arguments) or 0)
+    except UserError as error:
+        print(f"nanosweep: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `nanosweep leaderboard S | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    text = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="nanosweep", description=__doc__, formatter_class=text)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, does: Callable[[argparse.Namespace], int | None], about: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        made.set_defaults(command=does)
+        return made
+
+    run = command("run", _run, "search: run a spec's study, or go on with it")
+    plan = command("plan", _plan, "what a spec would run, and whether it can; trains nothing")
+    for made in (run, plan):
+        _spec(made)
+    run.add_argument("--address", help="a Ray cluster's address; default: RAY_ADDRESS, else this machine")
+
+    commands.add_parser("train", help="train one config, here or on a Ray cluster", add_help=False)
+    commands.add_parser(
+        "sample", help="write text with a trained run; same as python -m trainer.sample", add_help=False
+    )
+
+    compared = command("compare", _compare, "the same prompts through a run and any Hugging Face model, side by side")
+    compared.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a checkpoint file in one")
+    compared.add_argument("--against", required=True, metavar="MODEL", help="a directory, or a name on the hub")
+    compared.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt per line")
+    compared.add_argument("--html", type=Path, metavar="OUT", help="write it as a page, too")
+    compared.add_argument("--max-new-tokens", type=whole, default=200, metavar="N", help="of each (default 200)")
+    about = "0 takes the likeliest token (default 0.8)"
+    compared.add_argument("--temperature", type=float, default=0.8, metavar="X", help=about)
+    compared.add_argument("--seed", type=whole, default=1337)
+
+    ui = command("ui", _ui, "MLflow's page over the storage, on this machine, until Ctrl-C")
+    ui.add_argument("study", nargs="?", metavar="STUDY", help="the study to link to; default: the newest")
+    ui.add_argument("--storage", type=Path, default=Path("runs"), help="default ./runs")
+    ui.add_argument("--port", type=port, default=5000, help="default 5000")
+
+    study.add(command)
+    service.add(command)
+    jobs.add(command, _spec)
+
+    command("schema", _schema, "the JSON Schema of a spec, for editors that complete YAML")
+    return parser
+
+
+def _spec(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="a YAML file, see search/specs/")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the base config")
+    parser.add_argument("--scale", metavar="NAME", help="one of the spec's scales: --scale tiny")
+    parser.add_argument("--name", help="the study's name instead of the spec's")
+    parser.add_argument("--storage", help="where studies live instead of the spec's place")
+
+
+def _run(given: argparse.Namespace) -> int:
+    from search.results import table
+    from search.run import study_run
+    from search.service import links
+    from search.study.scores import best
+
+    spec, base, file = _load(given)
+    study = study_run.run(spec, base, file, address=given.address)
+    print(table.render(study, by=spec.compare, limit=10, width=width(), color=color()))
+    if best(study) is not None:
+        print(f"best config: {spec.folder / 'best.yaml'} (train it longer: nanosweep train FILE --set max_tokens=...)")
+    if (spec.folder / "figures").is_dir():
+        print(f"figures:     {spec.folder / 'figures'}")
+    print(f"all trials:  nanosweep leaderboard {spec.folder} (in the browser: nanosweep ui --storage {spec.storage})")
+    print(f"as a page:   {spec.folder / 'report.html'}")
+    print(links.line(spec.study, spec.folder), end="")
+    if any(trial.status == "interrupted" for trial in study.trials.values()):
+        print("stopped; nothing is lost, the same command goes on")
+        return 130
+    return 0 if best(study) is not None else 1
+
+
+def _plan(given: argparse.Namespace) -> None:
+    from search.run.plan import describe
+
+    print(describe(*_load(given)), end="")
+
+
+def _load(given: argparse.Namespace) -> tuple[StudySpec, TrainConfig, YamlFile]:
+    """The spec with what the command line changes."""
+    from search.spec.load import with_options
+
+    return with_options(given.spec, given.set, given.scale, given.name, given.storage)
+
+
+def _compare(given: argparse.Namespace) -> None:
+    from search.results import export
+    from trainer import comparison_page
+    from trainer.model_comparison import Rule, compare
+
+    rule = Rule(given.max_new_tokens, given.temperature, given.seed)
+    found = compare(given.run, given.against, given.prompts, rule)
+    print(comparison_page.render(found, width()), end="")
+    if given.html is not None:
+        export.replace_text(given.html, comparison_page.page(found))
+        print(f"\n{given.html}: the same as a page")
+
+
+def _ui(given: argparse.Namespace) -> None:
+    from search.service.ui import serve
+
+    serve(given.storage, given.port, given.study)
+
+
+def _schema(given: argparse.Namespace) -> None:
+    from search.spec.schema import text
+
+    print(text())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

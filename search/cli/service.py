@@ -1,0 +1,115 @@
+"""The commands of the background service: nanosweep up, status, down."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.cli.arguments import port
+
+if TYPE_CHECKING:
+    from search.service.state import Service
+
+# nothing heavy up here, see cli.py
+Command = Callable[..., argparse.ArgumentParser]
+
+
+def add(command: Command) -> None:
+    """Their parsers. command(name, does, about) makes one."""
+    up = command("up", _up, "start Ray and MLflow over the storage, in the background; or say that they are up")
+    _storage(up)
+    about = "of the Ray dashboard, which takes submitted jobs (default 8265)"
+    up.add_argument("--dashboard-port", type=port, metavar="PORT", help=about)
+    up.add_argument("--mlflow-port", type=port, metavar="PORT", help="of MLflow (default 5000)")
+    up.add_argument("--ray-port", type=port, metavar="PORT", help="of Ray itself (default 6379)")
+    about = "where both servers listen (default 127.0.0.1); another address makes MLflow ask for a password"
+    up.add_argument("--host", metavar="ADDRESS", help=about)
+    about = "further names under which MLflow may be asked for, behind a proxy say"
+    up.add_argument("--allowed-hosts", metavar="NAME,NAME", help=about)
+    up.add_argument("--num-cpus", type=_amount, metavar="N", help="cores that Ray may use; default: all")
+    up.add_argument("--num-gpus", type=_amount, metavar="N", help="GPUs that Ray may use; default: all")
+    status = command("status", _status, "what is up, and what runs there; exit code 3 when it is not up")
+    _storage(status)
+    for made in (up, status):
+        about = "print the secrets that another machine needs, instead of the files they are in"
+        made.add_argument("--show-secrets", action="store_true", help=about)
+    _storage(command("down", _down, "end what up started; what is interrupted goes on with the same submit"))
+
+
+def _storage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--storage", type=Path, default=Path("runs"), help="default ./runs")
+
+
+def _amount(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
+    return int(text)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _up(given: argparse.Namespace) -> None:
+    from search.service.up import study_links, up
+    from search.tracking.mlflow_store import shown
+
+    options = {"host": given.host, "cpus": given.num_cpus, "gpus": given.num_gpus}
+    options |= {name: getattr(given, name) for name in ("dashboard_port", "mlflow_port", "ray_port")}
+    changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if given.allowed_hosts:
+        changes["allowed_hosts"] = [name.strip() for name in given.allowed_hosts.split(",") if name.strip()]
+    service, started = up(given.storage, changes, _say)
+    _say(f"{'up' if started else 'up already'} in {service.storage} (nanosweep down ends it)")
+    _say(f"Ray's dashboard: {service.dashboard} (asks for the token in {service.token_file})")
+    secret = f" (password: {service.mlflow_credentials})" if service.mlflow_credentials else ""
+    _say(f"MLflow: {shown(service.mlflow)}{secret}")
+    for line in study_links(service):
+        _say(line)
+    _elsewhere(service, given.show_secrets)
+
+
+def _status(given: argparse.Namespace) -> int:
+    from search.service.down import status
+    from search.service.state import running
+
+    code = status(given.storage, _say)
+    if (service := running(given.storage)) is not None:
+        _elsewhere(service, given.show_secrets)
+    return code
+
+
+def _down(given: argparse.Namespace) -> None:
+    from search.service.down import down
+
+    down(given.storage, _say)
+
+
+def _elsewhere(service: Service, secrets: bool) -> None:
+    """How another machine connects, where it can; with the secrets themselves only when asked for."""
+    from search.service.state import environment
+    from search.tracking.mlflow_store import shown
+
+    outside = not service.host.startswith("127.")
+    if not (outside or secrets):
+        return
+    needed = environment(service)
+    del needed["RAY_ADDRESS"]  # for drivers, which run inside the cluster
+    if secrets and service.token_file is not None:
+        del needed["RAY_AUTH_TOKEN_PATH"]
+        needed["RAY_AUTH_TOKEN"] = service.token_file.read_text(encoding="utf-8").strip()
+    if not secrets:
+        needed["MLFLOW_TRACKING_URI"] = shown(service.mlflow)
+        if service.token_file is not None:
+            needed["RAY_AUTH_TOKEN_PATH"] = f"COPY_OF_{service.token_file.name}"
+        if service.mlflow_credentials is not None:
+            needed["MLFLOW_TRACKING_PASSWORD"] = f"AS_IN_{service.mlflow_credentials.name}"
+    _say("another machine connects with:")
+    for name, value in needed.items():
+        _say(f"  export {name}={value}")
+    if not secrets:
+        _say(f"  (the files lie in {service.storage}/.service; --show-secrets prints what is in them)")
+    if outside:
+        _say(f"  a further Ray node: ray start --address {service.ray_address}, with the same token")

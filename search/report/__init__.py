@@ -1,0 +1,1 @@
+"""A study drawn: the HTML report, its SVG charts, figures and sample texts."""

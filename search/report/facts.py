@@ -1,0 +1,170 @@
+"""The report's words and tables: what came out, what it cost, who left at which rung, where it comes from. Pure."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+from pydantic import ValidationError
+
+from search.results.notes import floor_lines
+from search.results.standing import rows
+from search.results.survival import survival
+from search.results.timeline import Session, cost, sessions
+from search.spec.study_spec import StudySpec
+from search.stats.statistics import Standing
+from search.study.journal import FULL
+from search.study.scores import BROKEN, UNITS, best, objective_name
+from search.study.study import Study, Trial
+from trainer import units
+
+Fact = tuple[str, str, str]  # name, value, more about it
+
+
+def facts(study: Study, found: list[Standing]) -> list[Fact]:
+    """What one wants to know first."""
+    told: list[Fact] = []
+    leader = best(study)
+    if leader is not None:
+        row = next(row for row in rows(study, found) if row["trial"] == leader.number)
+        value = row["objective"] if row["value"] is None else row["value"]
+        more = f"trial {leader.number}: {leader.name}"
+        if row["seeds"] and row["seed_low"] is not None:
+            span = f"{units.score(row['seed_low'])} to {units.score(row['seed_high'])}"
+            more = f"{span}, 95 % over {row['seeds']} fresh seeds; {more}"
+        told.append((f"best {UNITS[objective_name(study)]}", units.score(value), more))
+    floor = next(iter(floor_lines(study)), "")
+    if floor:
+        text, _, gap = floor.removeprefix("entropy floor: ").partition("; ")
+        told.append(("entropy floor", text.split(",")[0].removeprefix("perplexity "), gap or text))
+    ran, went = sessions(study), cost(study, list(study.trials.values()))
+    again = len(study.trials) - len(study.searched)
+    full = sum(trial.final is not None for trial in study.searched)
+    runs = f", {again} runs with fresh seeds" if again else ""
+    told.append(("trials", str(len(study.searched)), f"{full} at full length{runs}"))
+    told.append(("tokens", units.count(went.tokens + went.repeated), "trained on by all together"))
+    told.append(("wall time", units.duration(study.seconds()), _drivers(ran)))
+    if (whole := sum(session.rows * session.wall for session in ran)) > 0:
+        told.append(("workers idle", f"{1 - sum(session.busy for session in ran) / whole:.0%}", idle_text(ran)))
+    if went.gpu_hours:
+        told.append(("GPU hours", f"{went.gpu_hours:.2f}", "reserved by trials while they ran"))
+    elif went.cpu_hours is not None:
+        told.append(("core hours", f"{went.cpu_hours:.2f}", "reserved by trials while they ran; no GPU"))
+    return told
+
+
+def _drivers(ran: list[Session]) -> str:
+    places = max((session.rows for session in ran), default=0)
+    drivers = "" if len(ran) == 1 else f", {len(ran)} drivers"
+    return f"{places} trial{'s' * (places != 1)} at once{drivers}"
+
+
+def idle_text(ran: list[Session]) -> str:
+    """Where the workers' time without a trial was."""
+    idle = {key: sum(session.idle[key] for session in ran) for key in ("before", "between", "after")}
+    words = {"before": "before the first trial", "between": "between trials", "after": "after the last"}
+    parts = [f"{units.duration(seconds)} {words[key]}" for key, seconds in idle.items() if round(seconds)]
+    return ", ".join(parts) or "none"
+
+
+def costs(study: Study) -> dict[str, Any]:
+    """heads and lines: by what became of the trials, the finalists' runs, all. Columns of nothing are left out."""
+    groups = {
+        "to full length": [t for t in study.searched if t.status in FULL],
+        "stopped or paused at a rung": [t for t in study.searched if t.status in ("pruned", "paused")],
+        "broke": [t for t in study.searched if t.status in BROKEN],
+        "not ended": [t for t in study.searched if t.status in ("running", "waiting", "interrupted")],
+        "finalists, fresh seeds": [t for t in study.trials.values() if t.of is not None],
+        "all": list(study.trials.values()),
+    }
+    whole = cost(study, groups["all"]).worker_seconds or 1.0
+    lines = [_cost(study, name, trials, whole) for name, trials in groups.items() if trials or name == "all"]
+    heads = ["", "trials", "tokens", "trained twice", "worker time", "share", "core hours", "GPU hours"]
+    kept = [at for at in range(len(heads)) if at == 0 or any(line[at] for line in lines)]
+    return {"heads": [heads[at] for at in kept], "lines": [[line[at] for at in kept] for line in lines]}
+
+
+def _cost(study: Study, name: str, trials: list[Trial], whole: float) -> list[str]:
+    spent = cost(study, trials)
+    return [
+        name,
+        str(spent.trials),
+        units.count(spent.tokens),
+        units.count(spent.repeated) if spent.repeated else "",
+        units.duration(spent.worker_seconds),
+        f"{spent.worker_seconds / whole:.0%}",
+        "" if spent.cpu_hours is None else f"{spent.cpu_hours:.3g}",
+        "" if not spent.gpu_hours else f"{spent.gpu_hours:.3g}",
+    ]
+
+
+def survivors(study: Study) -> dict[str, Any]:
+    """heads and lines: a row for each rung and the end. Ways of leaving that nobody took are left out."""
+    found = survival(study)
+    names = {"broke": "broke before it", "early": "ended early by itself", "going": "not ended"}
+    ways = [way for way in names if any(row.left[way] for row in found)]
+    refused = [way for way in ("stopped", "paused") if any(row.left[way] for row in found)]
+    heads = ["rung", "on the way", *(names[way] for way in ways), "reached it", *refused, "went on", "who left"]
+    lines = [
+        [
+            "the end" if row.rung is None else units.count(row.rung),
+            str(row.entered),
+            *(str(len(row.left[way])) for way in ways),
+            str(row.reached),
+            *("" if row.rung is None else str(len(row.left[way])) for way in refused),
+            "" if row.rung is None else str(row.went_on),
+            _who(row.left),
+        ]
+        for row in found
+    ]
+    return {"heads": heads, "lines": lines, "rungs": len(found) - 1}
+
+
+def _who(left: dict[str, list[int]]) -> str:
+    words = {"broke": "broke", "early": "ended early", "going": "not ended", "stopped": "stopped", "paused": "paused"}
+    parts = []
+    for way, word in {**words, "done": "full length"}.items():
+        numbers = left[way]
+        if numbers:
+            more = f" and {len(numbers) - 30} more" if len(numbers) > 30 else ""
+            parts.append(f"{word}: {', '.join(map(str, numbers[:30]))}{more}")
+    return "; ".join(parts)
+
+
+def spec_text(study: Study) -> str:
+    """The spec as run, defaults left out, as YAML."""
+    import yaml
+
+    spec = study.header.get("spec") or {}
+    with suppress(ValidationError):  # of another release: as it stands in the journal
+        spec = StudySpec.model_validate(spec).model_dump(mode="json", exclude_defaults=True)
+    return str(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100))
+
+
+def provenance(study: Study) -> list[tuple[str, str]]:
+    """Where the numbers come from, a fact a line."""
+    header = study.header
+    data, host = header.get("data") or {}, header.get("host") or {}
+    commit = str(header.get("commit") or "unknown") + (" with uncommitted changes" if header.get("dirty") else "")
+    lines = {
+        "code": commit,
+        "data": f"{data.get('corpus', 'unknown')}, hash {data.get('hash', 'unknown')}",
+        **{f"tokens, {name}": _data(about) for name, about in (data.get("tokenizers") or {}).items()},
+        "machine": ", ".join(str(host[key]) for key in ("name", "system", "cpu") if host.get(key)) or "unknown",
+        "cores, memory": f"{host['cpus']} cores, {host.get('memory_gb', '?')} GiB" if "cpus" in host else "",
+        "nodes": ", ".join(sorted({s.node for t in study.trials.values() for s in t.stints if s.node})),
+        "packages": ", ".join(f"{name} {version}" for name, version in (header.get("packages") or {}).items()),
+        "drivers": "; ".join(_when(session) for session in sessions(study)),
+    }
+    return [(name, text) for name, text in lines.items() if text]
+
+
+def _data(about: dict[str, Any]) -> str:
+    train, val = (units.count(about.get(key) or 0) for key in ("train_tokens", "val_tokens"))
+    return f"{train} to train on, {val} to validate, {about.get('classes', '?')} classes"
+
+
+def _when(session: Session) -> str:
+    began = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(session.began))
+    return f"{began}, {units.duration(session.wall)}"

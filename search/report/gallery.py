@@ -1,0 +1,133 @@
+"""`nanosweep figures`: the pictures of a study, or of one run, as PNG files.
+
+    trials.png         loss of every trial against tokens, the leader and the next best named
+    by-KEY.png         the best trial for each value of a config key (default: loss)
+    leader.png         the leader's training and validation loss, and where over-fitting begins
+    documents.png      how the leader's perplexity spreads over the validation documents
+    reliability.png    confidence against accuracy of the leader, as it is and with one temperature
+
+Of a run folder: loss.png, documents.png, reliability.png. matplotlib is loaded when something is drawn.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from search.report import curves
+from search.study.folder import trial_folder
+from search.study.scores import best
+from search.study.study import Study, read_study
+from trainer import curve, records, scores, units
+
+FOLDER = "figures"
+Draw = Callable[[], Any]  # makes a figure, which only search.figures knows
+
+
+@dataclass
+class Drawn:
+    """What was written, and lines for people: why a picture is missing, what they say of over-fitting."""
+
+    paths: list[Path] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+
+def of_run(run: Path, out: Path | None = None) -> Drawn:
+    """Write the pictures of one run, from its folder. out: default `figures` in it. Raises UserError."""
+    return _told(_write(_of_run(run), out or run / FOLDER), curves.of_run(run))
+
+
+def of_study(study: Study, out: Path | None = None, by: str | None = None) -> Drawn:
+    """Write a study's pictures into a folder, by default figures/NAME in the working directory.
+
+    Raises UserError where it cannot be written, or `by` is no key.
+    """
+    out = out or Path(FOLDER) / _name(study)
+    made = _write(_of_study(study, by), out)
+    leader = curves.of_leader(study)
+    return made if leader is None else _told(made, leader)
+
+
+def _told(made: Drawn, chart: curves.Chart) -> Drawn:
+    if said := curve.sentence(chart.lines[0].curve, units.count):
+        made.lines.append(f"{chart.title}: {said}")
+    return made
+
+
+def attempt(folder: Path) -> None:
+    """The pictures of a study that has just been run. Whatever hinders them is a line and not the study's failure."""
+    try:
+        of_study(read_study(folder), folder / FOLDER)
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        print(f"note: no figures ({why}); nanosweep figures {folder} tries again", file=sys.stderr)
+
+
+def _of_study(study: Study, by: str | None) -> Iterator[tuple[str, Draw | str]]:
+    """Names of pictures, each with what draws it or why there is none."""
+    from search.report import figures
+
+    chart = curves.of_trials(study)
+    yield "trials.png", partial(figures.losses, chart) if chart else "no trial has reported yet"
+    key = by or "loss"
+    compared = curves.by(study, key) if chart and (by or len(curves.values_of(study, key)) > 1) else None
+    alike = f"all trials have the same {key} (--by KEY compares another)" if chart else "no trial has reported yet"
+    yield f"by-{key}.png", partial(figures.losses, compared) if compared else alike
+    leader, first = best(study), curves.of_leader(study)
+    if leader is None or first is None:
+        for name in ("leader.png", "documents.png", "reliability.png"):
+            yield name, "no trial has ended at full length"
+        return
+    yield "leader.png", partial(figures.one, first)
+    place = trial_folder(study.folder, leader.number) if study.folder is not None else Path()
+    title = f"{_name(study)}, trial {leader.number}"
+    yield from _of_scores(title, place, leader.final["metrics"] if leader.final is not None else {})
+
+
+def _of_run(folder: Path) -> Iterator[tuple[str, Draw | str]]:
+    from search.report import figures
+
+    reports = records.read_reports(folder)
+    yield "loss.png", partial(figures.one, curves.of_run(folder))
+    yield from _of_scores(folder.resolve().name, folder, reports[-1]["metrics"])
+
+
+def _of_scores(title: str, folder: Path, metrics: dict[str, Any]) -> Iterator[tuple[str, Draw | str]]:
+    from search.report import figures
+
+    try:
+        found = scores.load(folder / scores.SCORES)
+    except UserError as error:
+        yield "documents.png", str(error)
+        yield "reliability.png", str(error)
+        return
+    told = partial(figures.documents, f"{title}: perplexity by document", found)
+    yield "documents.png", "the validation text is one document" if found.one_document else told
+    measured = partial(figures.reliability, f"{title}: reliability", found, metrics.get("val_temperature"))
+    yield "reliability.png", measured if found.bin_count.sum() else "its run did not measure it"
+
+
+def _write(pictures: Iterator[tuple[str, Draw | str]], out: Path) -> Drawn:
+    from search.report import figures
+
+    made = Drawn()
+    try:
+        for name, what in pictures:
+            if isinstance(what, str):
+                made.lines.append(f"no {name}: {what}")
+                continue
+            out.mkdir(parents=True, exist_ok=True)
+            figures.save(what(), out / name)
+            made.paths.append(out / name)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}; give another folder with -o") from None
+    return made
+
+
+def _name(study: Study) -> str:
+    return str(study.header.get("spec", {}).get("study", "?"))

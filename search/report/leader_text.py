@@ -1,0 +1,99 @@
+"""Text from a study's leader, for its report: written once and kept beside it, or the reason why there is none."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from search.results.export import replace_text
+from search.study.folder import trial_folder
+from search.study.scores import best
+from search.study.study import Study
+from trainer import units
+
+NAME = "samples.json"
+WEIGHTS = ("best.pt", "checkpoint.pt")
+N, TOKENS, TEMPERATURE, SEED = 3, 200, 0.8, 1337
+SMALL = 10_000_000  # parameters: threads of smaller models wait for each other, for minutes on a busy machine
+MOST = 5e11  # multiplications that the page of a study just run may cost: some seconds on a core
+
+
+@dataclass(frozen=True)
+class Samples:
+    """texts: whole continuations of nothing; about: how they were made; reason: why there are none."""
+
+    texts: list[str] = field(default_factory=list)
+    about: str = ""
+    reason: str = ""
+
+
+def samples_of(study: Study, whatever_it_costs: bool = True) -> Samples:
+    """The leader's, from its own weights, or those of its first run with a fresh seed where these are kept.
+
+    whatever_it_costs: False leaves out what would take more than some seconds.
+    """
+    leader = best(study)
+    if leader is None:
+        return Samples(reason="no trial has reached its full length yet")
+    runs = [leader, *study.again(leader.number)]
+    files = [(trial_folder(study.folder or Path(), run.number) / name, run) for run in runs for name in WEIGHTS]
+    found = next(((file, run) for file, run in files if file.is_file()), None)
+    if study.folder is None or found is None:
+        host = (study.header.get("host") or {}).get("name")
+        where = f" (the study ran on {host})" if host else ""
+        return Samples(reason=f"the weights of trial {leader.number} are not at hand here{where}")
+    file, run = found
+    work = N * TOKENS * (run.n_parameters or 0) * int(run.config.get("block_size") or 1)
+    stat = file.stat()
+    key = {"run": run.number, "file": file.name, "size": stat.st_size, "changed": stat.st_mtime_ns, "n": N}
+    if (kept := _kept(study.folder / NAME, key)) is not None:
+        return kept
+    if work > MOST and not whatever_it_costs:
+        size = units.count(run.n_parameters or 0)
+        return Samples(
+            reason=f"a model of {size} parameters takes a while: nanosweep report {study.folder} writes them"
+        )
+    try:
+        made = _write(file, run.number, leader.number)
+    except (UserError, OSError, RuntimeError) as error:
+        return Samples(reason=f"the weights of trial {run.number} cannot be used: {error}")
+    with suppress(UserError):  # a folder that cannot be written: they are made again next time
+        replace_text(study.folder / NAME, json.dumps({"key": key, **asdict(made)}, ensure_ascii=False) + "\n")
+    return made
+
+
+def _kept(path: Path, key: dict[str, Any]) -> Samples | None:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["key"] != key:
+            return None
+        return Samples([str(text) for text in kept["texts"]], str(kept["about"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(file: Path, run: int, leader: int) -> Samples:
+    import torch
+
+    from trainer.sample import load
+
+    trained, threads = load(file), torch.get_num_threads()
+    if trained.model.n_parameters() < SMALL:
+        torch.set_num_threads(1)
+    try:
+        texts = trained.write(n=N, max_new_tokens=TOKENS, temperature=TEMPERATURE, seed=SEED)
+    finally:
+        torch.set_num_threads(threads)
+    whose = f"trial {leader}" if run == leader else f"trial {run}, a run of trial {leader} with a fresh seed"
+    about = f"{whose}, {file.name}; temperature {TEMPERATURE}, at most {TOKENS} tokens, seed {SEED}"
+    if trained.corpus.partition(":")[0] == "stories":
+        from data.stories import intelligibility
+
+        judged = intelligibility(texts)
+        share = f"{judged.sentence_share:.0%} of {judged.sentences} sentences"
+        about += f"; {share} are sentences of the stories' language"
+    return Samples(texts, about)

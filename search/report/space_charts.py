@@ -1,0 +1,155 @@
+"""The report's charts of what was searched: importance, slices, pairs; axes of parameters. Pure, to SVG."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+from markupsafe import Markup
+from pydantic import ValidationError
+
+from search.report.svg import Axis, Choices, Scale, frame, mark, shorten, svg, tag
+from search.report.trial_marks import Shown, shown
+from search.results.importance import Importance
+from search.spec.points import Space, target
+from search.spec.space import readable
+from search.spec.study_spec import Parameter, StudySpec
+from search.study.scores import UNITS, objective_name
+from search.study.study import Study
+from trainer import units
+
+SMALL = 340  # px: one of several small charts
+_PAIRS = 4  # parameters of which all pairs are drawn: six charts
+
+
+def space_of(study: Study) -> Space:
+    """What was searched; empty where the spec is of another release."""
+    try:
+        return StudySpec.model_validate(study.header["spec"]).space
+    except (KeyError, ValidationError):
+        return {}
+
+
+def axis_of(name: str, parameter: Parameter, start: float, end: float) -> Axis:
+    if parameter.choice is not None:
+        return Choices([_name(value) for value in parameter.choice], start, end)
+    low, high = parameter.log or parameter.uniform or [0, 1]
+    form: Callable[[float], str] = units.count if target(name, parameter) == "max_tokens" else _short
+    return Scale(float(low), float(high), start, end, parameter.log is not None, form=form)
+
+
+def _short(value: float) -> str:
+    """1e-3 rather than 0.001, as in a trial's name."""
+    if value and not 0.01 <= abs(value) < 10_000:
+        digits, exponent = f"{value:.2e}".split("e")
+        return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return f"{value:g}"
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, dict):
+        return readable(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def place(axis: Axis, value: Any) -> float:
+    if isinstance(axis, Choices):
+        name = _name(value)
+        return axis(name) if name in axis.names else (axis.start + axis.end) / 2
+    return axis(float(value))
+
+
+def scattered(axis: Axis, number: int, share: float = 0.5) -> float:
+    """A shift that keeps the trials of one choice apart, the same each time; none on a range."""
+    if isinstance(axis, Scale):
+        return 0.0
+    step = abs(axis.end - axis.start) / max(1, len(axis.names))
+    return share * min(step, 60) * ((number * 0.618034) % 1 - 0.5)  # the golden ratio spreads any run of numbers
+
+
+def objective_axis(study: Study, trials: list[Shown], start: float, end: float) -> Scale | None:
+    values = [trial.value for trial in trials if trial.value is not None]
+    if not values:
+        return None
+    log = objective_name(study) == "val_perplexity" and min(values) > 0
+    spread = (max(values) / min(values)) ** 0.05 if log else 0.05 * (max(values) - min(values))
+    if log:
+        spread = max(spread, 1.005)
+        return Scale(min(values) / spread, max(values) * spread, start, end, True)
+    return Scale(min(values) - spread, max(values) + spread, start, end)
+
+
+def bars(found: Importance, width: int) -> Markup | None:
+    """Importance by parameter, and the mark that luck alone stays under; None where nothing can be said."""
+    if not found.share:
+        return None
+    height = 26 * len(found.share) + 8
+    x = Scale(0, max(*found.share.values(), *found.luck.values()), 0.3 * width + 20, width - 46)
+    parts = []
+    for row, (name, share) in enumerate(found.share.items()):
+        y = 26 * row + 4
+        real = share > found.luck[name]
+        about = f"{name}: {share:.0%}; shuffled values stay under {found.luck[name]:.0%} in 95 of 100 cases"
+        text = tag(
+            "text",
+            tag("title", name),
+            shorten(name, int((x.start - 8) / 7)),
+            x=x.start - 8,
+            y=y + 15,
+            text_anchor="end",
+        )
+        box = tag("rect", tag("title", about), x=x.start, y=y, width=max(1.0, x(share) - x.start), height=20, rx=2)
+        luck = tag("path", d=f"M{x(found.luck[name]):.1f} {y - 1}v22", class_="luck")
+        value = tag("text", f"{share:.0%}", x=max(x(share), x(found.luck[name])) + 6, y=y + 15)
+        parts.append(tag("g", text, box, luck, value, class_="real" if real else "unreal"))
+    return svg(width, height, "parameter importance", *parts)
+
+
+def slices(study: Study) -> list[Markup]:
+    """For each parameter the objective against its value; trials without one as a row of marks on top."""
+    space, trials = space_of(study), shown(study)
+    height = 250
+    y = objective_axis(study, trials, height - 54, 52)
+    if y is None:
+        return []
+    charts = []
+    for name, parameter in space.items():
+        x = axis_of(name, parameter, 52, SMALL - 14)
+        parts = [frame(x, y, name, UNITS[objective_name(study)], 5)]
+        for trial in trials:
+            if name not in trial.trial.point:
+                continue
+            at = place(x, trial.trial.point[name]) + scattered(x, trial.number)
+            up = 34.0 if trial.value is None else y(trial.value)
+            parts.append(_mark(trial, at, up))
+        charts.append(svg(SMALL, height, f"objective against {name}", *parts))
+    return charts
+
+
+def _mark(trial: Shown, x: float, y: float) -> Markup:
+    return mark(trial.mark, x, y, trial.size, trial.label, class_=trial.look, data_t=trial.number)
+
+
+def pairs(study: Study, found: Importance) -> list[Markup]:
+    """Two parameters against each other, the better trials larger; of the most important ones where that is known."""
+    space, trials = space_of(study), shown(study)
+    ranked = sorted(space, key=lambda name: -found.share.get(name, 0.0))[:_PAIRS]
+    if not any(trial.value is not None for trial in trials):
+        return []
+    charts = []
+    height = 270
+    for one, other in combinations([name for name in space if name in ranked], 2):
+        both = [trial for trial in trials if one in trial.trial.point and other in trial.trial.point]
+        if len({json.dumps(trial.trial.point[name], sort_keys=True) for name in (one, other) for trial in both}) < 3:
+            continue  # they never meet, or neither varies where they do
+        y = axis_of(other, space[other], height - 54, 24)
+        x = axis_of(one, space[one], 96 if isinstance(y, Choices) else 52, SMALL - 14)
+        parts = [frame(x, y, one, other, 5)]
+        for trial in both:
+            across = place(x, trial.trial.point[one]) + scattered(x, trial.number)
+            up = place(y, trial.trial.point[other])
+            parts.append(_mark(trial, across, up + scattered(y, trial.number * 7 + 3)))
+        charts.append(svg(SMALL, height, f"{other} against {one}", *parts))
+    return charts

@@ -1,0 +1,178 @@
+"""The report's charts of training: learning curves, rungs, workers. Pure functions of a study to SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from markupsafe import Markup
+
+from search.report.svg import Scale, frame, join, line, mark, shorten, svg, tag
+from search.report.trial_marks import Shown, label, shown
+from search.results.survival import Row, survival
+from search.results.timeline import Bar, Session, sessions
+from search.study.scores import UNITS, objective_name
+from search.study.study import Study, Trial
+from trainer import units
+
+_ENDS = {"cut": "cross", "broke": "triangle", "open": "bar"}
+
+
+def curves(study: Study, width: int) -> Markup | None:
+    """Validation loss against tokens, a line for each trial of the search, the leader on top; None without reports.
+
+    All points of a line are of the one fixed subset of the validation text, the last one too.
+    """
+    lines = [(trial, points) for trial in shown(study) if (points := _curve(study, trial.trial))]
+    lines.sort(key=lambda pair: (pair[0].look == "lead", pair[0].value is not None))
+    if not lines:
+        return None
+    height = 420 if width > 500 else 300
+    low, high = _span([value for _, points in lines for _, value in points], floor := _floor(study))
+    ends = [x for _, points in lines for x, _ in points]
+    x = Scale(min(0, *ends), max(ends), 48, width - 12, form=units.count)
+    y = Scale(low, high, height - 44, 22)
+    parts = [frame(x, y, "tokens", _unit(study), 8 if width > 500 else 5)]
+    if floor is not None:
+        parts.append(line([(x.start, y(floor)), (x.end, y(floor))], f"entropy floor {floor:.4g}", class_="floor"))
+        parts.append(tag("text", "entropy floor", x=x.start + 6, y=y(floor) - 5, class_="floor-text"))
+    for trial, points in lines:
+        parts.append(_line(trial, [(x(tokens), y(value)) for tokens, value in points]))
+    return svg(width, height, "learning curves", *parts)
+
+
+def _line(trial: Shown, points: list[tuple[float, float]]) -> Markup:
+    end = mark(_ENDS.get(trial.look, "circle"), *points[-1], 3.5, trial.label, class_="end")
+    return tag("g", line(points, trial.label, class_="curve"), end, class_=trial.look, data_t=trial.number)
+
+
+def _curve(study: Study, trial: Trial) -> list[tuple[int, float]]:
+    key = "val_loss" if objective_name(study) == "val_perplexity" else "val_bits_per_byte"
+    found = [(r["tokens"], r["metrics"].get(f"{key}_subset", r["metrics"].get(key))) for r in trial.reports]
+    return [(tokens, value) for tokens, value in found if value is not None and math.isfinite(value)]
+
+
+def _span(values: list[float], floor: float | None) -> tuple[float, float]:
+    """From the least to the greatest, but that a few that blew up do not flatten all others."""
+    ranked = sorted(values)
+    high = min(ranked[-1], 1.5 * ranked[int(0.9 * (len(ranked) - 1))])
+    low = min(ranked[0], *([] if floor is None else [floor]), high)
+    pad = 0.05 * (high - low) or 0.1
+    return low - pad, high + pad
+
+
+def _floor(study: Study) -> float | None:
+    """On the curves' axis; None where it is unknown, or each tokenizer has its own."""
+    data = study.header.get("data") or {}
+    key = "val_loss" if objective_name(study) == "val_perplexity" else "val_bits_per_byte"
+    several = len(data.get("tokenizers") or {}) > 1 and key == "val_loss"
+    return None if several or not data.get("floor") else data["floor"].get(key)
+
+
+def _unit(study: Study) -> str:
+    return "validation loss, nats/token" if objective_name(study) == "val_perplexity" else "validation bits/byte"
+
+
+def rungs(study: Study, width: int) -> Markup | None:
+    """Each rung as a strip: every trial where it stood there, by what became of it; None where nothing was compared."""
+    rows = [row for row in survival(study) if row.rung is not None and row.value]
+    if not rows:
+        return None
+    looks = {trial.number: trial for trial in shown(study)}
+    values = [value for row in rows for number, value in row.value.items() if number in looks]
+    if not values:
+        return None
+    step = 54
+    height = 30 + step * len(rows) + 40
+    log = min(values) > 0
+    low, high = (min(values), max(values)) if not log else (min(values) / 1.03, max(values) * 1.03)
+    x = Scale(low, high, 60, width - 14, log=log)
+    bottom = height - 44
+    parts = [tag("path", d=f"M{x.start:.1f} {bottom}H{x.end:.1f}", class_="axis")]
+    for at, text in x.ticks(8 if width > 500 else 4):
+        parts.append(tag("path", d=f"M{at:.1f} {bottom}V12", class_="grid"))
+        parts.append(tag("text", text, x=at, y=bottom + 16, text_anchor="middle"))
+    title = f"{UNITS[objective_name(study)]} at the rung, on the subset"
+    parts.append(tag("text", title, x=(x.start + x.end) / 2, y=bottom + 34, text_anchor="middle", class_="title"))
+    for place, row in enumerate(rows):
+        parts.append(_strip(row, looks, x, 12 + step * (place + 0.5)))
+    return svg(width, height, "trials at each rung", *parts)
+
+
+def _strip(row: Row, looks: dict[int, Shown], x: Scale, y: float) -> Markup:
+    refused = {*row.left["stopped"], *row.left["paused"]}
+    parts = [tag("text", units.count(row.rung or 0), x=x.start - 8, y=y + 4, text_anchor="end")]
+    parts.append(tag("path", d=f"M{x.start:.1f} {y:.1f}H{x.end:.1f}", class_="grid"))
+    for number, value in sorted(row.value.items(), key=lambda pair: -pair[1]):
+        if number not in looks:
+            continue
+        trial = looks[number]
+        fate = "stopped here" if number in refused else "went on"
+        cutoff = f" (cutoff then {units.score(row.cutoff[number])})" if number in row.cutoff else ""
+        exempt = ", exempt from being stopped" if trial.trial.exempt else ""
+        about = f"{trial.label}\n{units.score(value)} here: {fate}{cutoff}{exempt}"
+        shape = "cross" if number in refused else "diamond" if trial.trial.exempt else "circle"
+        look = "cut" if number in refused else "lead" if trial.look == "lead" else "q2"
+        up = 9.0 * (number % 3 - 1)  # so that neighbours do not hide each other
+        parts.append(mark(shape, x(value), y + up, 4.5, about, class_=look, data_t=number))
+    return join(parts)
+
+
+_BAR = 22  # px: a worker's row
+_BREAK = 8  # px: between two drivers
+
+
+def timeline(study: Study, width: int) -> Markup | None:
+    """Which trial held which worker when; gaps are idle. Drivers side by side; None before the first trial."""
+    found = [session for session in sessions(study) if session.bars]
+    if not found:
+        return None
+    rows = max(session.rows for session in found)
+    start, room = 30.0, width - 30.0 - 10 - _BREAK * (len(found) - 1)
+    whole = sum(session.wall for session in found) or 1.0
+    parts: list[Markup] = []
+    for row in range(rows):
+        parts.append(tag("text", str(row + 1), x=start - 8, y=row * _BAR + 17, text_anchor="end"))
+    for session in found:
+        unit = next(unit for unit in (3600.0, 60.0, 1.0) if whole > 2 * unit or unit == 1)
+        scale = Scale(0, session.wall, start, start + room * session.wall / whole, unit=unit, form=units.duration)
+        parts += _session(study, session, scale)
+        start = scale.end + _BREAK
+    bottom = rows * _BAR + 34
+    title = "wall time" if len(found) == 1 else f"wall time of {len(found)} drivers, the pauses between them left out"
+    parts.append(tag("text", title, x=width / 2, y=bottom, text_anchor="middle", class_="title"))
+    return svg(width, bottom + 8, "timeline of workers", *parts)
+
+
+def _session(study: Study, session: Session, scale: Scale) -> Iterable[Markup]:
+    for row in range(session.rows):
+        box = {"x": scale.start, "y": row * _BAR + 3, "width": scale.end - scale.start, "height": _BAR - 4}
+        yield tag("rect", **box, class_="idle")
+    for at, text in scale.ticks(max(1, round((scale.end - scale.start) / 90))):
+        yield tag("path", d=f"M{at:.1f} {session.rows * _BAR + 1}v4", class_="axis")
+        if scale.end - scale.start > 40:
+            yield tag("text", text, x=at, y=session.rows * _BAR + 18, text_anchor="middle")
+    for bar in session.bars:
+        yield _bar(study, bar, scale)
+
+
+def _bar(study: Study, bar: Bar, scale: Scale) -> Markup:
+    trial = study.trials[bar.trial]
+    left, right = scale(bar.begin), scale(bar.end)
+    on = f" on {bar.node}" if bar.node else ""
+    about = f"{label(study, trial)}\n{units.duration(bar.end - bar.begin)}{on}, {bar.status.replace('_', ' ')}"
+    look = "again" if trial.of is not None else _TIME_LOOKS.get(bar.status, "broke")
+    box = {"x": left, "y": bar.row * _BAR + 3, "width": max(1.0, right - left - 0.8), "height": _BAR - 4, "rx": 2}
+    number = str(bar.trial)
+    inside = tag("text", number, x=(left + right) / 2, y=bar.row * _BAR + 17, text_anchor="middle")
+    parts = [tag("title", about), tag("rect", **box)]
+    if right - left > 8 * len(shorten(number, 6)) + 2:
+        parts.append(inside)
+    return tag("g", *parts, class_=f"stint {look}", data_t=bar.trial)
+
+
+_TIME_LOOKS = {
+    **dict.fromkeys(("completed", "early_stopped"), "done"),
+    **dict.fromkeys(("pruned", "paused"), "stopped"),
+    **dict.fromkeys(("running", "interrupted"), "lost"),
+}

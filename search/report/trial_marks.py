@@ -1,0 +1,67 @@
+"""How each trial of a study looks in the report's charts: its class, its mark, its label, and which are drawn. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search.results.leaderboard import order
+from search.study.journal import FULL
+from search.study.scores import BROKEN, UNITS, best, objective, objective_name
+from search.study.study import Study, Trial
+from trainer import units
+
+MOST = 300  # trials drawn, the first of the leaderboard: beyond that a chart is a blot
+QUARTERS = ("q1", "q2", "q3", "q4")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A trial as drawn. look: lead, q1 to q4 (its quarter by objective, q1 the best), cut, broke or open; mark: the
+    shape that says the same without colour; value: its objective, None where it has none."""
+
+    trial: Trial
+    look: str
+    mark: str
+    label: str
+    value: float | None
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    @property
+    def size(self) -> float:
+        """Of its mark in px: the better the larger."""
+        return {"lead": 6.5, "q1": 5.0, "q2": 4.2, "q3": 3.5, "q4": 3.0}.get(self.look, 3.5)
+
+
+def shown(study: Study) -> list[Shown]:
+    """The worst first, so that the better are drawn over them; at most MOST."""
+    trials = order(study)[:MOST]
+    full = [trial.number for trial in trials if objective(study, trial) is not None]
+    leader = best(study)
+    return [_shown(study, trial, full, leader) for trial in reversed(trials)]
+
+
+def _shown(study: Study, trial: Trial, full: list[int], leader: Trial | None) -> Shown:
+    value = objective(study, trial)
+    if trial is leader:
+        look, mark = "lead", "diamond"
+    elif value is not None:
+        look, mark = QUARTERS[4 * full.index(trial.number) // len(full)], "circle"
+    elif trial.status in ("pruned", "paused"):
+        look, mark = "cut", "cross"
+    elif trial.status in (*BROKEN, *FULL):
+        look, mark = "broke", "triangle"
+    else:
+        look, mark = "open", "bar"
+    return Shown(trial, look, mark, label(study, trial), value)
+
+
+def label(study: Study, trial: Trial) -> str:
+    """A trial in a line, for whoever points at it."""
+    value = objective(study, trial)
+    said = "" if value is None else f", {UNITS[objective_name(study)]} {units.score(value)}"
+    rung = f" at {units.count(trial.rung)}" if trial.rung and trial.status in ("pruned", "paused") else ""
+    of = "" if trial.of is None else f" (trial {trial.of} again, fresh seed {trial.round})"
+    return f"trial {trial.number}{of}: {trial.name}; {trial.status.replace('_', ' ')}{rung}{said}"

@@ -1,0 +1,1 @@
+"""What a study shows: leaderboard, standings, cautions, tables, the exported config."""

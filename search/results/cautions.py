@@ -1,0 +1,273 @@
+"""What a careful person would say about a search that has run: each caution one line, with what to do. Pure.
+
+`search.strategy.advice` says what can be known before; these need the trials. None of them changes a rank.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from pydantic import ValidationError
+
+from search.results.agreement import agreement
+from search.results.leaderboard import order
+from search.spec.points import Space, number_kind, target, typed
+from search.spec.study_spec import Parameter, StudySpec
+from search.strategy.groups import values
+from search.study.scores import best, leader, objective
+from search.study.study import Study, Trial
+from trainer.schedule import n_steps
+from trainer.units import count
+
+_EDGE = 0.05  # of a range, at each end
+_UNEQUAL = 2  # times as many trials, or as wide a range
+_FEW = 4  # trials of which a range is no statement
+# a parameter that explains a quarter of the spread is seen in 4 of 5 cases, or nothing is said of it
+_CLEAR, _POWER = 0.25, 0.8
+_NOTHING = 0.2  # p above which nothing was seen
+_COMPARED = ("completed", "early_stopped", "pruned", "paused")
+
+
+def cautions(study: Study, spec: StudySpec) -> list[str]:
+    """One line each, without a full stop, the most consequential first; empty while no trial is at full length."""
+    full = [trial for trial in study.searched if objective(study, trial) is not None]
+    if not full:
+        return []
+    idle = dict(_idle(study, spec))
+    space = {name: parameter for name, parameter in spec.space.items() if name not in idle}
+    return [
+        *(_edges(study, space, full) if spec.compare is None else _edges_of_each(study, space, full)),
+        *(_unequal_losses(study, full) if spec.compare is None else _unequal_groups(study, spec, full)),
+        *_rungs(study),
+        *_schedules(study.searched),
+        *idle.values(),
+    ]
+
+
+def _best(study: Study, trials: Iterable[Trial]) -> Trial:
+    """Of some trials the one with the best objective in the search."""
+    return min(trials, key=lambda trial: (objective(study, trial) or 0.0, trial.number))
+
+
+# the best value at the edge of what was searched
+
+
+def _edges(study: Study, space: Space, full: list[Trial]) -> Iterator[str]:
+    leader = best(study) or _best(study, full)  # whoever leads the table, finalists' fresh seeds included
+    for name, parameter in space.items():
+        if name in leader.point and (found := _edge(name, parameter, leader, full)):
+            yield f"{name}: the best trial has {_number(leader.point[name])}, {found}"
+    rates = {name: parameter for name, parameter in space.items() if target(name, parameter) == "learning_rate"}
+    for loss in sorted({str(trial.config.get("loss")) for trial in full} - {str(leader.config.get("loss"))}):
+        mine = [trial for trial in full if trial.config.get("loss") == loss]
+        first = _best(study, mine)
+        for name in rates.keys() & first.point.keys():
+            if found := _edge(name, rates[name], first, mine):
+                yield f"{name}: the best trial of {loss} has {_number(first.point[name])}, {found}"
+
+
+def _edges_of_each(study: Study, space: Space, full: list[Trial]) -> Iterator[str]:
+    """Where values are compared, each is shown at its best, and each best may lie at an edge."""
+    for group in dict.fromkeys(trial.group for trial in full):
+        mine = [trial for trial in full if trial.group == group]
+        first = leader(study, mine) or _best(study, mine)
+        for name, parameter in space.items():
+            if name in first.point and (found := _edge(name, parameter, first, mine)):
+                yield f"{name}: the best trial of {group} has {_number(first.point[name])}, {found}"
+
+
+def _edge(name: str, parameter: Parameter, best: Trial, full: list[Trial]) -> str | None:
+    """What to say of a value in the outer 5 % of its range, or at the end of a choice of three or more numbers."""
+    field = target(name, parameter)
+    if parameter.linked or number_kind(field) is None:
+        return None
+    value, others = best.point[name], {trial.point[name] for trial in full if name in trial.point}
+    choice = [option for option in parameter.choice or [] if isinstance(option, int | float)]
+    if parameter.choice is not None and (len(choice) < 3 or len(choice) < len(parameter.choice)):
+        return None
+    low, high = (min(choice), max(choice)) if choice else parameter.log or parameter.uniform or []
+    geometric = parameter.log is not None or (low > 0 and high / low >= 8 and bool(choice))
+    scale: Callable[[float], float] = math.log if geometric else float
+    back: Callable[[float], float] = math.exp if geometric else float
+    place = (scale(value) - scale(low)) / (scale(high) - scale(low))
+    upper = place > 0.5
+    inside = [other for other in others if (other < value if upper else other > value)]
+    if min(place, 1 - place) > _EDGE or not inside:
+        return None  # in the middle, or nothing was tried inside, so the edge is not better than it
+    end, reach = (high, 1) if upper else (low, -1)
+    further = scale(high) - scale(low)
+    steps = sorted(map(scale, choice))
+    if choice:
+        further = 2 * (steps[-1] - steps[-2] if upper else steps[1] - steps[0])
+    wider = _allowed(field, [back(scale(end) + reach * further / 2**halved) for halved in range(1, 7)], end)
+    if wider is None:
+        return None  # the config takes nothing beyond
+    if choice:
+        return f"the {'largest' if upper else 'smallest'} of its choice: better ones may lie beyond; add {wider}"
+    ends = f"{_number(low)}, {wider}" if upper else f"{wider}, {_number(high)}"
+    kind = "log" if parameter.log is not None else "uniform"
+    return (
+        f"at the {'upper' if upper else 'lower'} edge of {kind}: [{_number(low)}, {_number(high)}]: better ones may "
+        f"lie beyond; widen it to {kind}: [{ends}]"
+    )
+
+
+def _allowed(field: str, wanted: list[float], end: float) -> str | None:
+    """The first of these that the config's field takes and that, as written, lies beyond the end."""
+    whole = number_kind(field) == "int"
+    tries = [
+        *wanted[:1],
+        *(bound for bound in (0.0, 1.0) if min(wanted[0], end) < bound < max(wanted[0], end)),
+        *wanted,
+    ]
+    for value in tries:
+        text = str(round(value)) if whole else _number(value)
+        try:
+            typed(field, int(text) if whole else float(text))
+        except ValidationError:
+            continue
+        if (float(text) - end) * (wanted[0] - end) > 0:
+            return text
+    return None
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.2g}"
+
+
+# losses
+
+
+def _unequal_losses(study: Study, full: list[Trial]) -> Iterator[str]:
+    """A comparison of losses is one of how well each was tuned, unless all were tuned alike."""
+    tried = Counter(str(trial.config["loss"]) for trial in study.searched if "loss" in trial.config)
+    if len(tried) < 2:
+        return
+    at_end = {loss: sum(trial.config.get("loss") == loss for trial in full) for loss in tried}
+    if max(at_end.values()) > _UNEQUAL * min(at_end.values()):
+        each = ", ".join(f"{loss} {at_end[loss]}" for loss in sorted(at_end, key=lambda loss: -at_end[loss]))
+        yield (
+            f"loss: trials at full length are unequal ({each}): the best of more is better by luck and tuning alone; "
+            "give each about as many before comparing them (compare: loss in the spec, or a study for each)"
+        )
+    yield from _unequal_rates(study, tried)
+
+
+def _unequal_groups(study: Study, spec: StudySpec, full: list[Trial]) -> Iterator[str]:
+    """Where values take turns they have equal chances; unless a budget, or a start, has it otherwise."""
+    compared, tried = spec.compare, Counter(dict.fromkeys(values(spec), 0))
+    tried.update(trial.group for trial in study.searched)
+    if max(tried.values()) > _UNEQUAL * min(tried.values()):
+        each = ", ".join(f"{group} {n}" for group, n in tried.most_common())
+        yield f"{compared}: values had unequal numbers of trials ({each}); raise the budget before comparing them"
+    if nobody := [group for group in tried if all(trial.group != group for trial in full)]:
+        yield (
+            f"{compared}: no trial of {', '.join(nobody)} came to its end, so nothing is known of it at its best; see "
+            "why (nanosweep leaderboard), or give it more trials"
+        )
+    if compared == "loss":
+        yield from _unequal_rates(study, tried)
+
+
+def _unequal_rates(study: Study, tried: Iterable[str]) -> Iterator[str]:
+    spans = {}
+    for loss in tried:
+        rates = [float(t.config["learning_rate"]) for t in study.searched if t.config.get("loss") == loss]
+        if len(rates) >= _FEW:
+            spans[loss] = math.log10(max(rates) / min(rates))
+    if len(spans) > 1:
+        wide, narrow = max(spans, key=lambda loss: spans[loss]), min(spans, key=lambda loss: spans[loss])
+        if spans[wide] > _UNEQUAL * spans[narrow] and spans[wide] > 0.3:  # less than a factor 2 is no search
+            yield (
+                f"loss: learning rates of {wide} were searched over a factor {10 ** spans[wide]:.3g}, those of "
+                f"{narrow} over {10 ** spans[narrow]:.3g}; search both alike before comparing them"
+            )
+
+
+# rungs and schedules
+
+
+def _rungs(study: Study) -> Iterator[str]:
+    for row in agreement(study):
+        if row.tau is not None and row.low is not None and row.low <= 0:
+            yield (
+                f"the rung at {count(row.rung)} tokens has not been seen to predict the final order (Kendall's tau "
+                f"{row.tau:.2f}, {row.low:.2f} to {row.high:.2f}, {row.n} trials): what it stopped may have been "
+                "good; raise first_rung, or more `exempt` trials to know"
+            )
+
+
+def _schedules(trials: list[Trial]) -> Iterator[str]:
+    """Shares of a trial that come to no whole step, or to most of it."""
+    found: dict[str, list[Trial]] = {}
+    for trial in trials:
+        for said in _schedule(trial):
+            found.setdefault(said, []).append(trial)
+    for said, those in found.items():
+        numbers = ", ".join(str(trial.number) for trial in those[:3]) + (", ..." if len(those) > 3 else "")
+        yield said.format(f"{len(those)} of {len(trials)} trials ({numbers})")
+
+
+def _schedule(trial: Trial) -> Iterator[str]:
+    config = trial.config
+    if not isinstance(config.get("max_tokens"), int):
+        return
+    steps = n_steps(
+        config["max_tokens"], config["batch_size"] * config["gradient_accumulation_steps"] * config["block_size"]
+    )
+    warmup = config["warmup_frac"]
+    if warmup > 0 and round(warmup * steps) == 0:
+        yield "warmup_frac: the warm-up of {} comes to no whole step: there is none; raise it or max_tokens"
+    if warmup > 0.5:
+        yield "warmup_frac: {} spend more than half of their steps warming up; lower it"
+    if config["schedule"] == "wsd" and config["decay_frac"] > 0 and round(config["decay_frac"] * steps) == 0:
+        yield "decay_frac: the decay of {} comes to no whole step: there is none; raise it or max_tokens"
+
+
+# parameters without effect
+
+
+def _idle(study: Study, spec: StudySpec) -> Iterator[tuple[str, str]]:
+    """By parameter: Kruskal and Wallis's rank test of each parameter over all trials that were compared.
+
+    Those stopped rank behind those that went on, as in the leaderboard: among the survivors alone even a decisive
+    parameter makes no difference any more. Ranges are cut into thirds, so that a valley is seen as well as a slope.
+    """
+    from scipy.stats import chi2, kruskal, ncx2
+
+    ranked = [
+        trial for trial in order(study) if trial.status == "diverged" or (trial.status in _COMPARED and trial.reports)
+    ]
+    rank = {trial.number: place for place, trial in enumerate(ranked)}
+    for name, parameter in spec.space.items():
+        if name == spec.compare:
+            continue  # its values are what the study is about
+        found = [sample for sample in _samples(name, parameter, ranked, rank) if len(sample) >= 3]
+        n, df = sum(map(len, found)), len(found) - 1
+        if df < 1:
+            continue
+        seen = ncx2.sf(chi2.isf(0.05, df), df, 3 / math.pi * n * _CLEAR / (1 - _CLEAR))  # its power
+        p = kruskal(*found).pvalue
+        if seen >= _POWER and p > _NOTHING:
+            yield (
+                name,
+                f"{name}: no difference seen among {n} trials (rank test of {len(found)} groups, p = {p:.2g}; an "
+                f"effect of {_CLEAR:.0%} of the spread would be seen in {math.floor(100 * seen)} of 100 searches): "
+                "fix it and search the others",
+            )
+
+
+def _samples(name: str, parameter: Parameter, trials: list[Trial], rank: dict[int, int]) -> list[list[int]]:
+    """Ranks of the trials that have the parameter, by its value, or by thirds of what was tried of a range."""
+    mine = [trial for trial in trials if name in trial.point]
+    if parameter.choice is not None:
+        values: dict[str, list[int]] = {}
+        for trial in mine:
+            values.setdefault(repr(trial.point[name]), []).append(rank[trial.number])
+        return list(values.values())
+    mine.sort(key=lambda trial: (trial.point[name], trial.number))
+    cuts = [round(third * len(mine) / 3) for third in range(4)]
+    return [[rank[trial.number] for trial in mine[a:b]] for a, b in itertools.pairwise(cuts)]

@@ -1,0 +1,91 @@
+"""The leaderboard as rows: a dict per trial, best first. Pure; `search.leaderboard` makes data frames of them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from search.study.journal import FULL
+from search.study.scores import BROKEN, objective
+from search.study.study import Study, Trial
+
+if TYPE_CHECKING:
+    pass
+
+Row = dict[str, Any]
+MAINRUN = ("val_nats_per_char", "mainrun_nats_per_char", "mainrun_coverage")
+
+
+def parameters(point: dict[str, Any]) -> dict[str, Any]:
+    """A point with its linked parameters (`width: {n_embd: 384, n_head: 6}`) laid out singly."""
+    flat: dict[str, Any] = {}
+    for name, value in point.items():
+        flat.update(value if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def rows(study: Study) -> list[Row]:
+    """A row per trial, best first.
+
+    objective, val_loss, val_perplexity, val_bits_per_byte, val_accuracy: on the full validation split at the end
+    of a trial of full length, else None, so that no sort mixes budgets. best_on_the_way: the least val_perplexity
+    on the subset scored at reports. last: val_perplexity at the last report, whatever its length.
+    With `split: mainrun` also MAINRUN (see trainer.mainrun), at the end as well.
+    """
+    return [_row(study, trial) for trial in order(study)]
+
+
+def order(study: Study) -> list[Trial]:
+    """Full-length trials by objective; then those stopped, going on or interrupted, the longest first; then the
+    waiting; then those that broke."""
+    return sorted(study.searched, key=lambda trial: _place(study, trial))
+
+
+def _place(study: Study, trial: Trial) -> tuple[float, ...]:
+    value = objective(study, trial)
+    if value is not None:
+        return (0, 0, value, trial.number)
+    group = 3 if trial.status in (*BROKEN, *FULL) else (1 if trial.reports else 2)
+    last = _perplexity(trial.reports[-1]) if trial.reports else math.inf
+    return (group, -_reached(trial), last if math.isfinite(last) else math.inf, trial.number)
+
+
+def _reached(trial: Trial) -> int:
+    """Where a trial is compared: its last rung, or else its tokens (true tokens differ with the batch size)."""
+    return max((report["rung"] or 0 for report in trial.reports), default=0) or trial.tokens
+
+
+def _perplexity(report: dict[str, Any]) -> float:
+    return float(report["metrics"].get("val_perplexity", math.nan))
+
+
+def on_the_way(trial: Trial) -> float | None:
+    """The least finite val_perplexity on the subset, the end's included."""
+    values = [_perplexity(report) for report in trial.reports if not report["final"]]
+    values += [math.exp(min(r["metrics"].get("val_loss_subset", math.nan), 700)) for r in trial.reports if r["final"]]
+    return min((value for value in values if math.isfinite(value)), default=None)
+
+
+def _row(study: Study, trial: Trial) -> Row:
+    value = objective(study, trial)
+    final = trial.final["metrics"] if trial.final is not None and value is not None else {}
+    last = trial.reports[-1]["metrics"] if trial.reports else {}
+    memory = [m for r in trial.reports if (m := r["metrics"].get("peak_memory_mb")) is not None]
+    return {
+        "trial": trial.number,
+        "name": trial.name,
+        "status": trial.status,
+        "rung": trial.rung,
+        "objective": value,
+        **{key: final.get(key) for key in ("val_loss", "val_perplexity", "val_bits_per_byte", "val_accuracy")},
+        **{key: final[key] for key in MAINRUN if key in final},
+        "best_on_the_way": on_the_way(trial),
+        "last": last.get("val_perplexity"),
+        "train_loss": last.get("train_loss"),
+        "tokens": trial.tokens,
+        "seconds": trial.seconds or last.get("seconds"),
+        "n_parameters": trial.n_parameters,
+        "peak_memory_mb": max(memory, default=None),
+        "cause": trial.cause,
+        **parameters(trial.point),
+    }

@@ -1,0 +1,262 @@
+"""The leaderboard as text: a table for the terminal, Markdown, CSV, JSON; under it the lines of `notes`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from search.results import agreement, by_value
+from search.results.leaderboard import Row
+from search.results.notes import below
+from search.results.standing import rows, standings
+from search.stats.statistics import Standing
+from search.study.scores import UNITS, objective_name
+from search.study.study import Study
+from trainer import units
+
+# columns that a narrow terminal has no room for, the least telling first
+_DROPPED = (
+    *("memory", "params", "on the way", "time", "bits/byte", "median", "val loss", "own val", "text", "seeds"),
+    *("own train", "own test", "train loss", "coverage", "evaluate()"),
+)
+_CONFIG = 60  # characters of a config that a narrow terminal keeps before it keeps another column
+
+
+def render(
+    study: Study, by: str | None = None, limit: int | None = None, width: int | None = None, color: bool = False
+) -> str:
+    """The table and its notes. by: a config key, for the best of each value. width: of the terminal, or None."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    found = standings(study, _leaders(study, by))
+    heads, lines, left_out, about = _cells(study, by, limit, found)
+    width = width or (300 if by else 200)  # of a pipe, which has no width
+    heads, lines = _fit(heads, lines, width)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("status", "config", by) else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*(Text(cell) for cell in line), style="green" if heads[0] == "#" and line[0] == "1" else None)
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=color, color_system="auto" if color else None)
+    console.print(table)
+    text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    return "\n".join([text, "", *about, *below(study, left_out, found)]) + "\n"
+
+
+def _leaders(study: Study, by: str | None) -> list[int] | None:
+    """With `by`: the best trial of each value, which are then compared with each other alone."""
+    return None if by is None else [trial.number for trial in by_value.leaders(study, by).values()]
+
+
+def _fit(heads: list[str], lines: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
+    """Without the columns that a narrow terminal has no room for, the least telling first."""
+    for dropped in _DROPPED:
+        if sum(min(size, _CONFIG) if head == "config" else size for head, size in _widths(heads, lines)) - 2 <= width:
+            break
+        if dropped in heads[:2] or dropped not in heads:
+            continue
+        at = heads.index(dropped)
+        heads, lines = heads[:at] + heads[at + 1 :], [line[:at] + line[at + 1 :] for line in lines]
+    if "config" in heads:  # a point of many parameters is cut, not the numbers beside it
+        at = heads.index("config")
+        room = width - sum(size for head, size in _widths(heads, lines) if head != "config")
+        lines = [[*line[:at], _cut(line[at], max(room, 20)), *line[at + 1 :]] for line in lines]
+    return heads, lines
+
+
+def _widths(heads: list[str], lines: list[list[str]]) -> list[tuple[str, int]]:
+    """Each column with the room it takes, the gap behind it included."""
+    columns = zip(heads, *lines, strict=True)
+    return [(column[0], max(len(cell) for cell in column) + 2) for column in columns]
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 1] + "…"
+
+
+def markdown(study: Study, by: str | None = None, limit: int | None = 100, found: list[Standing] | None = None) -> str:
+    """leaderboard.md: the same table, with a heading. found: the trials' standings, where somebody has them."""
+    found = standings(study, _leaders(study, by)) if found is None else found
+    heads, lines, left_out, about = _cells(study, by, limit, found)
+    ruled = [heads, ["---" if head in ("status", "config", by) else "---:" for head in heads], *lines]
+    table = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in ruled]
+    title = f"# {study.header.get('spec', {}).get('study', 'study')}"
+    return (
+        "\n".join([title, "", *table, "", *(f"{line}  " for line in [*about, *below(study, left_out, found)])]) + "\n"
+    )
+
+
+def as_csv(study: Study, by: str | None = None) -> str:
+    """All rows, plain numbers; empty where there is none."""
+    found = standings(study, _leaders(study, by))
+    table = by_value.rows(study, by, found) if by else rows(study, found)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(key for row in table for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return out.getvalue()
+
+
+def as_json(study: Study, by: str | None = None, found: list[Standing] | None = None) -> str:
+    """{trials: all rows, or groups: with `by`; rungs: how well each foretold the final order}; null where there is no
+    number or no finite one."""
+    found = standings(study, _leaders(study, by)) if found is None else found
+    tables = {"groups": by_value.rows(study, by, found)} if by else {"trials": rows(study, found)}
+    tables["rungs"] = [asdict(row) for row in agreement.agreement(study)]
+    plain = {
+        name: [{key: _plain(value) for key, value in row.items()} for row in table] for name, table in tables.items()
+    }
+    return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def cells(study: Study, limit: int | None, found: list[Standing]) -> tuple[list[str], list[list[str]], list[str]]:
+    """The leaderboard as texts, for whoever shows it elsewhere: heads, lines, what stands under it."""
+    heads, lines, left_out, about = _cells(study, None, limit, found)
+    return heads, lines, [*about, *below(study, left_out, found)]
+
+
+def _cells(
+    study: Study, by: str | None, limit: int | None, found: list[Standing]
+) -> tuple[list[str], list[list[str]], int, list[str]]:
+    """Heads, lines, how many were left out, and what is to be said of the columns."""
+    table = by_value.rows(study, by, found) if by else rows(study, found)
+    columns = _by_columns(study, by, by_value.own(table)) if by else _columns(study)
+    shown = table if limit is None else table[:limit]
+    percent = objective_name(study) == "val_perplexity"
+    ranked = _ranked(shown, percent)
+    for head, key in _MAY_BE_EMPTY.items():
+        if not any(row.get(key) for row in ranked):  # of one seed, or without scores: a column that says nothing
+            columns.pop(head, None)
+    lines = [[_cell(row, key, form) for key, form in columns.values()] for row in ranked]
+    return list(columns), lines, len(table) - len(shown), by_value.note(study, table) if by else []
+
+
+_MAY_BE_EMPTY = {
+    **{"seeds": "seeds", "text": "text_low", "from leader": "difference"},
+    **{"nats/char": "val_nats_per_char", "evaluate()": "mainrun_nats_per_char", "coverage": "mainrun_coverage"},
+    **{"train loss": "train_loss", "val loss": "val_loss", "test loss": "test", "test bits/byte": "test"},
+    **{f"own {split}": f"{split}_objective_loss" for split in ("train", "val", "test")},
+}
+Format = Callable[[Any], str]
+Columns = dict[str, tuple[str, Format]]
+
+
+def _columns(study: Study) -> Columns:
+    unit = UNITS[objective_name(study)]
+    other = "bits/byte" if unit == "perplexity" else "perplexity"
+    return {
+        "#": ("rank", str),
+        "trial": ("trial", str),
+        unit: ("shown", units.score),
+        "seeds": ("seed_text", str),
+        "text": ("text_text", str),
+        "from leader": ("difference_text", str),
+        other: (f"val_{other.replace('/', '_per_')}" if other == "bits/byte" else "val_perplexity", units.score),
+        "nats/char": ("val_nats_per_char", "{:.4f}".format),  # of `split: mainrun`, these three
+        "evaluate()": ("mainrun_nats_per_char", "{:.4f}".format),
+        "coverage": ("mainrun_coverage", "{:.1%}".format),
+        "on the way": ("best_on_the_way", units.score),
+        "tokens": ("tokens", units.count),
+        "time": ("seconds", units.duration),
+        "params": ("n_parameters", units.count),
+        "memory": ("peak_memory_mb", units.memory),
+        "status": ("state", str),
+        "config": ("name", str),
+    }
+
+
+def _by_columns(study: Study, by: str, own: bool) -> Columns:
+    test = "test loss" if objective_name(study) == "val_perplexity" else "test bits/byte"
+    losses: Columns = {
+        "train loss": ("train_loss", units.score),
+        "val loss": ("val_loss", units.score),
+        test: ("test_text", str),
+        "own train": ("train_objective_loss", units.score),
+        "own val": ("val_objective_loss", units.score),
+        "own test": ("test_objective_loss", units.score),
+    }
+    return {
+        "#": ("rank", str),
+        by: (by, str),
+        UNITS[objective_name(study)]: ("shown", units.score),
+        "seeds": ("seed_text", str),
+        "text": ("text_text", str),
+        "from leader": ("difference_text", str),
+        **{head: column for head, column in losses.items() if own or not head.startswith("own")},
+        "median": ("median", units.score),
+        "full length": ("full_length", str),
+        "trials": ("trials", str),
+        "tokens": ("tokens", units.count),
+        "trial": ("best_trial", str),
+        "config": ("name", str),
+    }
+
+
+def _ranked(table: list[Row], percent: bool) -> list[Row]:
+    return [
+        {
+            **row,
+            "rank": None if row["objective"] is None else row.get("group") or place,
+            "shown": row["objective"] if row.get("value") is None else row["value"],
+            "seed_text": _seeds(row),
+            "text_text": _range(row.get("text_low"), row.get("text_high")),
+            "difference_text": _difference(row, percent),
+            "test_text": _test(row),
+            "state": _state(row),
+        }
+        for place, row in enumerate(table, 1)
+    ]
+
+
+def _seeds(row: Row) -> str | None:
+    """How many seeds stand behind the value, and its interval over seeds."""
+    if row.get("seeds") is None:
+        return None
+    span = _range(row.get("seed_low"), row.get("seed_high"))
+    return f"{row['seeds'] or 'one'}{': ' + span if span and row['seeds'] else ''}"
+
+
+def _test(row: Row) -> str | None:
+    """On the test split, with its interval over seeds."""
+    if row.get("test") is None:
+        return None
+    span = _range(row["test_seed_low"], row["test_seed_high"])
+    return f"{units.score(row['test'])}{f' ({span})' if span else ''}"
+
+
+def _range(low: float | None, high: float | None) -> str | None:
+    return None if low is None or high is None else f"{units.score(low)}–{units.score(high)}"
+
+
+def _difference(row: Row, percent: bool) -> str | None:
+    if row.get("difference") is None:
+        return None
+    unit, digits = ("%", 1) if percent else ("", 4)
+    text = f"{row['difference']:+.{digits}f}{unit}"
+    if row.get("difference_low") is None:
+        return text
+    return f"{text} ({row['difference_low']:+.{digits}f} to {row['difference_high']:+.{digits}f})"
+
+
+def _state(row: Row) -> str:
+    status = str(row.get("status", ""))
+    if status in ("pruned", "paused") and row["rung"]:
+        return f"{status} at {units.count(row['rung'])}"
+    return status.replace("_", " ")
+
+
+def _cell(row: Row, key: str, form: Format) -> str:
+    value = row.get(key)
+    return "" if value is None else form(value)

@@ -1,0 +1,178 @@
+"""The driver of a study: journal, MLflow, live table and Ray Tune put together, from the first record to the last.
+
+Ends in one of four ways: the budget is spent; the user has had enough (what ran is `interrupted`); something makes it
+useless to go on (one line says what); Ray dies (another thread ends the process, as this one would wait for ever).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import ray
+from ray import tune
+
+from data.errors import UserError
+from search.report import gallery, page
+from search.run import live
+from search.run.prepare import Prepared
+from search.run.resources import Share, cluster, taken
+from search.run.scheduler import LedgerScheduler, settle
+from search.run.searcher import LedgerSearcher
+from search.run.trainable import trial
+from search.run.watch import Stopped, Watch, beating
+from search.strategy.asha import rebuild
+from search.study import header
+from search.study.folder import Weights, trial_folder, write_spec
+from search.study.journal import Record
+from search.study.study import Ledger
+from search.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# why a driver was told to stop: by its user, or (a job) by `nanosweep stop`
+ASKED = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
+
+
+def search(prepared: Prepared, each: Share, scratch: Path, console: Console) -> None:
+    """Hand out trials until the end. Ray is running; scratch is a folder for its files. Raises UserError."""
+    spec = prepared.spec
+    with ExitStack() as stack:
+        with console.status("connecting to MLflow"):
+            tracker = stack.enter_context(Tracker(spec.folder))
+        ledger = stack.enter_context(ledger_of(spec.folder))
+        _begin(prepared, each, ledger)
+        asha = rebuild(spec, ledger.study)
+        settle(ledger, spec, asha)
+        tracker.follow(ledger)
+        searcher = LedgerSearcher(
+            ledger, spec, prepared.base, asha, prepared.tokens, lambda n: trial_folder(spec.folder, n)
+        )
+        scheduler = LedgerScheduler(ledger, spec, asha)
+        with live.shown(ledger.study, each.slots, prepared.length, console) as view, _told_to_stop() as asked:
+            ledger.listeners += [view, Weights(spec.folder, ledger.study)]
+            stack.enter_context(beating(lambda cause: _leave(cause, ledger, tracker, console, scratch)))
+            try:
+                say = lambda line: console.print(line, soft_wrap=True)
+                _fit(prepared, scratch, searcher, scheduler, Watch(scheduler, each, asked, cluster, taken, say))
+            except Stopped:
+                scheduler.interrupt(asked[0])
+                if asked[0] not in ASKED.values():
+                    raise UserError(f"{asked[0]}; then the same command goes on") from None
+            except Exception:
+                if ledger.broken is not None:
+                    raise ledger.broken from None  # Ray wraps it into a page of its own
+                scheduler.interrupt("the driver failed")
+                raise
+        gallery.attempt(spec.folder)  # before the tracker's last act, which takes them along
+        page.write_beside(spec.folder)  # before the tracker ends, which copies it to MLflow
+
+
+def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console, scratch: Path) -> None:
+    """End this process from another thread: the main one waits inside Ray, which does not come back."""
+    with suppress(UserError):
+        for number in ledger.study.unfinished():
+            if ledger.study.trials[number].status == "running":
+                ledger.write("status", trial=number, status="interrupted", cause=cause)
+    missing = tracker.close(10)
+    for process in psutil.Process().children(recursive=True):  # what is left of a Ray that we started
+        with suppress(psutil.Error):
+            process.kill()
+    shutil.rmtree(scratch, ignore_errors=True)
+    console.show_cursor()
+    lines = [f"nanosweep: {cause}; nothing is lost, the same command goes on", *([missing] if missing else [])]
+    print("\n".join(lines), file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _begin(prepared: Prepared, each: Share, ledger: DriverLedger) -> None:
+    """The first records of a driver: the study; and trials that an earlier driver left running do not run."""
+    spec = prepared.spec
+    about = header.fields(spec, prepared.base, prepared.data, spec.rungs(prepared.length))
+    ledger.write("study", **about, workers={"slots": each.slots, "cpus": each.cpus, "gpus": each.gpus})
+    write_spec(spec)
+    if prepared.priors:
+        ledger.write("prior", trials=prepared.priors)
+    for number in ledger.study.unfinished():
+        if ledger.study.trials[number].status == "running":
+            ledger.write("status", trial=number, status="interrupted", cause="its driver went away")
+
+
+def _fit(prepared: Prepared, scratch: Path, searcher: Any, scheduler: Any, watch: Watch) -> None:
+    """Ray Tune, until the searcher has no more. Raises Stopped soon after the watch has found a reason to."""
+    each = watch.each
+    references = {name: ray.put(dataset) for name, dataset in prepared.datasets.items()}
+    # tune.run and not Tuner, which would pickle searcher and scheduler, and with them the data, for a snapshot
+    tune.run(
+        tune.with_parameters(trial, datasets=references, threads=each.threads),
+        resources_per_trial={"cpu": each.cpus, "gpu": each.gpus},
+        search_alg=searcher,
+        scheduler=scheduler,
+        num_samples=-1,  # the searcher knows when it is enough
+        max_concurrent_trials=each.slots,  # no trial is proposed before it can run: the sampler knows more then
+        reuse_actors=True,
+        max_failures=prepared.spec.max_failures,
+        raise_on_failed_trial=False,
+        stop=watch,
+        trial_name_creator=_name,
+        trial_dirname_creator=_name,
+        name="tune",
+        storage_path=str(scratch),
+        verbose=0,
+    )
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config["trial"])
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[list[str]]:
+    """Reasons to stop: the first Ctrl-C (or SIGTERM) is one, the second raises KeyboardInterrupt at once."""
+    asked: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(ASKED[signal.Signals(number)])
+
+    before = {number: signal.signal(number, handle) for number in ASKED}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class DriverLedger(Ledger):
+    """Remembers why it could not be written, as Ray swallows what its scheduler raises."""
+
+    broken: UserError | None = None
+
+    def write(self, record: str, **fields: Any) -> Record:
+        try:
+            return super().write(record, **fields)
+        except UserError as error:
+            self.broken = error
+            raise
+
+
+@contextmanager
+def ledger_of(folder: Path) -> Iterator[DriverLedger]:
+    ledger = DriverLedger(folder)
+    try:
+        yield ledger
+    finally:
+        ledger.close()

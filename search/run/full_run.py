@@ -1,0 +1,60 @@
+"""`nanosweep train`: a config to its full length, here or on a Ray cluster, with the loop that `python -m trainer` has.
+
+    nanosweep train best.yaml --max-tokens 100M                 # in this process
+    nanosweep train best.yaml --max-tokens 100M --workers 8     # on 8 GPUs or CPU shares of this machine or a cluster
+
+A config that was exported from a study is logged to MLflow under it (search/tracking/full_run_log.py). Exit codes as
+those of `python -m trainer`; 1 also where workers were lost more often than --max-failures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from data.errors import Lost, UserError
+from trainer import __main__ as command
+from trainer.__main__ import Order
+
+PROG = "nanosweep train"
+
+
+def parser() -> argparse.ArgumentParser:
+    made = command.parser(PROG)
+    made.add_argument("--workers", type=int, metavar="N", help="processes on Ray's machines that share each step")
+    made.add_argument("--address", help="with --workers: a Ray cluster's; default: RAY_ADDRESS, else this machine")
+    about = "with --workers: go on from the last checkpoint after so many lost workers (default 3)"
+    made.add_argument("--max-failures", type=int, default=3, metavar="N", help=about)
+    about = "where the config's study lives, for MLflow; default: beside the file, else ./runs"
+    made.add_argument("--storage", type=Path, help=about)
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    given = parser().parse_args(argv)
+    return command.answered(PROG, command.folder(given), lambda: _run(given))
+
+
+def _run(given: argparse.Namespace) -> int:
+    def follow(order: Order) -> Any:
+        from search.tracking.full_run_log import following
+
+        return following(order, given.config, given.storage)
+
+    if given.workers is None:
+        if given.address:
+            raise UserError(f"--address {given.address} says where workers are; say with --workers N how many")
+        return command.train_here(given, follow)
+    for name, value, least in (("--workers", given.workers, 1), ("--max-failures", given.max_failures, 0)):
+        if value < least:
+            raise UserError(f"{name} {value}: expected at least {least}")
+    from search.run.full_run_workers import train_on_workers
+
+    try:
+        return train_on_workers(given, follow)
+    except Lost as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return 1

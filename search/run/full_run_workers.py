@@ -1,0 +1,137 @@
+"""`nanosweep train --workers N`: a full run on the processes that Ray Train places, shown from its run folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from data.errors import UserError
+from search.run import nodes, resources
+from search.run.resources import Share
+from search.study.machine import Node, this_machine
+from trainer import __main__ as command
+from trainer.__main__ import Follow, Follower, Order
+from trainer.run_folder import Reports
+from trainer.yaml_file import YamlFile
+
+if TYPE_CHECKING:
+    from search.run.train_workers import Group
+    from trainer.report import Result
+
+WAITING = 60.0  # seconds without a worker that has begun, until that is said
+
+
+def train_on_workers(given: argparse.Namespace, follow: Follow) -> int:
+    """The whole command, with the training in Ray's workers. Returns the exit code.
+
+    Raises UserError, or Lost where the run cannot continue.
+    """
+    address = given.address or os.environ.get("RAY_ADDRESS")
+    order = command.order(given)
+    machine = this_machine()
+    check(order, given.workers)
+    if not address:  # known before anything is started
+        share(given.workers, [machine], order.config.device)
+    with _folder(order), follow(order) as follower:
+        with resources.ray_session(address, machine) as scratch:
+            there = resources.cluster()
+            each = share(given.workers, there, order.config.device)
+            nodes.check(order.out.resolve(), "--out:")
+            from search.run.train_workers import Group  # loads Ray Train
+
+            print(
+                f"{given.workers} workers of {each.cpus:g} CPUs, {each.gpus:g} GPUs; {resources.has(there)}", flush=True
+            )
+            group = Group(order, given.workers, each, given.max_failures, scratch)
+            result = watch(group, order, follower)
+        if follower is not None:
+            follower.ended(result)
+    return command.conclude(result, order, group.machine)
+
+
+def check(order: Order, workers: int) -> None:
+    """What can be known before anything starts. Raises UserError."""
+    from trainer import checkpoint, criterion
+    from trainer.distributed import Ranks
+
+    config = order.config
+    Ranks(0, workers).share(config.batch_size * config.gradient_accumulation_steps)
+    if order.resume is not None:
+        own, saved = criterion.own_code(config), checkpoint.load(order.resume)
+        checkpoint.check_resumable(saved, config, order.data, str(order.resume), own)
+    elif config.init_from is not None:
+        from trainer.init import find
+
+        find(config.init_from)  # fetched once, and what is not there is said now
+
+
+def share(workers: int, machines: list[Node], device: str = "auto") -> Share:
+    """What each worker gets of these nodes: a GPU with its cores where there are GPUs, else its share of the cores.
+
+    Raises UserError where so many workers do not fit, with how many do.
+    """
+    if device == "cuda" and not any(node.gpus for node in machines):
+        raise UserError(f"device: cuda, but there is no GPU: {resources.has(machines)}; use --set device=auto")
+    each = resources.share(None, machines, YamlFile("--workers", {}, {}), device)
+    if each.slots < workers:
+        what = "a GPU" if each.gpus else "a core"
+        raise UserError(
+            f"--workers {workers}: each needs {what}, and there is {resources.has(machines)}; "
+            f"at most --workers {each.slots}"
+        )
+    if each.gpus:
+        return Share(each.cpus, each.gpus, workers)
+    cpus = 1
+    while resources.slots(Share(cpus + 1, 0, 0), machines) >= workers:
+        cpus += 1
+    return Share(cpus, 0, workers)
+
+
+@contextmanager
+def _folder(order: Order) -> Iterator[None]:
+    """The run folder, there before any worker; one that no run has begun in leaves nothing behind."""
+    from trainer.checkpoint import CONFIG
+
+    made = [path for path in (order.out, *order.out.parents) if not path.exists()]
+    try:
+        order.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{order.out}: cannot be made a run folder: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        if made and not (order.out / CONFIG).exists():
+            shutil.rmtree(order.out, ignore_errors=True)
+            for parent in made[1:]:  # from the folder upwards; one that is not empty stays
+                with suppress(OSError):
+                    parent.rmdir()
+
+
+def watch(group: Group, order: Order, follower: Follower | None) -> Result:
+    """Show a group's run until it ends, from its run folder. Raises UserError, or Lost where it cannot continue."""
+    from trainer.progress import display
+
+    told = Reports(order.out)
+    waiting = WAITING
+    with group.running(), display(order.length) as shown:
+        while True:
+            over = group.wait(0.2)
+            for line in group.news():
+                shown.say(line)
+            for report in told.new():
+                shown.report(report)
+                shown.on_step(report.tokens)
+                if follower is not None:
+                    follower.report(report)
+            if over:
+                break
+            if waiting and time.monotonic() > group.began + waiting:
+                waiting = 0.0
+                if not told.begun():
+                    shown.say(f"no worker has begun after {WAITING:g} s: others may hold the machines; it waits")
+        return group.result()

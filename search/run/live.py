@@ -1,0 +1,206 @@
+"""What a person sees while a study runs: a live table in a terminal, plain lines elsewhere (a log, a pipe).
+
+    with live.shown(ledger.study, slots, length, console) as view:
+        ledger.listeners.append(view)
+
+A listener of the ledger and nothing more: it keeps no facts of its own, and everything shown is in the journal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from search.results.table import UNITS
+from search.study.journal import AT_REST, Record
+from search.study.scores import best, objective
+from search.study.study import Study, Trial
+from trainer import units
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+TOP = 10  # trials of the leaderboard that are shown
+REFRESH = 2.0  # times a second
+
+
+@contextmanager
+def shown(study: Study, slots: int, length: int, console: Console) -> Iterator[View]:
+    """Show a study while the block runs. Give the view to the ledger's listeners.
+
+    slots: trials at once. length: tokens of a whole trial.
+    """
+    from rich.live import Live
+
+    view = View(study, slots, length, console)
+    if not console.is_terminal:
+        view.begin()
+        yield view
+        return
+    with Live(get_renderable=view.render, console=console, refresh_per_second=REFRESH, transient=True):
+        yield view
+
+
+class View:
+    """A study as lines or as a table. Calling it with a journal record prints the line, where lines are printed."""
+
+    def __init__(self, study: Study, slots: int, length: int, console: Console) -> None:
+        self.study, self.slots, self.length, self.console = study, slots, length, console
+        spec = study.header["spec"]
+        self.name, self.budget = spec["study"], spec["budget"]
+        self.objective = spec["objective"]
+        self.started = time.monotonic()
+        self._pace_from: tuple[float, int] | None = None  # when the first report came: starting up is no pace
+
+    # plain lines
+
+    def begin(self) -> None:
+        """The first lines: the study, and where it goes on from."""
+        trials = self.study.trials.values()
+        done = sum(trial.status in AT_REST for trial in trials)
+        goes_on = f", goes on after {done} ended trials" if trials else ""
+        self._say(f"study {self.name}: {self._budget()}, {self.slots} at once{goes_on}{self._floor()}")
+
+    def __call__(self, record: Record) -> None:
+        if record["record"] == "report" and self._pace_from is None:
+            self._pace_from = time.monotonic(), self.study.tokens
+        if self.console.is_terminal or record["record"] != "status" or record["status"] == "running":
+            return
+        trial = self.study.trials[record["trial"]]
+        score = self._score(trial)
+        parts = [f"trial {trial.number:<3} {_state(trial):<18} {UNITS[self.objective]} {score:>8}"]
+        parts += [f"tokens {units.count(trial.tokens):>6}", units.duration(trial.seconds), trial.name, trial.cause]
+        self._say("  ".join(part for part in parts if part))
+
+    def _say(self, line: str) -> None:
+        with suppress(OSError):  # nobody reads any more (`| head`): the study goes on
+            print(line, file=self.console.file, flush=True)
+
+    # the table
+
+    def render(self) -> RenderableType:
+        """The whole screen: it fits whatever height the terminal has."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        trials = list(self.study.trials.values())
+        top, running, rest = _chosen(self.study, trials, self.console.height)
+        heads = ("trial", "status", "rung", "tokens", UNITS[self.objective], "config")
+        rows = [self._row(trial) for trial in (*top, *running)]
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column, head in enumerate(heads):
+            # the config gives way first: a narrow terminal still shows how each trial does
+            widest = None if head == "config" else max(len(row[column]) for row in (heads, *rows))
+            justify: Any = "left" if head in ("status", "config") else "right"
+            table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis", min_width=widest)
+        for place, row in enumerate(rows):
+            style = "cyan" if place >= len(top) else "green" if place == 0 else None
+            table.add_row(*row, style=style)
+        texts = [Text(self._head(trials), style="bold"), Text(self._best()), Text(rest, style="dim")]
+        for text in texts:
+            text.no_wrap, text.overflow = True, "ellipsis"
+        return Group(*texts[:2], table, *([texts[2]] if rest else []))
+
+    def _row(self, trial: Trial) -> tuple[str, ...]:
+        rung = max((r["rung"] for r in trial.reports if r["rung"]), default=None)
+        return (
+            str(trial.number),
+            _state(trial),
+            "" if rung is None else units.count(rung),
+            units.count(trial.tokens),
+            self._score(trial),
+            trial.name,
+        )
+
+    def _head(self, trials: list[Trial]) -> str:
+        busy = sum(trial.status == "running" for trial in trials)
+        ended = sum(trial.status in AT_REST for trial in trials if trial.of is None)
+        now = time.monotonic()
+        since, tokens = self._pace_from or (now, self.study.tokens)
+        left = time_left(self.study, self.budget, self.length, now - since, self.study.tokens - tokens)
+        parts = [
+            self.name,
+            self._progress(ended),
+            f"{busy} of {self.slots} workers busy",
+            units.duration(now - self.started),
+        ]
+        parts += [f"about {units.duration(left)} left"] if left is not None else []
+        return " · ".join(parts)
+
+    def _best(self) -> str:
+        leader = best(self.study)
+        if leader is None:
+            return f"no trial at full length yet{self._floor()}"
+        return f"best {UNITS[self.objective]} {self._score(leader)}, trial {leader.number}{self._floor()}"
+
+    def _floor(self) -> str:
+        floor = self.study.header["data"].get("floor")
+        return f" · entropy floor {floor[self.objective]:.4g}" if floor else ""
+
+    def _budget(self) -> str:
+        return " or ".join(self._limits().values())
+
+    def _limits(self) -> dict[str, str]:
+        say = {"trials": lambda n: f"{n} trials", "tokens": lambda n: f"{units.count(n)} tokens"}
+        say["hours"] = lambda n: units.duration(n * 3600)
+        return {key: words(self.budget[key]) for key, words in say.items() if self.budget.get(key)}
+
+    def _progress(self, ended: int) -> str:
+        """How much of each part of the budget is spent."""
+        spent = {"trials": str(ended), "tokens": units.count(self.study.tokens)}
+        spent["hours"] = units.duration(self.study.seconds(time.time()))
+        again = len(self.study.trials) - len(self.study.searched)
+        parts = [f"{spent[key]} of {limit}" for key, limit in self._limits().items()]
+        return ", ".join(parts + ([f"{again} runs of finalists"] if again else []))
+
+    def _score(self, trial: Trial) -> str:
+        metrics: dict[str, Any] = trial.reports[-1]["metrics"] if trial.reports else {}
+        found = metrics.get(self.objective)
+        return "" if found is None else f"{found:.4g}"
+
+
+def _state(trial: Trial) -> str:
+    if trial.status in ("pruned", "paused") and trial.rung:
+        return f"{trial.status} at {units.count(trial.rung)}"
+    return trial.status.replace("_", " ")
+
+
+def _chosen(study: Study, trials: list[Trial], height: int) -> tuple[list[Trial], list[Trial], str]:
+    """The best and the running trials for which there is room, and a line that counts the others."""
+    room = max(2, height - 5)  # two lines above, the heads, the counts, the cursor
+    running = [trial for trial in trials if trial.status == "running"]
+    ranked = sorted((s, t.number) for t in trials if t.of is None and (s := objective(study, t)) is not None)
+    full = [study.trials[number] for _, number in ranked]
+    shown_running = running[: max(1, room - min(TOP, len(full), room // 2))]
+    top = full[: min(TOP, room - len(shown_running))]
+    others = Counter(trial.status.replace("_", " ") for trial in trials)
+    others.subtract(trial.status.replace("_", " ") for trial in [*top, *shown_running])
+    parts = [f"{count} more {status}" for status, count in sorted(others.items()) if count]
+    return top, shown_running, ", ".join(parts)
+
+
+def time_left(study: Study, budget: dict[str, Any], length: int, elapsed: float, trained: int) -> float | None:
+    """Seconds until the first part of the budget is used up, at the pace so far; None while nothing is known.
+
+    length: tokens of a whole trial. trained: tokens in the `elapsed` seconds. A trial to come is taken to need as
+    many tokens as those that ended did on average.
+    """
+    found = []
+    if budget.get("hours"):
+        found.append(budget["hours"] * 3600 - study.seconds(time.time()))
+    trials = list(study.trials.values())
+    if trained and elapsed > 0:
+        ended = [trial.tokens for trial in trials if trial.status in AT_REST]
+        usual = sum(ended) / len(ended) if ended else length
+        going = [max(0.0, usual - trial.tokens) for trial in trials if trial.status not in AT_REST]
+        if budget.get("trials"):
+            todo = sum(going) + usual * max(0, budget["trials"] - len(study.searched))
+            found.append(todo * elapsed / trained)
+        if budget.get("tokens"):
+            todo = max(sum(going), budget["tokens"] - study.tokens)
+            found.append(todo * elapsed / trained)
+    return max(0.0, min(found)) if found else None

@@ -1,0 +1,156 @@
+"""`nanosweep plan`: what a spec would run, and whether it can. Prepares the data, as a search would; trains nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data.errors import UserError
+from search.run import resources
+from search.run.prepare import Prepared, prepare
+from search.spec import points, space
+from search.spec.start_points import known_points
+from search.spec.study_spec import Budget, Parameter, StudySpec
+from search.strategy import groups, warm_start
+from search.study import header
+from search.study.lookup import find_folder
+from search.study.machine import this_machine
+from search.study.study import Study, read_study, spent
+from trainer import units
+from trainer.config import TrainConfig
+from trainer.yaml_file import YamlFile
+
+_SHAPES = 200  # points whose parameters are counted; a larger space is sampled
+
+
+def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
+    """Lines of text. Raises UserError for whatever `run` would refuse before it starts Ray."""
+    space.check(spec, base, file)
+    share = resources.share(spec.resources, [this_machine()], file, base.device)
+    folder = find_folder(spec.folder)
+    known = read_study(folder) if folder else Study()
+    header.check_same(spec, base, known.header)
+    plan = prepare(spec, base, file, known)
+    sizes = _parameters(spec, base, {name: dataset.n_classes for name, dataset in plan.datasets.items()})
+    rungs = ", ".join(units.count(rung) for rung in spec.rungs(plan.length)) or "none: every trial runs to its end"
+    each = f"{share.cpus:g} CPU" + (f", {share.gpus:g} GPU" if share.gpus else "")
+    lines = {
+        "study": f"{spec.study} in {spec.folder} ({_state(known, spec.budget)})",
+        "data": "; ".join(_data(name, about) for name, about in plan.data["tokenizers"].items()),
+        "space": f"{len(spec.space)} parameters, by {spec.sampler}{_turns(spec)}",
+        **{f"  {name}": _range(parameter) for name, parameter in spec.space.items()},
+        **_start(spec),
+        **_warm_start(plan, known),
+        "trial": f"{_span([plan.shortest, plan.length])} tokens, {_span(sizes)} parameters",
+        "rungs": rungs + _treatment(spec),
+        "budget": _budget(spec.budget, plan.length),
+        **_finalists(spec, plan.length),
+        "machine": f"{share.slots} trials at once, {each} each (this machine; a cluster may have more)",
+    }
+    width = max(len(key) for key in lines)
+    return "".join(f"{key:<{width}}  {text}\n" for key, text in lines.items())
+
+
+def _state(known: Study, budget: Budget) -> str:
+    if not known.header:
+        return "new"
+    done = spent(known, budget)
+    unfinished = len(known.unfinished())
+    ending = f"its budget is used up: {done}" if done and not unfinished else f"{unfinished} of them to go on with"
+    return f"begun: {len(known.searched)} trials, {ending}"
+
+
+def _data(tokenizer: str, about: dict[str, Any]) -> str:
+    train, val = units.count(about["train_tokens"]), units.count(about["val_tokens"])
+    return f"{tokenizer}: {train} tokens to train on, {val} to validate, {about['classes']} classes"
+
+
+def _range(parameter: Parameter) -> str:
+    if parameter.choice is not None:
+        text = ", ".join("null" if value is None else str(value).replace("'", "") for value in parameter.choice)
+    else:
+        low, high = parameter.log or parameter.uniform or []
+        text = f"{low} to {high}" + (", logarithmic" if parameter.log else "")
+    when = " and ".join(f"{name} is {value}" for name, value in (parameter.when or {}).items())
+    return f"{text} (where {when})" if when else text
+
+
+def _treatment(spec: StudySpec) -> str:
+    """What happens at the rungs."""
+    if spec.scheduler is None:
+        return ""
+    asha = spec.scheduler.asha
+    others = {"stop": "the others end", "promote": "the others pause"}[asha.mode]
+    among = f" of each {spec.compare}" if spec.compare is not None else ""
+    parts = [f"the best 1/{asha.factor}{among} go on, {others}"]
+    parts += [f"{asha.brackets} brackets"] if asha.brackets > 1 else []
+    parts += [f"{asha.exempt:.0%} of trials are exempt"] if asha.exempt else []
+    return f"; {', '.join(parts)}"
+
+
+def _finalists(spec: StudySpec, length: int) -> dict[str, str]:
+    if spec.finalists is None:
+        return {}
+    top, n_groups = spec.finalists.top, len(groups.values(spec)) or 1
+    most = n_groups * top * spec.finalists.seeds
+    among = f" of each {spec.compare}" if spec.compare is not None else ""
+    upto = "" if spec.compare is not None and top == 1 else "up to "
+    about = f"the best {top}{among} again with {upto}{spec.finalists.seeds} fresh seeds"
+    return {"finalists": f"{about}: at most {most} runs ({units.count(most * length)} tokens) after the search"}
+
+
+def _turns(spec: StudySpec) -> str:
+    """What comparing the values of a parameter means for the search."""
+    if spec.compare is None:
+        return ""
+    each = f", about {spec.budget.trials / len(groups.values(spec)):.3g} trials each" if spec.budget.trials else ""
+    return f"; the {len(groups.values(spec))} values of {spec.compare} take turns, each searched by itself{each}"
+
+
+def _start(spec: StudySpec) -> dict[str, str]:
+    points = "; ".join(space.readable(point) for point in known_points(spec))
+    return {"start": f"first {points}"} if points else {}
+
+
+def _warm_start(plan: Prepared, known: Study) -> dict[str, str]:
+    """From the journal once it stands there, else from the earlier study itself."""
+    spec = plan.spec
+    if spec.warm_start is None:
+        return {}
+    if known.trials or known.priors:
+        told = [(one.status, one.objective) for one in known.priors]
+        return {"warm start": f"{spec.warm_start}: {warm_start.summary(told, spec.sampler)}"}
+    told = [(one["status"], one["objective"]) for one in plan.priors]
+    other = warm_start.other_base(spec, plan.base)
+    note = f" (its base config is another: {other})" if other else ""
+    return {"warm start": f"{spec.warm_start}: {warm_start.summary(told, spec.sampler)}{note}"}
+
+
+def _parameters(spec: StudySpec, base: TrainConfig, classes: dict[str, int]) -> list[int]:
+    """Sizes of models that the space holds."""
+    from search.run.trainable import count_parameters
+
+    values = {name: points.candidates(name, parameter) for name, parameter in spec.space.items()}
+    shapes = set()
+    for point in points.some_points(spec.space, values, _SHAPES):
+        try:
+            config = space.configure(base, spec.space, point)
+        except UserError:  # a corner that the sampler would not propose either
+            continue
+        shapes.add(config.model(classes[config.tokenizer]))
+    return [count_parameters(shape) for shape in shapes]
+
+
+def _span(sizes: list[int]) -> str:
+    low, high = units.count(min(sizes)), units.count(max(sizes))
+    return low if low == high else f"{low} to {high}"
+
+
+def _budget(budget: Budget, length: int) -> str:
+    parts = []
+    if budget.trials is not None:
+        parts.append(f"{budget.trials} trials (at most {units.count(budget.trials * length)} tokens)")
+    if budget.tokens is not None:
+        parts.append(f"{units.count(budget.tokens)} tokens")
+    if budget.hours is not None:
+        parts.append(f"{budget.hours:g} hours")
+    return " or ".join(parts) + (", whichever comes first" if len(parts) > 1 else "")

@@ -1,0 +1,83 @@
+"""Prepare a study: its data for each tokenizer, its lengths, an earlier study's trials; whether all of it fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from data.dataset import Dataset
+from search.spec import points, space
+from search.spec.study_spec import StudySpec
+from search.strategy import warm_start
+from search.study import header
+from search.study.study import Study
+from trainer.config import TrainConfig
+from trainer.yaml_file import YamlFile
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that may begin.
+
+    base: with eval_tokens filled in; data: for the header; length: of the longest trial, shortest: of the shortest
+    (they differ where max_tokens is searched); priors: an earlier study's trials, to be taken over into a study that
+    has neither them nor trials of its own.
+    """
+
+    spec: StudySpec
+    base: TrainConfig
+    datasets: dict[str, Dataset]
+    data: dict[str, Any]
+    length: int
+    shortest: int
+    priors: list[dict[str, Any]]
+
+    def tokens(self, config: TrainConfig) -> int:
+        """What a config trains on: its max_tokens, epochs counted out."""
+        return config.length(self.datasets[config.tokenizer].train.n_targets)
+
+
+def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Study, show: bool = False) -> Prepared:
+    """Prepare the corpus for each tokenizer, and see that spec, data and the study so far fit. Raises UserError."""
+    from data.prepare import prepare as prepare_data
+    from data.tokens import Batches
+
+    datasets = {
+        name: prepare_data(base.corpus, name, base.split, progress=show) for name in space.tokenizers(spec, base)
+    }
+    for source in space.values_of("init_from", spec, base):
+        if source is not None:
+            from trainer.init import find  # loads torch
+
+            find(source)  # fetched once, and what is not there is said before anything begins
+    block_sizes = [base.block_size]
+    for name, parameter in spec.space.items():
+        values = points.candidates(name, parameter) if "block_size" in points.fields(name, parameter) else []
+        block_sizes += [value.get("block_size", base.block_size) if parameter.linked else value for value in values]
+    for dataset in datasets.values():
+        Batches(dataset.train, max(block_sizes), base.data_order, base.seed)  # raises for a corpus that is too short
+        if base.data_order == "sequential":
+            for block_size, rows in _steps(spec, base):
+                Batches(dataset.train, block_size, base.data_order, base.seed, rows)
+        space.check_length(spec, base, dataset.train.n_targets, file)
+    first = next(iter(datasets.values()))
+    lengths = space.lengths(spec, base, first.train.n_targets)
+    length, shortest = max(lengths), min(lengths)
+    pinned = header.pin_eval_tokens(base, shortest)  # scoring stays cheap in every trial
+    data = header.describe(datasets, pinned)
+    header.check_same_data(data, known.header)
+    begun = known.trials or known.priors
+    priors = [] if begun else warm_start.take_over(spec, data, length, file)
+    return Prepared(spec, pinned, datasets, data, length, shortest, priors)
+
+
+def _steps(spec: StudySpec, base: TrainConfig) -> set[tuple[int, int]]:
+    """block_size and sequences of a step, of the trials that there may be."""
+    names = ("block_size", "batch_size", "gradient_accumulation_steps")
+    values = {name: points.candidates(name, parameter) for name, parameter in spec.space.items()}
+    found = set()
+    for point in points.some_points(spec.space, values, most=1000):
+        changes = points.assigned(spec.space, point)
+        block_size, batch_size, passes = (changes.get(name, getattr(base, name)) for name in names)
+        found.add((block_size, batch_size * passes))
+    return found

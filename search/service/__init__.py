@@ -1,0 +1,1 @@
+"""The background service of a storage: Ray and MLflow on this machine (`nanosweep up`)."""

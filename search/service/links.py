@@ -1,0 +1,97 @@
+"""The addresses of studies in MLflow's page, where a server is known: lines for what a command prints."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.errors import UserError, nearest
+from search.service import state
+from search.study.journal import NAME
+from search.tracking.mlflow_store import connect, reason, served, shown
+
+if TYPE_CHECKING:
+    from search.tracking.mlflow_read import Parent
+
+PATIENCE = 20.0  # seconds, MLflow's import among them; a server that is down says so at once
+
+
+def line(study: Path | str, folder: Path | None) -> str:
+    """`in the browser: ...` with its line end; empty without a server (MLFLOW_TRACKING_URI, else `nanosweep up`'s), or
+    where it does not know the study. Never raises: a link is no reason to fail.
+
+    study: its name or its parent run's id; folder: where its journal lies, if that is known: names need not be unique.
+    """
+    uri = _server(folder)
+    if not uri:
+        return ""
+    try:
+        found = _link(str(study), folder, uri)
+    except UserError as error:
+        return f"no link: {error}\n"
+    except Exception as error:  # whatever MLflow raises
+        return f"no link: MLflow at {shown(uri)}: {reason(error)}\n"
+    return f"in the browser, sorted by objective: {found}\n" if found else ""
+
+
+def _server(folder: Path | None) -> str:
+    """The server that MLFLOW_TRACKING_URI names, else that of the storage's service; "" without one."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if uri:
+        return uri if served(uri) else ""
+    try:
+        found = None if folder is None else state.running(folder.parent)
+    except UserError:
+        return ""
+    if found is None or found.mlflow_credentials is not None:
+        return ""  # with a password MLflow answers to those alone who have set it
+    return found.mlflow
+
+
+def _link(study: str, folder: Path | None, uri: str) -> str | None:
+    from search.tracking.mlflow_runs import identity_of
+
+    parents = _parents(uri, PATIENCE)
+    if folder is not None:
+        mine = [parent for parent in parents if parent.identity == identity_of(folder / NAME)]
+    else:
+        mine = [parent for parent in parents if study in (parent.study, parent.run_id)]
+    return _address(shown(uri), mine[0]) if mine else None
+
+
+def address_of(study: str, uri: str, seconds: float) -> str | None:
+    """The page of a study's newest parent run; None where the server does not know it, or does not answer in time."""
+    with suppress(UserError):
+        return next((_address(shown(uri), p) for p in _parents(uri, seconds) if p.study == study), None)
+    return None
+
+
+def lines(server: str, uri: str, study: str | None = None) -> list[str]:
+    """Lines with the link to a study, or to the newest, and the names of the others. Raises UserError."""
+    known = _parents(uri)
+    chosen = [parent for parent in known if study in (None, parent.study, parent.run_id)][:1]
+    if not chosen and study is not None:
+        hint = nearest(study, {parent.study for parent in known}) if known else "it has no studies"
+        raise UserError(f"{study}: no such study in {shown(uri)}; {hint}")
+    lines = []
+    for parent in chosen:
+        address = _address(server, parent)
+        lines += [f"{parent.study}, sorted by objective: {address}", f"its curves: {address}&compareRunsMode=CHART"]
+    others = sorted({parent.study for parent in known} - {parent.study for parent in chosen})
+    if others:
+        lines.append(f"others (nanosweep ui STUDY): {', '.join(others)}")
+    return lines or [f"{server} (no study in it yet)"]
+
+
+def _parents(uri: str, seconds: float | None = None) -> list[Parent]:
+    from search.tracking.mlflow_read import parents
+
+    return parents(connect(uri, seconds))
+
+
+def _address(server: str, parent: Parent) -> str:
+    from search.tracking.mlflow_view import link
+
+    return link(server, parent.experiment_id, parent.run_id)

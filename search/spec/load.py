@@ -1,0 +1,96 @@
+"""From files to a checked spec and its base config: overrides, `--scale`, and the default schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError, nearest
+from data.paths import at_home, is_file
+from search.spec.study_spec import Scale, StudySpec
+from trainer import yaml_file
+from trainer.config import TrainConfig
+from trainer.config import load as load_config
+from trainer.yaml_file import Place, YamlFile
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def load_spec(
+    path: Path, overrides: list[str] | None = None, scale: str | None = None
+) -> tuple[StudySpec, TrainConfig, YamlFile]:
+    """A spec file and its base config, checked each for itself (`search.spec.space.check` checks them together).
+
+    overrides: `key=value` of the base config, as of `--set`; they join the spec's own `set:`.
+    scale: one of the spec's `scales`; the study is then called `<study>-<scale>`.
+    Raises UserError with file, line and key.
+    """
+    file = yaml_file.read(path)
+    spec = yaml_file.validate(StudySpec, file)
+    if scale is not None:
+        file = _scaled(file, spec, scale)
+        spec = yaml_file.validate(StudySpec, file)
+    spec = spec.model_copy(update={"scales": {}})  # a study is of one size, whatever others its spec offers
+    changes = dict(spec.set)
+    for text in overrides or []:
+        key, sign, given = text.partition("=")
+        if not sign:
+            raise UserError(f"--set {text}: expected key=value")
+        changes[key] = yaml_file.scalar(given)
+    for key in changes:
+        if key not in TrainConfig.model_fields:
+            raise UserError(f"{file.where(('set', key))}: unknown key; {nearest(key, TrainConfig.model_fields)}")
+    if changes != spec.set:
+        spec = spec.model_copy(update={"set": changes})
+    base = load_config(find_base(spec.base, path, file))
+    if spec.scheduler and "schedule" not in base.model_fields_set:
+        changes = {"schedule": "wsd", **changes}
+    if changes:
+        merged = {**base.model_dump(), **changes}
+        lines: dict[Place, int] = {p[1:]: line for p, line in file.lines.items() if p[:1] == ("set",) and p[1:]}
+        base = yaml_file.validate(TrainConfig, YamlFile(file.name, merged, lines))
+    return spec, base, file
+
+
+def with_options(
+    path: Path, overrides: Sequence[str], scale: str | None, name: str | None, storage: str | None
+) -> tuple[StudySpec, TrainConfig, YamlFile]:
+    """`load_spec` with what the command line changes: --set, --scale, --name, --storage. Raises UserError."""
+    spec, base, file = load_spec(path, list(overrides), scale)
+    changes = {key: value for key, value in (("study", name), ("storage", storage)) if value is not None}
+    if changes:
+        changed = YamlFile("--name", {**spec.model_dump(exclude_unset=True), **changes}, {})
+        spec = yaml_file.validate(StudySpec, changed)
+    return spec, base, file
+
+
+def find_base(base: str, spec_path: Path, file: YamlFile) -> Path:
+    try:
+        places = [at_home(base), spec_path.parent / base, ROOT / base]
+    except UserError as error:
+        raise UserError(f"{file.where(('base',))}: {error}") from None
+    for place in places:
+        if is_file(place):
+            return place
+    raise UserError(
+        f"{file.where(('base',))}: no such file: {base} (looked in {Path.cwd()}, {spec_path.parent}, {ROOT})"
+    )
+
+
+def _scaled(file: YamlFile, spec: StudySpec, name: str) -> YamlFile:
+    """The spec's file as it would be at that scale, each value with the line on which it stands."""
+    if name not in spec.scales:
+        known = nearest(name, spec.scales) if spec.scales else "the spec has no scales"
+        raise UserError(f"{file.name}: no scale {name}; {known}")
+    value: dict[str, Any] = {key: item for key, item in file.value.items() if key != "scales"}
+    lines: dict[Place, int] = dict(file.lines)
+    for key in Scale.model_fields:
+        if key not in file.value["scales"][name]:
+            continue
+        given = file.value["scales"][name][key]
+        value[key] = {**value.get(key, {}), **given} if key in ("set", "space") else given
+        at = ("scales", name, key)
+        lines |= {place[2:]: line for place, line in file.lines.items() if place[: len(at)] == at}
+    value["study"] = f"{value['study']}-{name}"
+    return YamlFile(file.name, value, lines)

@@ -1,0 +1,147 @@
+"""The mechanics of a space: which parameters exist where, which points there are, how a value is read. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import ConfigDict, TypeAdapter
+
+from search.spec.study_spec import Parameter
+from trainer.config import TrainConfig
+
+Space = Mapping[str, Parameter]
+Point = dict[str, Any]
+
+
+def target(name: str, parameter: Parameter) -> str:
+    """The config's field that a parameter sets which is not linked."""
+    return parameter.field or name
+
+
+def assigned(space: Space, point: Point) -> dict[str, Any]:
+    """The config's fields that a point sets: linked parameters laid out singly."""
+    fields: dict[str, Any] = {}
+    for name, value in point.items():
+        fields.update(value if space[name].linked else {target(name, space[name]): value})
+    return fields
+
+
+def fields(name: str, parameter: Parameter) -> list[str]:
+    """The config's fields that a parameter may set."""
+    if not parameter.linked:
+        return [target(name, parameter)]
+    return list(dict.fromkeys(field for value in parameter.choice or [] for field in value))
+
+
+def ordered(space: Space) -> list[str]:
+    """Names with every parent before the parameters that depend on it, else as written. Raises ValueError."""
+    done: dict[str, None] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise ValueError(f"`when` goes in a circle: {' -> '.join((*path[path.index(name) :], name))}")
+        for parent in space[name].when or {}:
+            if parent in space:
+                visit(parent, (*path, name))
+        done[name] = None
+
+    for name in space:
+        visit(name, ())
+    return list(done)
+
+
+def exists(space: Space, name: str, point: Point) -> bool:
+    """Whether a parameter exists where its parents have the values in `point`."""
+    when = space[name].when or {}
+    return all(parent in point and wanted(space, parent, want, point[parent]) for parent, want in when.items())
+
+
+def wanted(space: Space, parent: str, want: Any, value: Any) -> bool:
+    """Whether a parent's value is (one of) those that a `when` asks for."""
+    options = want if isinstance(want, list) else [want]
+    if space[parent].linked:
+        return value in options
+    field = target(parent, space[parent])
+    return any(typed(field, option) == typed(field, value) for option in options)
+
+
+def apart(one: Parameter, other: Parameter) -> bool:
+    """Whether two parameters never exist together: some parent would have to have two values at once."""
+
+    def options(want: Any) -> list[Any]:
+        return want if isinstance(want, list) else [want]
+
+    shared = (one.when or {}).keys() & (other.when or {}).keys()
+    pairs = [(options((one.when or {})[parent]), options((other.when or {})[parent])) for parent in shared]
+    return any(not any(value in theirs for value in ours) for ours, theirs in pairs)
+
+
+def candidates(name: str, parameter: Parameter) -> list[Any]:
+    """The values of a choice; of a range its two ends, whole where the field is."""
+    if parameter.choice is not None:
+        return parameter.choice
+    whole = number_kind(target(name, parameter)) == "int"
+    return [int(end) if whole else float(end) for end in parameter.log or parameter.uniform or []]
+
+
+def points(space: Space, values: Mapping[str, list[Any]]) -> Iterator[Point]:
+    """Every point that takes its values from `values`, each once: a parameter that does not exist adds none."""
+
+    def extend(point: Point, names: list[str]) -> Iterator[Point]:
+        if not names:
+            yield {name: point[name] for name in space if name in point}
+            return
+        name, rest = names[0], names[1:]
+        if not exists(space, name, point):
+            yield from extend(point, rest)
+            return
+        for value in values[name]:
+            yield from extend({**point, name: value}, rest)
+
+    yield from extend({}, ordered(space))
+
+
+def drawn(space: Space, values: Mapping[str, list[Any]], rng: random.Random) -> Point:
+    """One of those points, at random."""
+    point: Point = {}
+    for name in ordered(space):
+        if exists(space, name, point):
+            point[name] = rng.choice(values[name])
+    return point
+
+
+def some_points(space: Space, values: Mapping[str, list[Any]], most: int) -> list[Point]:
+    """All points of `values` when they are at most `most`, else so many drawn from them (the same each time)."""
+    found = list(itertools.islice(points(space, values), most + 1))
+    if len(found) <= most:
+        return found
+    rng = random.Random(0)
+    return [drawn(space, values, rng) for _ in range(most)]
+
+
+def number_kind(field: str) -> Literal["int", "float"] | None:
+    """Whether a field of the config takes numbers from a range, and which."""
+
+    def kinds(annotation: Any) -> set[Any]:
+        return {annotation}.union(*(kinds(part) for part in get_args(annotation)))
+
+    known = kinds(TrainConfig.model_fields[field].annotation)
+    return "float" if float in known else "int" if int in known and bool not in known else None
+
+
+@cache
+def _adapter(field: str) -> TypeAdapter[Any]:
+    info = TrainConfig.model_fields[field]
+    kind: Any = info.annotation
+    for rule in info.metadata:
+        kind = Annotated[kind, rule]
+    return TypeAdapter(kind, config=ConfigDict(strict=True))
+
+
+def typed(field: str, value: Any) -> Any:
+    """A value as the config's field reads it: `2M` of max_tokens is 2_000_000. Raises pydantic's ValidationError."""
+    return _adapter(field).validate_python(value)

@@ -1,0 +1,56 @@
+"""The JSON Schema of a spec, for editors that complete and check YAML; made from the classes that read it.
+
+    python -m search.spec.schema > search/specs/spec.schema.json
+
+A spec that begins with `# yaml-language-server: $schema=spec.schema.json` is completed while it is written.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from search.spec.space import FIXED
+from search.spec.study_spec import StudySpec
+from trainer.config import TrainConfig
+
+Schema = dict[str, Any]
+
+
+def schema() -> Schema:
+    """The schema of `search.spec.study_spec.StudySpec`, with the config's fields in `set` and `space`."""
+    spec = _untitled(StudySpec.model_json_schema())
+    config = _untitled(TrainConfig.model_json_schema())["properties"]
+    spec["$defs"]["Parameter"]["oneOf"] = [{"required": [kind]} for kind in ("log", "uniform", "choice")]
+    spec["properties"]["set"] |= {"properties": config, "additionalProperties": False}
+    # any other name may stand for linked parameters
+    spec["properties"]["space"]["properties"] = {
+        name: _parameter(field) for name, field in config.items() if name not in FIXED
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "nanosweep spec", **spec}
+
+
+def _parameter(field: Schema) -> Schema:
+    """A parameter whose plain choices are values of `field`."""
+    about = {"description": field["description"]} if "description" in field else {}
+    plain = {key: value for key, value in field.items() if key not in ("description", "default")}
+    items = {"anyOf": [plain, {"type": "object"}]}
+    return {**about, "$ref": "#/$defs/Parameter", "properties": {"choice": {"items": items}}}
+
+
+def _untitled(value: Any) -> Any:
+    """Without pydantic's titles, which only repeat the names; a property that is called `title` stays."""
+    if isinstance(value, list):
+        return [_untitled(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {k: _untitled(item) for k, item in value.items() if not (k == "title" and isinstance(item, str))}
+
+
+def text() -> str:
+    """The schema as it stands in search/specs/spec.schema.json."""
+    return json.dumps(schema(), indent=2, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    print(text())

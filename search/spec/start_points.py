@@ -1,0 +1,131 @@
+"""`start:`, known-good points to try first: read as the space has them, or refused with the line that is wrong. Pure.
+
+Optuna would run a value from outside the space and believe it; here it is a mistake.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from data.errors import UserError, nearest
+from search.spec.points import Point, Space, candidates, exists, fields, ordered, target, typed, wanted
+from search.spec.study_spec import Parameter, StudySpec
+from trainer.config import TrainConfig
+from trainer.yaml_file import Place, YamlFile
+
+# the corpus is prepared, and rungs are checked, for the space's own values of these: a grid's points keep to them
+_PREPARED = {"tokenizer", "block_size", "max_tokens"}
+
+
+def known_points(spec: StudySpec, file: YamlFile | None = None) -> list[Point]:
+    """The points of `start`, each value as the space has it: a choice's own option, a number of its field's type.
+
+    A point may leave parameters out, but for a grid, which proposes nothing itself; a grid's may in return have
+    values that the grid lacks (but of tokenizer, block_size and max_tokens). file: the spec's, for line numbers.
+    Raises UserError.
+    """
+    file = file or YamlFile(f"study {spec.study}", {}, {})
+    found: list[Point] = []
+    for index, given in enumerate(spec.start):
+        place: Place = ("start", index)
+        point = _read(given, spec, place, file)
+        if point in found:
+            raise UserError(f"{file.where(place)}: the same point as start[{found.index(point)}]; keep one")
+        found.append(point)
+    return found
+
+
+def own_value(name: str, parameter: Parameter, value: Any) -> Any:
+    """A value as the space has it. Raises ValueError, saying what is allowed, for one that lies outside."""
+    if parameter.choice is not None:
+        for option in parameter.choice:
+            if _same(name, parameter, option, value):
+                return option
+        if parameter.linked:
+            raise ValueError(f"{value!r} is not among its choice: {parameter.choice}")
+        raise ValueError(f"{value!r} is not among its choice; {nearest(str(value), map(str, parameter.choice))}")
+    number = _typed(target(name, parameter), value)
+    low, high = candidates(name, parameter)
+    if not isinstance(number, int | float) or not low <= number <= high:
+        raise ValueError(f"{value!r} lies outside {low} to {high}")
+    return number
+
+
+def refusal(error: ValidationError, value: Any) -> str:
+    """Why a field does not take a value."""
+    message = error.errors()[0]["msg"].removeprefix("Value error, ")
+    return message[0].lower() + message[1:] + ("" if ", got " in message else f", got {value!r}")
+
+
+def _typed(field: str, value: Any) -> Any:
+    try:
+        return typed(field, value)
+    except ValidationError as error:
+        raise ValueError(refusal(error, value)) from None
+
+
+def _same(name: str, parameter: Parameter, option: Any, value: Any) -> bool:
+    try:
+        if not parameter.linked:
+            field = target(name, parameter)
+            return bool(typed(field, option) == typed(field, value))
+        if not isinstance(value, dict) or option.keys() != value.keys():
+            return False
+        return all(typed(field, option[field]) == typed(field, value[field]) for field in option)
+    except ValidationError:
+        return False
+
+
+def _read(given: Point, spec: StudySpec, place: Place, file: YamlFile) -> Point:
+    space = spec.space
+    if not given:
+        raise UserError(f"{file.where(place)}: an empty point; name parameters of the space: {', '.join(space)}")
+    point: Point = {}
+    for name, value in given.items():
+        where = file.where((*place, name))
+        if name not in space:
+            raise UserError(f"{where}: {_stranger(name, space)}")
+        try:
+            point[name] = _value(name, space[name], value, spec.sampler == "grid")
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+    for name in point:
+        _check_when(name, point, space, file.where((*place, name)))
+    missing = [name for name in ordered(space) if name not in point and exists(space, name, point)]
+    if missing and spec.sampler == "grid":
+        raise UserError(f"{file.where(place)}: a grid proposes no values itself; give {' and '.join(missing)} too")
+    return {name: point[name] for name in space if name in point}
+
+
+def _value(name: str, parameter: Parameter, value: Any, grid: bool) -> Any:
+    """`own_value`, or for a grid whatever the field takes."""
+    try:
+        return own_value(name, parameter, value)
+    except ValueError:
+        if not grid or set(fields(name, parameter)) & _PREPARED:
+            raise
+    if not parameter.linked:
+        return _typed(target(name, parameter), value)
+    known = fields(name, parameter)
+    if not isinstance(value, dict) or not value or not value.keys() <= set(known):
+        raise ValueError(f"expected a mapping of {', '.join(known)}, got {value!r}")
+    return {field: _typed(field, item) for field, item in value.items()}
+
+
+def _stranger(name: str, space: Space) -> str:
+    owner = next((own for own, parameter in space.items() if name in fields(own, parameter)), None)
+    if owner is not None:
+        return f"{name} is set by {owner}; give {owner}: {(space[owner].choice or [None])[0]}, or another of its choice"
+    if name in TrainConfig.model_fields:
+        return f"{name} is not searched; search it, or put it under set; searched: {', '.join(space)}"
+    return f"no such parameter in the space; {nearest(name, space)}"
+
+
+def _check_when(name: str, point: Point, space: Space, where: str) -> None:
+    for parent, want in (space[name].when or {}).items():
+        if parent not in point:
+            raise UserError(f"{where}: exists only where {parent} is {want}; give {parent} too")
+        if not wanted(space, parent, want, point[parent]):
+            raise UserError(f"{where}: does not exist where {parent} is {point[parent]}, only where it is {want}")

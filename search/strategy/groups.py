@@ -1,0 +1,67 @@
+"""`compare: loss`: the values of one parameter, each searched as if it were alone, in one study. Pure.
+
+A search for the best trial soon leaves a value that begins badly, and then says little about it. Compared values
+take turns, so that each gets as many trials; a group is the trials of one value, and meets nobody else on the way.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search.spec.points import Point
+from search.spec.study_spec import StudySpec
+from search.study.study import Study
+
+
+def label(value: Any) -> str:
+    """A value as a group's name.
+
+    >>> label("mse"), label({"n_embd": 384, "n_head": 6})
+    ('mse', 'n_embd=384 n_head=6')
+    """
+    return " ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+
+
+def values(spec: StudySpec) -> dict[str, Any]:
+    """The compared values by their group's name; none where the spec compares none."""
+    return {} if spec.compare is None else {label(value): value for value in spec.space[spec.compare].choice or []}
+
+
+def group_of(spec: StudySpec, point: Point) -> str:
+    """The name of a point's group; "" where the spec compares none."""
+    return "" if spec.compare is None else label(point[spec.compare])
+
+
+def turn(spec: StudySpec, study: Study) -> Any:
+    """The value of the next trial: one of those with the fewest, `start` included, in an order that the seed shuffles
+    anew for each round."""
+    known = values(spec)
+    return known[_next(spec.seed, list(known), Counter(group_of(spec, trial.point) for trial in study.searched))]
+
+
+def in_turn(spec: StudySpec, points: Sequence[Point], begun: Sequence[Point] = ()) -> list[Point]:
+    """A grid's points in an order in which the values take turns, after the points of `begun`; as they are where the
+    spec compares none."""
+    if spec.compare is None:
+        return list(points)
+    waiting: dict[str, list[Point]] = {}
+    for point in points:
+        waiting.setdefault(group_of(spec, point), []).append(point)
+    count = Counter(group_of(spec, point) for point in begun)
+    found: list[Point] = []
+    while waiting:
+        group = _next(spec.seed, list(waiting), count)
+        count[group] += 1
+        found.append(waiting[group].pop(0))
+        if not waiting[group]:
+            del waiting[group]
+    return found
+
+
+def _next(seed: int, groups: list[str], count: Mapping[str, int]) -> str:
+    fewest = min(count.get(group, 0) for group in groups)
+    order = random.Random(f"turn {seed} {fewest}").sample(sorted(groups), len(groups))
+    return next(group for group in order if count.get(group, 0) == fewest)

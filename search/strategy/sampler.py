@@ -1,0 +1,255 @@
+"""Which point comes next, by Optuna's ask and tell. No Ray.
+
+Each proposal is a function of the spec, its seed, the trial's number and the study as it stands: Optuna's study
+is made anew from ours for every ask, so that it can be replayed from the journal and a resumed search goes on as
+if it had never stopped. The points of `start` come first, in their order; what one leaves out is proposed.
+
+What Optuna is told, of an earlier study's trials (`warm_start`) and then of ours: the logarithm of the perplexity
+(bits per byte as they are); of pruned and paused trials that they were pruned, with their value at each rung; of
+running ones that they run (TPE counts them as bad, the GP asks what is best beside them); of trials that diverged,
+failed or ran out of memory a value just worse than the worst at full length, and that they broke a constraint: the
+samplers rank them last and avoid their region. Among choices and whole numbers TPE and the GP come back to points
+that they know, the GP to running ones too: trained with the same seed these would tell nothing new, so such a
+proposal is made again.
+
+With `compare: loss` the losses take turns and each is a search of its own: a proposal is made from the trials of its
+loss alone. Told of all, TPE takes the best quarter of everything for good; of a loss that trails none is in there, and
+its parameters are drawn at random to the end (tests/test_search_compared.py).
+
+grid    every combination of choices once, in an order shuffled by the seed: sorted, ASHA would compare the
+        neighbours in one corner first. Parameters that do not exist at a point make no copies of it.
+random  each point independent of all others.
+tpe     multivariate, with one density for each group of parameters that exist together.
+gp      a Gaussian process over the parameters that every point has; conditional ones are drawn at random.
+        It learns from trials that ran to their end only: pruned trials tell it nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from search.spec.points import Point, candidates, exists, number_kind, ordered, points, target
+from search.spec.start_points import known_points
+from search.spec.study_spec import Parameter, StudySpec
+from search.strategy.groups import in_turn, turn
+from search.study.journal import AT_REST
+from search.study.scores import BROKEN
+from search.study.study import Prior, Study, Trial
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
+
+# a point that the study has already is proposed again so often, then drawn at random; where every one is taken it stays
+_AGAIN, _AT_RANDOM = 4, 100
+# of each compared value's trials, drawn at random. With Optuna's 10 a value of 12 trials would hardly be tuned; on
+# bowls of 1 to 3 parameters 5 did as well as any from 3 to 10 after 6, 12 and 24 trials
+_FIRST = 5
+
+
+class Sampler:
+    """Proposes the points of one spec."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self._spec = spec
+        self._space = spec.space
+        self._names = ordered(spec.space)
+        self._start = known_points(spec)
+        self._grid: list[Point] = []
+        if spec.sampler == "grid":
+            grid = list(points(spec.space, {name: candidates(name, p) for name, p in spec.space.items()}))
+            random.Random(spec.seed).shuffle(grid)
+            others = [point for point in grid if point not in self._start]
+            self._grid = [*self._start, *in_turn(spec, others, self._start)]
+
+    def ask(self, number: int, study: Study) -> Point | None:
+        """The point of trial `number`, given all that the study knows; None when the grid has no more."""
+        if self._spec.sampler == "grid":
+            return self._grid[number] if number < len(self._grid) else None
+        given = dict(self._start[number]) if number < len(self._start) else {}
+        if self._spec.compare is not None:
+            given.setdefault(self._spec.compare, turn(self._spec, study))
+        with quiet():
+            told = [] if self._spec.sampler == "random" else self._told(study, given)
+            point = self._propose(number, self._spec.sampler, told, given)
+            if self._spec.sampler == "random" or number < len(self._start):
+                return point
+            taken = [trial.point for trial in study.searched]
+            for attempt in range(1, _AGAIN + _AT_RANDOM):
+                if point not in taken:
+                    break
+                kind = self._spec.sampler if attempt < _AGAIN else "random"
+                # what is drawn at random asks nobody: Optuna would copy each of 10,000 trials for each of 100 tries
+                point = self._propose(number, kind, told if attempt < _AGAIN else [], given, attempt)
+        return point
+
+    def _propose(self, number: int, kind: str, told: list[FrozenTrial], given: Point, *attempt: int) -> Point:
+        """given: values that are not proposed."""
+        import optuna
+
+        seed = int(np.random.SeedSequence([self._spec.seed, number, *attempt]).generate_state(1)[0])
+        asked = optuna.create_study(sampler=_optuna(kind, seed, alone=self._spec.compare is None))
+        asked.add_trials(told)
+        if given:
+            asked.enqueue_trial({name: external(self._space[name], value) for name, value in given.items()})
+        trial = asked.ask()
+        point: Point = {}
+        for name in self._names:
+            if exists(self._space, name, point):
+                point[name] = _suggest(trial, name, self._space[name])
+        return {name: point[name] for name in self._space if name in point}
+
+    def _told(self, study: Study, given: Point | None = None) -> list[FrozenTrial]:
+        """The trials taken over from an earlier study, then ours in the order of their numbers, as Optuna's.
+
+        Where values of a parameter are compared, those of the value in `given` alone.
+        """
+        from optuna.trial import TrialState, create_trial
+
+        objective = self._spec.objective
+        seen = [_prior(prior, objective) for prior in study.priors]
+        seen += [_own(trial, objective) for trial in study.searched]
+        if given is not None and (compared := self._spec.compare) is not None:
+            seen = [one for one in seen if one.point[compared] == given[compared]]
+        # of those at full length, if there are any: values at rungs are worse by what training still does
+        known = [one.value for one in seen if one.value is not None]
+        known = known or [value for one in seen for value in one.scores.values()] or [0.0]
+        # worse by a little, whatever the scale: a large penalty would flatten all other differences for the GP
+        worst = max(known) + 0.05 * (max(known) - min(known)) + 1e-3
+        # the GP divides by zero where every trial that ended broke; where none did there is nothing to learn
+        states = {one.state for one in seen}
+        constrained = "broken" in states and (self._spec.sampler == "tpe" or "complete" in states)
+        distributions = {name: distribution(name, self._space[name]) for name in self._names}
+        told = []
+        for one in seen:
+            facts: dict[str, Any] = {"state": TrialState.RUNNING}
+            if one.state == "pruned":
+                facts = {"state": TrialState.PRUNED, "intermediate_values": one.scores}
+            elif one.state != "running":
+                facts = {"state": TrialState.COMPLETE, "value": worst if one.value is None else one.value}
+            if constrained and one.state != "running":
+                facts["constraints"] = {"ended well": 1.0 if one.state == "broken" else -1.0}
+            params = {name: external(self._space[name], value) for name, value in one.point.items()}
+            told.append(create_trial(params=params, distributions={n: distributions[n] for n in params}, **facts))
+        return told
+
+
+State = Literal["complete", "pruned", "broken", "running"]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A trial as the sampler sees it. scores: at rungs and at its end, by tokens; value: at full length."""
+
+    point: Point
+    state: State
+    scores: dict[int, float]
+    value: float | None
+
+
+def _optuna(kind: str, seed: int, alone: bool) -> BaseSampler:
+    """alone: one search has all the trials; else each of several has its share."""
+    from optuna.samplers import GPSampler, RandomSampler, TPESampler
+
+    if kind == "gp":
+        return GPSampler(seed=seed, warn_independent_sampling=False)
+    if kind == "tpe":
+        first: dict[str, Any] = {} if alone else {"n_startup_trials": _FIRST}
+        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, **first)
+    return RandomSampler(seed=seed)
+
+
+def _own(trial: Trial, objective: str) -> _Seen:
+    scores = {tokens: _score(value, objective) for tokens, value in objectives(trial, objective).items()}
+    last = math.nan if trial.final is None else trial.final["metrics"].get(objective, math.nan)
+    value = _score(last, objective) if math.isfinite(last) else None
+    state: State = "complete"
+    if trial.status not in AT_REST:
+        state = "running"
+    elif trial.status in ("pruned", "paused"):
+        state = "pruned"
+    elif value is None:
+        state = "broken"
+    return _Seen(trial.point, state, scores, value)
+
+
+def _prior(prior: Prior, objective: str) -> _Seen:
+    scores = {tokens: _score(value, objective) for tokens, value in prior.scores.items()}
+    value = None if prior.objective is None else _score(prior.objective, objective)
+    return _Seen(prior.point, told_as(prior.status, prior.objective), scores, value)
+
+
+def told_as(status: str, value: float | None) -> State:
+    """What an earlier study's trial counts as here. value: its objective at this study's full length, or None.
+
+    Whatever has neither ended at full length nor broken was cut short: nobody goes on with it.
+    """
+    if status in BROKEN:
+        return "broken"
+    return "pruned" if value is None else "complete"
+
+
+def objectives(trial: Trial, objective: str) -> dict[int, float]:
+    """A trial's finite values at rungs and at its end, by tokens (nominal ones at a rung)."""
+    found = {}
+    for report in trial.reports:
+        at = report["tokens"] if report["final"] else report["rung"]
+        if at is not None and math.isfinite(report["metrics"].get(objective, math.nan)):
+            found[at] = report["metrics"][objective]
+    return found
+
+
+def _score(value: float, objective: str) -> float:
+    """What is minimised: log-perplexity, or bits per byte."""
+    return math.log(value) if objective == "val_perplexity" else value
+
+
+def distribution(name: str, parameter: Parameter) -> BaseDistribution:
+    """A choice is told to Optuna by the positions of its values: they may be mappings, or of mixed types."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if parameter.choice is not None:
+        return CategoricalDistribution(tuple(range(len(parameter.choice))))
+    low, high = candidates(name, parameter)
+    kind = IntDistribution if number_kind(target(name, parameter)) == "int" else FloatDistribution
+    return kind(low, high, log=parameter.log is not None)
+
+
+def _suggest(trial: Any, name: str, parameter: Parameter) -> Any:
+    if parameter.choice is not None:
+        return parameter.choice[trial.suggest_categorical(name, tuple(range(len(parameter.choice))))]
+    low, high = candidates(name, parameter)
+    suggest = trial.suggest_int if number_kind(target(name, parameter)) == "int" else trial.suggest_float
+    return suggest(name, low, high, log=parameter.log is not None)
+
+
+def external(parameter: Parameter, value: Any) -> Any:
+    """The value as Optuna knows it. A choice's is compared as the journal writes it, so that 1 is not true."""
+    if parameter.choice is None:
+        return value
+    return [json.dumps(option, sort_keys=True) for option in parameter.choice].index(json.dumps(value, sort_keys=True))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's line for every study, its hint at a faster solver, its warning that `group` is experimental."""
+    import optuna
+
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)

@@ -1,0 +1,153 @@
+"""`warm_start:`, an earlier study's trials taken over into a new one: once, as `prior` records of its journal.
+
+From then on the new study depends on its own journal alone: the earlier one may go on, move or be deleted. Only
+its own trials are taken, not those that it had taken over itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from data.errors import UserError, nearest
+from data.paths import at_home
+from search.spec.points import Point, Space, assigned, exists, fields, ordered
+from search.spec.start_points import own_value
+from search.spec.study_spec import Sampler, StudySpec
+from search.strategy.sampler import objectives, told_as
+from search.study.header import differences
+from search.study.lookup import find_folder, names
+from search.study.scores import BROKEN, objective, objective_name
+from search.study.study import Study, Trial, read_study
+from trainer.config import TrainConfig
+from trainer.units import count
+from trainer.yaml_file import YamlFile
+
+# what the base config says of the machine, of measuring and of luck: it moves no optimum
+_ASIDE = ("eval_", "checkpoint_every", "device", "dtype", "compile", "seed", "max_tokens")
+
+
+def take_over(spec: StudySpec, data: dict[str, Any], length: int, file: YamlFile | None = None) -> list[dict[str, Any]]:
+    """The fields of the `prior` records for `spec.warm_start`; none without one.
+
+    data: of this study, as in its header; length: tokens of its whole trials; file: the spec's, for line numbers.
+    A trial counts with its objective when it ran to this study's length, else with its scores on the way there.
+    Points that lie outside the present space, and trials that say nothing, are left out. Raises UserError when
+    there is no such study, when it cannot be compared with this one, or when nothing is left of it.
+    """
+    if spec.warm_start is None:
+        return []
+    file = file or YamlFile(f"study {spec.study}", {}, {})
+    where = f"{file.where(('warm_start',))}: {spec.warm_start}"
+    earlier = _earlier(spec, where)
+    _check_comparable(spec, data, earlier, where)
+    name = str(earlier.header["spec"]["study"])
+    found = [_taken(spec, earlier, trial, data, length, where) for trial in earlier.searched]
+    kept = [{"study": name, **known} for known in found if known is not None]
+    if not kept:
+        raise UserError(
+            f"{where}: none of its {len(earlier.trials)} trials has both a value and a point in the present space"
+        )
+    return kept
+
+
+def _taken(
+    spec: StudySpec, earlier: Study, trial: Trial, data: dict[str, Any], length: int, where: str
+) -> dict[str, Any] | None:
+    """One trial as this study has it, or None."""
+    point = _present(spec.space, trial.point)
+    scores = objectives(trial, spec.objective)
+    if point is None or not (scores or trial.status in BROKEN):
+        return None
+    tokens = _length(trial, data)
+    ours = tokens if "max_tokens" in assigned(spec.space, point) else length
+    if tokens > ours:
+        raise UserError(
+            f"{where}: its trials train on {count(tokens)} tokens, those of this study on {count(ours)}; what more "
+            "training reached says nothing here: raise max_tokens, or name another study"
+        )
+    full = objective(earlier, trial) if tokens == ours else None
+    about = {"trial": trial.number, "point": point, "status": trial.status, "tokens": tokens}
+    return {**about, "scores": scores, "objective": full}
+
+
+def _earlier(spec: StudySpec, where: str) -> Study:
+    storage = spec.folder.parent
+    given = str(spec.warm_start)
+    folder = find_folder(given, storage)
+    if given == spec.study or (folder or at_home(given)).resolve() == spec.folder:
+        raise UserError(f"{where} is this study itself; it goes on from its own trials anyway")
+    if folder is None:
+        known = [name for name in names(storage) if name != spec.study]
+        hint = nearest(given, known) if known else "it holds no other study"
+        raise UserError(f"{where}: no such study in {storage}, and no folder of one; {hint}")
+    return read_study(folder)
+
+
+def _check_comparable(spec: StudySpec, data: dict[str, Any], earlier: Study, where: str) -> None:
+    other = objective_name(earlier)
+    if other != spec.objective:
+        raise UserError(f"{where}: its objective is {other}, this study's {spec.objective}; use the same")
+    if earlier.header["data"]["hash"] != data["hash"]:
+        raise UserError(
+            f"{where}: its data are others ({earlier.header['data']['corpus']}, hash "
+            f"{earlier.header['data']['hash'][:12]}; here {data['corpus']}, hash {data['hash'][:12]}); values on "
+            "different text cannot be compared"
+        )
+    theirs, ours = set(earlier.header["spec"]["space"]), set(spec.space)
+    parts = []
+    if ours - theirs:
+        parts.append(f"it did not search {', '.join(sorted(ours - theirs))}")
+    if theirs - ours:
+        parts.append(f"it searched {', '.join(sorted(theirs - ours))} too")
+    if parts:
+        raise UserError(f"{where}: its space is another: {', and '.join(parts)}; both must search the same parameters")
+
+
+def _present(space: Space, point: Point) -> Point | None:
+    """An earlier study's point as the space has it, or None where the space does not hold it."""
+    found: Point = {}
+    for name in ordered(space):
+        if exists(space, name, found) != (name in point):
+            return None
+        if name not in point:
+            continue
+        try:
+            found[name] = own_value(name, space[name], point[name])
+        except ValueError:
+            return None
+    return {name: found[name] for name in space if name in found}
+
+
+def _length(trial: Trial, data: dict[str, Any]) -> int:
+    """Tokens of a whole trial, epochs counted out. The data are the same, and so is their length."""
+    per_epoch = (data.get("tokenizers") or {}).get(trial.config["tokenizer"], {}).get("train_tokens", 0)
+    return TrainConfig(max_tokens=trial.config["max_tokens"]).length(per_epoch)
+
+
+def summary(told: Iterable[tuple[str, float | None]], sampler: Sampler) -> str:
+    """What is taken over, in a few words. told: status and objective of each trial.
+
+    >>> summary([("completed", 4.0), ("pruned", None), ("diverged", None)], "gp")
+    '3 trials: 1 complete, 1 cut short, 1 broken; gp does not learn from those cut short'
+    """
+    kinds = Counter(told_as(status, value) for status, value in told)
+    counts = ((kinds["complete"], "complete"), (kinds["pruned"], "cut short"), (kinds["broken"], "broken"))
+    text = ", ".join(f"{number} {word}" for number, word in counts if number)
+    lost = "; gp does not learn from those cut short" if sampler == "gp" and kinds["pruned"] else ""
+    total = kinds.total()
+    return f"{total} trial{'s' * (total != 1)}: {text}{lost}"
+
+
+def other_base(spec: StudySpec, base: TrainConfig) -> str:
+    """Where the earlier study's base config differs from this one's, in a few words, or the empty string.
+
+    Searched keys, and those of the machine and of measuring, do not count. A larger model has lower values all
+    over: its trials then say where the good region is, but not how good.
+    """
+    earlier = _earlier(spec, f"warm_start: {spec.warm_start}")
+    searched = {field for name, parameter in spec.space.items() for field in fields(name, parameter)}
+    found = differences(earlier.header["base"], base)
+    told = [text for key, text in found if key not in searched and not key.startswith(_ASIDE)]
+    return ", ".join(told)

@@ -1,0 +1,163 @@
+"""The study record: everything that a study's numbers depend on, and whether a driver may go on with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from data.dataset import Dataset, Split
+from data.errors import UserError
+from data.tokens import subset, subset_hash
+from search.spec.study_spec import MAY_CHANGE, StudySpec
+from search.study import environment
+from search.study.journal import VERSION, Record, encode
+from trainer.config import TrainConfig, replace
+
+
+def fields(spec: StudySpec, base: TrainConfig, data: dict[str, Any], rungs: list[int]) -> dict[str, Any]:
+    """What a driver writes into the journal when it starts. data: from `describe`."""
+    about = {"version": VERSION, "spec": plain(spec), "base": plain(base), "data": data, "rungs": rungs}
+    return {**about, **environment.facts()}
+
+
+def pin_eval_tokens(base: TrainConfig, length: int) -> TrainConfig:
+    """The base with the size of the validation subset filled in, for a trial of `length` tokens.
+
+    Its default goes by a trial's length; trials of different length would be compared on different text.
+    """
+    if base.eval_tokens is not None:
+        return base
+    from trainer.loop import default_eval_tokens
+
+    return replace(base, eval_tokens=default_eval_tokens(length))
+
+
+def describe(datasets: Mapping[str, Dataset], base: TrainConfig) -> dict[str, Any]:
+    """The data of a study, for its header. datasets: by tokenizer.
+
+    hash and floor are of the whole; what differs between tokenizers is under `tokenizers`, by name.
+    """
+    each = {name: _describe(dataset, base) for name, dataset in datasets.items()}
+    hashes = [about["hash"] for about in each.values()]
+    first = next(iter(each.values()))
+    return {
+        "corpus": base.corpus,
+        "split": base.split,
+        "tokenizer": ", ".join(each),
+        "hash": hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        "floor": first["floor"],  # with several tokenizers only its bits per byte hold for all of them
+        "tokenizers": each,
+    }
+
+
+def _describe(dataset: Dataset, base: TrainConfig) -> dict[str, Any]:
+    assert base.eval_tokens is not None, "pin_eval_tokens first"
+    scored = subset(dataset.val, base.eval_tokens)
+    return {
+        "hash": dataset.hash,
+        "classes": dataset.n_classes,
+        "train_tokens": dataset.train.n_targets,
+        "val_tokens": dataset.val.n_targets,
+        "val_bytes": n_bytes(dataset.val, dataset.token_bytes),
+        "val_docs": dataset.val.n_docs,
+        "eval_tokens": scored.n_targets,
+        "eval_hash": subset_hash(scored),
+        "floor": floor(dataset.val, dataset.token_bytes),
+    }
+
+
+def n_bytes(split: Split, token_bytes: np.ndarray) -> int:
+    """UTF-8 bytes that the split's targets stand for."""
+    return int(token_bytes[split.tokens[1:]].sum())
+
+
+def floor(split: Split, token_bytes: np.ndarray) -> dict[str, float] | None:
+    """The least that any honest model can score on this split, by metric; None where nobody knows it.
+
+    The documents' own negative log-likelihood under the distribution that made them (Shannon).
+    """
+    if split.floor_nll is None:
+        return None
+    nats = float(split.floor_nll.sum())
+    per_token = nats / split.n_targets
+    return {
+        "val_loss": per_token,
+        "val_perplexity": math.exp(per_token),
+        "val_bits_per_byte": nats / math.log(2) / n_bytes(split, token_bytes),
+    }
+
+
+def plain(model: StudySpec | TrainConfig) -> dict[str, Any]:
+    """A spec or config as the journal holds it."""
+    return dict(json.loads(encode(model.model_dump(mode="json"))))
+
+
+def check_same(spec: StudySpec, base: TrainConfig, header: Record) -> None:
+    """A study that goes on must be the one that was begun, but for the keys in MAY_CHANGE.
+
+    header: the study record in the journal, or {} for a fresh study. The base config counts by what it says, not
+    by where it lies. Raises UserError naming the first key that differs.
+    """
+    if not header:
+        return
+    skip = (*MAY_CHANGE, "base", "set")
+    old = {key: value for key, value in _with_defaults(header["spec"]).items() if key not in skip}
+    new = {key: value for key, value in plain(spec).items() if key not in skip}
+    config = plain(base)
+    if config["eval_tokens"] is None:  # the header has what `pin_eval_tokens` filled in
+        config["eval_tokens"] = header["base"]["eval_tokens"]
+    found = _difference(old, new, "") or _difference(header["base"], config, "base config: ")
+    if found:
+        key, was, now = found
+        raise UserError(
+            f"study {spec.study} exists in {spec.folder} with another spec: {key} was {was}, is now {now}. "
+            f"Only {', '.join(MAY_CHANGE)} may change. To go on with it put {key} back; "
+            "to begin another give it another name (study:)"
+        )
+
+
+def _with_defaults(spec: dict[str, Any]) -> dict[str, Any]:
+    """A spec of an earlier release: what that did not know is as the default has it."""
+    try:
+        return plain(StudySpec.model_validate(spec))
+    except ValidationError:
+        return spec
+
+
+def check_same_data(data: dict[str, Any], header: Record) -> None:
+    """Trials on different text cannot stand on one leaderboard. Raises UserError."""
+    if header and data["hash"] != header["data"]["hash"]:
+        raise UserError(
+            f"{data['corpus']} has changed since the study began (hash {header['data']['hash'][:12]}, is now "
+            f"{data['hash'][:12]}); bring the old text back, or begin another study (study:)"
+        )
+
+
+def differences(old: dict[str, Any], base: TrainConfig) -> list[tuple[str, str]]:
+    """The keys in which a base config differs from an earlier study's, each with what it was and is, as text."""
+    new = plain(base)
+    keys = [key for key in new if key in old and old[key] != new[key]]
+    return [(key, f"{key} was {_short(old[key])}, is {_short(new[key])}") for key in keys]
+
+
+def _difference(old: Any, new: Any, at: str) -> tuple[str, str, str] | None:
+    """The first place where two plain values differ: its dotted name, and both values as text."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        dot = "." if at and not at.endswith(" ") else ""
+        for key in dict.fromkeys([*old, *new]):
+            found = _difference(old.get(key), new.get(key), f"{at}{dot}{key}")
+            if found:
+                return found
+        return None
+    return None if old == new else (at, _short(old), _short(new))
+
+
+def _short(value: Any) -> str:
+    text = "not there" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,35 @@
+"""Find a study: by its folder, by its name in the storage, or through the tracking server alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data.errors import UserError, nearest
+from data.paths import at_home, is_file
+from search.study.journal import NAME
+
+STORAGE = Path("runs")
+
+
+def study_folder(study: Path | str, storage: Path | None = None) -> Path:
+    """The folder of a study on this machine. Raises UserError with the nearest known name."""
+    if (folder := find_folder(study, storage)) is not None:
+        return folder
+    place = storage or STORAGE
+    known = names(place)
+    hint = nearest(str(study), known) if known else "it holds no study"
+    raise UserError(f"{study}: no such study in {place.resolve()}; {hint} (--storage names another place)")
+
+
+def find_folder(study: Path | str, storage: Path | None = None) -> Path | None:
+    """The folder of a study given by path or by name, or None."""
+    path = at_home(study)
+    places = [at_home(storage or STORAGE) / path, path]
+    if path.name == NAME:
+        places.append(path.parent)
+    return next((place for place in places if is_file(place / NAME)), None)
+
+
+def names(storage: Path) -> list[str]:
+    """The studies in a storage."""
+    return sorted(path.parent.name for path in at_home(storage).glob(f"*/{NAME}"))

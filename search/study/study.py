@@ -1,0 +1,265 @@
+"""A study as its journal tells it: trials folded from records, and the ledger of a study being run."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from search.spec.study_spec import Budget
+from search.study.journal import AT_REST, FULL, NAME, Journal, Record, decode_metrics, encode, read_records
+from search.study.record_shapes import check
+from trainer.units import count
+
+
+@dataclass
+class Stint:
+    """A stretch of time in which a trial held a worker.
+
+    session: under which driver, by its place in `Study.sessions`. begin, end: seconds since the epoch; end is None
+    while it runs, and for ever where its driver died. status: how the stretch ended. node: where, if that is known.
+    """
+
+    session: int
+    begin: float
+    end: float | None = None
+    status: str = "running"
+    node: str | None = None
+
+
+@dataclass
+class Trial:
+    """One trial, folded from its records."""
+
+    number: int
+    point: dict[str, Any]
+    config: dict[str, Any]
+    name: str = ""
+    status: str = "waiting"
+    cause: str = ""
+    rung: int | None = None
+    seconds: float = 0.0
+    n_parameters: int | None = None
+    of: int | None = None  # a finalist's run: of which trial, with which fresh seed (from 1)
+    round: int | None = None
+    bracket: int = 0
+    exempt: bool = False
+    group: str = ""  # the value that the spec compares (`compare: loss`), as text
+    micro_batch: int | None = None  # sequences in one pass, where memory allowed no more
+    workers_lost: int = 0
+    repeated: int = 0  # tokens trained twice because a worker or driver was lost
+    reports: list[Record] = field(default_factory=list)
+    decisions: list[Record] = field(default_factory=list)
+    stints: list[Stint] = field(default_factory=list)
+    test: dict[str, float] | None = None  # its scores on the test split, once the study was finalized
+
+    @property
+    def tokens(self) -> int:
+        return max((report["tokens"] for report in self.reports), default=0)
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The newest checkpoint."""
+        return next((r["checkpoint"] for r in reversed(self.reports) if r.get("checkpoint")), None)
+
+    def tokens_at(self, checkpoint: str | None) -> int:
+        """Tokens trained on when a checkpoint was written; 0 without one."""
+        known = (r["tokens"] for r in reversed(self.reports) if checkpoint and r.get("checkpoint") == checkpoint)
+        return next(known, 0)  # the newest: a trial writes over its own file
+
+    @property
+    def final(self) -> Record | None:
+        """The last report of a trial that ran to its end."""
+        return next((r for r in reversed(self.reports) if r.get("final")), None) if self.status in FULL else None
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A trial of an earlier study, as this one took it over. tokens: its length; scores: objective by tokens."""
+
+    study: str
+    number: int
+    point: dict[str, Any]
+    status: str
+    tokens: int
+    scores: dict[int, float]
+    objective: float | None
+
+
+@dataclass
+class Study:
+    """A journal, folded: the last study record, what it took over from an earlier study, every trial by number."""
+
+    header: Record = field(default_factory=dict)
+    priors: list[Prior] = field(default_factory=list)
+    trials: dict[int, Trial] = field(default_factory=dict)
+    sessions: list[tuple[float, float]] = field(default_factory=list)  # of each driver: its first and last record
+    workers: list[dict[str, float]] = field(default_factory=list)  # of each driver: slots; cpus and gpus of one of them
+    folder: Path | None = field(default=None, compare=False, repr=False)  # where its trials' files lie
+
+    @property
+    def searched(self) -> list[Trial]:
+        """The trials of the search, in order: without the finalists' runs."""
+        return [self.trials[number] for number in sorted(self.trials) if self.trials[number].of is None]
+
+    def again(self, number: int) -> list[Trial]:
+        """The runs of a finalist with fresh seeds, in order of their rounds."""
+        return sorted((t for t in self.trials.values() if t.of == number), key=lambda trial: trial.round or 0)
+
+    @property
+    def tokens(self) -> int:
+        """Trained on by the search's trials together, what was trained twice included."""
+        return sum(trial.tokens + trial.repeated for trial in self.searched)
+
+    def seconds(self, now: float | None = None) -> float:
+        """Wall seconds of all drivers together. now: seconds since the epoch, while a driver runs."""
+        spent = sum(last - first for first, last in self.sessions)
+        return spent if now is None or not self.sessions else spent + max(0.0, now - self.sessions[-1][1])
+
+    def unfinished(self) -> list[int]:
+        """Trials with a point that have not ended, in order: the next driver hands them out first."""
+        return [trial.number for trial in self.trials.values() if trial.status not in AT_REST]
+
+    def apply(self, record: Record) -> None:
+        """Take in one record. Raises ValueError for one that speaks of a trial without a point."""
+        kind, at = record["record"], record["time"]
+        if kind == "study":
+            self.header = record
+            self.sessions.append((at, at))
+            self.workers.append(record.get("workers") or {})
+            return
+        if self.sessions and kind != "test":  # `finalize` is no driver
+            self.sessions[-1] = (self.sessions[-1][0], max(at, self.sessions[-1][1]))
+        if kind == "prior":
+            self.priors += [_prior(taken) for taken in record["trials"]]
+            return
+        number = record["trial"]
+        if kind == "point":
+            about = {key: record[key] for key in ("of", "round", "bracket", "exempt", "group") if key in record}
+            name = record.get("name", str(number))
+            self.trials[number] = Trial(number, record["point"], record["config"], name, **about)
+            return
+        if number not in self.trials:
+            raise ValueError(f"a {kind} record of trial {number}, which has no point")
+        trial = self.trials[number]
+        trial.micro_batch = record.get("micro_batch") or trial.micro_batch
+        if kind == "report":
+            trial.reports.append({**record, "metrics": decode_metrics(record["metrics"])})
+            trial.seconds = record.get("seconds") or trial.seconds
+        elif kind == "test":
+            trial.test = decode_metrics(record["metrics"])
+        elif kind == "decision":
+            trial.decisions.append(record)
+            if record["action"] == "promote":
+                trial.status = "waiting"  # a driver has to go on with it
+        elif kind == "status":
+            _apply_status(trial, record)
+            _apply_stint(trial, record, len(self.sessions) - 1)
+
+
+def _prior(record: Record) -> Prior:
+    scores = {int(tokens): value for tokens, value in decode_metrics(record["scores"]).items()}
+    about = {key: record[key] for key in ("study", "point", "status", "tokens", "objective")}
+    return Prior(number=record["trial"], scores=scores, **about)
+
+
+def _apply_status(trial: Trial, record: Record) -> None:
+    trial.status = record["status"]
+    trial.cause = record.get("cause") or ""
+    trial.rung = record.get("rung")
+    trial.seconds = record.get("seconds") or trial.seconds
+    trial.workers_lost += bool(record.get("worker_lost"))
+    trial.n_parameters = record.get("n_parameters") or trial.n_parameters
+    if trial.status == "running":
+        # it goes on from a checkpoint: what it reported after that comes again, and was trained twice
+        start = record.get("tokens", 0)
+        trial.repeated += max(0, trial.tokens - start)
+        trial.reports = [report for report in trial.reports if report["tokens"] <= start]
+
+
+def _apply_stint(trial: Trial, record: Record, session: int) -> None:
+    last = trial.stints[-1] if trial.stints else None
+    going = last is not None and last.end is None and last.session == session
+    if record["status"] == "running" and not going:  # going: it began anew on its worker
+        trial.stints.append(Stint(session, record["time"]))
+    elif record["status"] != "running" and last is not None and last.end is None:
+        last.status = record["status"]
+        if going:  # otherwise the next driver says so, long after
+            last.end, last.node = record["time"], record.get("node")
+
+
+def spent(study: Study, budget: Budget, now: float | None = None) -> str:
+    """Which part of the budget is used up (`64 of 64 trials`), or the empty string.
+
+    No trial begins after that; those that run go on to their end.
+    """
+    if budget.trials is not None and len(study.searched) >= budget.trials:
+        return f"{len(study.searched)} of {budget.trials} trials"
+    return used_up(study, budget, now)
+
+
+def used_up(study: Study, budget: Budget, now: float | None = None) -> str:
+    """Which of tokens and hours is used up: then no paused trial goes on either."""
+    if budget.tokens is not None and study.tokens >= budget.tokens:
+        return f"{count(study.tokens)} of {count(budget.tokens)} tokens"
+    if budget.hours is not None and study.seconds(now) >= budget.hours * 3600:
+        return f"{study.seconds(now) / 3600:.1f} of {budget.hours:g} hours"
+    return ""
+
+
+def fold(records: Iterable[Record], name: str = NAME) -> Study:
+    """Read a journal's records into a Study. Raises UserError when it holds no study record."""
+    study = _fold(records, name)
+    if not study.header:
+        raise UserError(f"{name}: holds no study record; was the study ever started?")
+    return study
+
+
+def _fold(records: Iterable[Record], name: str) -> Study:
+    study = Study()
+    for line, record in enumerate(records, 1):
+        try:
+            check(record)
+            study.apply(record)
+        except ValueError as error:
+            raise UserError(f"{name}:{line}: {error}; restore the file from a copy") from None
+    return study
+
+
+class Ledger:
+    """A study being run: each record is on disk, then in `study`, then with the listeners (tracker, live table).
+
+    Ray's adapters write here and read `study`; nobody else keeps state about trials. Thread-safe.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / NAME
+        self.journal = Journal(path)
+        self.study = _fold(read_records(path), str(path))
+        self.listeners: list[Callable[[Record], None]] = []
+        self._lock = threading.RLock()
+
+    def write(self, record: str, **fields: Any) -> Record:
+        with self._lock:
+            entry = json.loads(encode(self.journal.write(record, **fields)))
+            self.study.apply(entry)
+            for listener in self.listeners:
+                listener(entry)
+        return entry
+
+    def close(self) -> None:
+        self.journal.close()
+
+
+def read_study(folder: Path) -> Study:
+    """The study in a folder. Raises UserError when there is none."""
+    path = folder / NAME
+    if not path.exists():
+        raise UserError(f"{path}: no such study")
+    study = fold(read_records(path), str(path))
+    study.folder = folder
+    return study

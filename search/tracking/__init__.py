@@ -1,0 +1,1 @@
+"""MLflow: what is sent there, what is read back, the model registry."""

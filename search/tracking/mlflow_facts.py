@@ -1,0 +1,104 @@
+"""A study's records as MLflow's params, tags and metrics: plain data, without MLflow."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from typing import Any
+
+from search.results import table
+from search.stats.statistics import Standing
+from search.study.journal import FULL, Record
+from search.study.scores import best, objective
+from search.study.study import Study, Trial
+
+Metric = tuple[str, float, int, int]  # key, value, milliseconds since the epoch, step (tokens)
+_BATCH = 900  # metrics in one request: MLflow takes 1,000 entries, a config's params among them
+_TAG = 5000  # its limit on a tag's text is 8,000 or less, depending on the store
+RUN_STATUS = {
+    "running": "RUNNING",
+    **dict.fromkeys(FULL, "FINISHED"),
+    **dict.fromkeys(("pruned", "paused", "interrupted"), "KILLED"),
+    **dict.fromkeys(("diverged", "failed", "out_of_memory"), "FAILED"),
+}
+
+
+def user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        return "unknown"
+
+
+def batches(reports: list[Record]) -> list[list[Record]]:
+    """Reports in parts that one request can carry; at least one part, perhaps empty."""
+    made: list[list[Record]] = [[]]
+    room = _BATCH
+    for report in reports:
+        size = len(report["metrics"]) + 1
+        if size > room:
+            made.append([])
+            room = _BATCH
+        made[-1].append(report)
+        room -= size
+    return made
+
+
+def metrics(report: Record) -> list[Metric]:
+    # the journal's time, not now: what is sent twice after a lost answer is then the same record
+    at, step = round(report["time"] * 1000), report["tokens"]
+    return [(key, value, at, step) for key, value in {**report["metrics"], "tokens": float(step)}.items()]
+
+
+def status(trial: Trial) -> tuple[str, str, str]:
+    """Tags status, rung, cause."""
+    return (trial.status, "" if trial.rung is None else str(trial.rung), trial.cause[:_TAG])
+
+
+def ending(study: Study, trial: Trial, at: int) -> list[Metric]:
+    """What is known when a status changes. at: milliseconds since the epoch."""
+    # a finalist's lucky seed must not lead a sort by `objective`
+    name = "objective" if trial.of is None else "finalist_objective"
+    known = {"n_parameters": trial.n_parameters, name: objective(study, trial)}
+    return [(key, float(value), at, trial.tokens) for key, value in known.items() if value is not None]
+
+
+def texts(values: dict[str, Any], most: int = _TAG) -> dict[str, str]:
+    """Params or tags; what is None is left out."""
+    plain = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    return {key: text[:most] for key, text in plain.items() if values[key] is not None}
+
+
+def study_params(header: dict[str, Any]) -> dict[str, Any]:
+    """What a study never changes: its spec but for budget and place, and its data."""
+    spec = header["spec"]
+    data = header.get("data") or {}
+    return {
+        **{key: spec.get(key) for key in ("compare", "sampler", "scheduler", "objective", "seed", "base")},
+        **{f"space.{name}": parameter for name, parameter in spec.get("space", {}).items()},
+        **{f"set.{name}": value for name, value in (spec.get("set") or {}).items()},
+        "rungs": header.get("rungs"),
+        **{f"data.{key}": data.get(key) for key in ("corpus", "tokenizer", "hash")},
+    }
+
+
+def study_tags(study: Study) -> dict[str, Any]:
+    """What may differ from driver to driver, and how far the study is."""
+    header, leader = study.header, best(study)
+    score = None if leader is None else f"{objective(study, leader):.6g} (trial {leader.number}, {leader.name})"
+    return {
+        **{key: header["spec"].get(key) for key in ("budget", "resources", "storage")},
+        "commit": header.get("commit"),
+        "dirty": header.get("dirty"),
+        "mlflow.source.git.commit": header.get("commit"),
+        **{f"packages.{name}": version for name, version in (header.get("packages") or {}).items()},
+        "host": header.get("host"),
+        "best": score,
+    }
+
+
+def split(study: Study, found: list[Standing]) -> dict[str, Any]:
+    """The leaderboard in the layout that MLflow's page shows as a table."""
+    rows = json.loads(table.as_json(study, found=found))["trials"]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return {"columns": columns, "data": [[row.get(key) for key in columns] for row in rows]}

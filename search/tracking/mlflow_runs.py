@@ -1,0 +1,236 @@
+"""What a study looks like in MLflow: one experiment and parent run for the study, one child run for each trial.
+
+`Runs` brings MLflow up to what a Study says, sending only what MLflow lacks: live after each record, after an
+outage, or for a whole journal at the start, it is the same step, and doing it twice changes nothing.
+Metrics have tokens as their step. A run's status is FINISHED for a trial of full length; KILLED (tag `status`:
+pruned, paused, interrupted) or FAILED (diverged, failed, out_of_memory) otherwise. The metric `objective` exists on
+the search's full-length trials alone: a sort by it never mixes budgets, and never shows a finalist's lucky seed
+first (`finalist_objective`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.report import gallery
+from search.report.page import NAME as REPORT
+from search.results import export, table
+from search.results.standing import standings
+from search.study.journal import NAME, Record
+from search.study.scores import best
+from search.study.study import Study, Trial
+from search.tracking import bundle, mlflow_view
+from search.tracking import mlflow_facts as facts
+from search.tracking.mlflow_store import ARTIFACTS, served
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+PARENT = "mlflow.parentRunId"
+STUDY, ID, TRIAL = "nanosweep.study", "nanosweep.id", "nanosweep.trial"
+FULL_RUN = "full_run"  # a tag: `true` on runs of an exported config, beside the trials
+
+
+@dataclass
+class _Sent:
+    """What MLflow has of one trial."""
+
+    run_id: str
+    run_status: str = "RUNNING"
+    params: bool = False
+    tokens: int = -1  # of the last report
+    status: tuple[str, str, str] = ("", "", "")  # status, rung, cause
+
+
+class Runs:
+    """The runs of one study in one store. Not thread-safe. Its methods raise what MLflow raises."""
+
+    def __init__(self, client: MlflowClient, uri: str, folder: Path, study: Study) -> None:
+        self.client, self.uri, self.folder, self.study = client, uri, folder, study
+        self.experiment_id = ""
+        self.parent_id = ""
+        self._sent: dict[int, _Sent] = {}
+        self._unsure: set[int] = set()  # creating the run failed, perhaps after the store had made it
+
+    def open(self) -> None:
+        """Find or make the experiment and the parent run; learn what MLflow has of each trial; close orphans."""
+        name = self.study.header["spec"]["study"]
+        self.experiment_id = self._experiment(name).experiment_id
+        identity = identity_of(self.folder / NAME)
+        found = self.client.search_runs([self.experiment_id], f"tags.`{ID}` = '{identity}'", max_results=1)
+        if found:
+            self.parent_id = found[0].info.run_id
+        else:
+            tags = {STUDY: name, ID: identity, "mlflow.user": facts.user(), "mlflow.source.name": "nanosweep run"}
+            self.parent_id = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
+            self._send(self.parent_id, params=facts.study_params(self.study.header))
+        self.client.set_experiment_tag(self.experiment_id, *mlflow_view.view(self.parent_id, self.study.header))
+        for run in self._children():
+            self._learn(run)
+
+    def _experiment(self, name: str) -> Experiment:
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        if found is None:
+            # without a server, MLflow would put artifacts into the working directory
+            place = None if served(self.uri) else str(self.folder.parent / ARTIFACTS / name)
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            try:
+                made = self.client.create_experiment(name, artifact_location=place, tags=kind)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another study's driver was faster
+                    raise
+            else:
+                return self.client.get_experiment(made)
+            found = self.client.get_experiment_by_name(name)
+        assert found is not None
+        return found
+
+    def _children(self, also: str = "") -> list[Run]:
+        runs, token = [], None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                f"tags.`{PARENT}` = '{self.parent_id}'{also}",
+                max_results=1000,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def _learn(self, run: Run) -> None:
+        tags, number = run.data.tags, int(run.data.tags.get(TRIAL, -1))
+        if FULL_RUN in tags:  # `nanosweep train` looks after it
+            return
+        if number in self._sent or number not in self.study.trials:
+            if run.info.status == "RUNNING":  # made twice, or of a journal that was cut: nobody will close it
+                self.client.set_terminated(run.info.run_id, "KILLED")
+            return
+        tokens = int(run.data.metrics.get("tokens", -1))
+        status = (tags.get("status", ""), tags.get("rung", ""), tags.get("cause", ""))
+        self._sent[number] = _Sent(run.info.run_id, run.info.status, bool(run.data.params), tokens, status)
+
+    def sync(self, number: int, now: float | None = None) -> None:
+        """Bring one trial's run up to the study. now: seconds since the epoch, when its status changed."""
+        trial = self.study.trials[number]
+        if trial.status == "waiting":
+            return
+        at = round((now or (trial.reports[-1]["time"] if trial.reports else time.time())) * 1000)
+        sent = self._sent.get(number) or self._create(trial, at)
+        status = facts.status(trial)
+        *whole, last = facts.batches([report for report in trial.reports if report["tokens"] > sent.tokens])
+        for batch in whole:
+            self._log(sent, trial, batch)
+        if last or status != sent.status or not sent.params:
+            self._log(sent, trial, last, facts.ending(self.study, trial, at) if status != sent.status else None)
+        if (wanted := facts.RUN_STATUS[trial.status]) != sent.run_status:
+            if wanted == "RUNNING":
+                self.client.update_run(sent.run_id, wanted)
+            else:
+                self.client.set_terminated(sent.run_id, wanted, at)
+            sent.run_status = wanted
+
+    def _log(self, sent: _Sent, trial: Trial, reports: list[Record], ending: list[facts.Metric] | None = None) -> None:
+        """One request: these reports, the params unless they are there; with `ending` the status too."""
+        metrics = [metric for report in reports for metric in facts.metrics(report)] + (ending or [])
+        status = facts.status(trial) if ending is not None else sent.status
+        changed = zip(("status", "rung", "cause"), sent.status, status, strict=True)
+        tags = {name: new for name, old, new in changed if new != old}
+        self._send(sent.run_id, metrics, {} if sent.params else trial.config, tags)
+        sent.params, sent.status = True, status
+        sent.tokens = reports[-1]["tokens"] if reports else sent.tokens
+
+    def _send(
+        self,
+        run_id: str,
+        metrics: list[facts.Metric] | None = None,
+        params: dict[str, Any] | None = None,
+        tags: dict[str, Any] | None = None,
+    ) -> None:
+        send(self.client, run_id, metrics, params, tags)
+
+    def _create(self, trial: Trial, at: int) -> _Sent:
+        if trial.number in self._unsure:
+            for run in self._children(f" and tags.`{TRIAL}` = '{trial.number}'"):
+                self._learn(run)
+        if trial.number not in self._sent:
+            tags = {PARENT: self.parent_id, TRIAL: str(trial.number), "loss": str(trial.config.get("loss"))}
+            tags |= {"mlflow.user": facts.user(), "mlflow.source.name": "nanosweep run"}
+            if trial.of is not None:
+                tags |= {"finalist_of": str(trial.of), "round": str(trial.round)}
+            self._unsure.add(trial.number)
+            began = round(trial.reports[0]["time"] * 1000) if trial.reports else at
+            run = self.client.create_run(self.experiment_id, start_time=began, tags=tags, run_name=trial.name)
+            self._sent[trial.number] = _Sent(run.info.run_id)
+        self._unsure.discard(trial.number)
+        return self._sent[trial.number]
+
+    def sync_parent(self, status: str | None = None) -> None:
+        """The parent run's tags (what may change from driver to driver), and its status when it is given."""
+        self._send(self.parent_id, tags=facts.study_tags(self.study))
+        if status == "RUNNING":
+            self.client.update_run(self.parent_id, status)
+        elif status is not None:
+            self.client.set_terminated(self.parent_id, status)
+
+    def snapshot(self, ending: bool = False) -> None:
+        """Copies on the parent run: journal, spec, report, leaderboard (also as its description), results by document,
+        best config; at the end the pictures, which are drawn then."""
+        for name in (NAME, "spec.yaml", REPORT):
+            if (self.folder / name).exists():
+                self.client.log_artifact(self.parent_id, str(self.folder / name))
+        found = standings(self.study)
+        with tempfile.TemporaryDirectory() as folder:
+            if (path := bundle.pack(self.study, [standing.number for standing in found], Path(folder))) is not None:
+                self.client.log_artifact(self.parent_id, str(path))
+        self.client.log_text(self.parent_id, table.markdown(self.study, found=found), "leaderboard.md")
+        self.client.log_text(self.parent_id, json.dumps(facts.split(self.study, found)), "leaderboard.json")
+        if best(self.study) is not None:
+            self.client.log_text(self.parent_id, export.text(self.study, found=found), export.NAME)
+        if ending and (self.folder / gallery.FOLDER).is_dir():
+            self.client.log_artifacts(self.parent_id, str(self.folder / gallery.FOLDER), gallery.FOLDER)
+        note = table.markdown(self.study, limit=15, found=found)
+        if (self.folder / REPORT).exists():
+            note += f"\nCurves, parameters, rungs, workers and cost: `{REPORT}` under Artifacts.\n"
+        shown = {
+            "mlflow.note.content": note,
+            "mlflow.loggedArtifacts": '[{"path": "leaderboard.json", "type": "table"}]',
+        }
+        self._send(self.parent_id, tags=shown)
+
+
+def send(
+    client: MlflowClient,
+    run_id: str,
+    metrics: list[facts.Metric] | None = None,
+    params: dict[str, Any] | None = None,
+    tags: dict[str, Any] | None = None,
+) -> None:
+    """One request. params and tags: plain values; what is None is left out."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    client.log_batch(
+        run_id,
+        [Metric(key, value, at, step) for key, value, at, step in metrics or []],
+        [Param(key, text) for key, text in facts.texts(params or {}).items()],
+        [RunTag(key, text) for key, text in facts.texts(tags or {}).items()],
+    )
+
+
+def identity_of(journal: Path) -> str:
+    """Tells studies of one name apart on a shared server, wherever their folder moves: a hash of the first record."""
+    with journal.open("rb") as file:
+        return hashlib.sha256(file.readline()).hexdigest()[:16]

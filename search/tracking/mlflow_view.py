@@ -1,0 +1,48 @@
+"""Links into MLflow's page: opened sorted by `objective`, the columns that matter in sight.
+
+By default that page hides metrics off-screen, and a sort in the address alone does not bring them back. What does
+is a shared view: MLflow's own "Share" button keeps a view as a tag of the experiment, and so do we.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from search.results.leaderboard import parameters
+
+
+def view(parent_id: str, header: dict[str, Any]) -> tuple[str, str]:
+    """An experiment tag that makes MLflow's page open on this study sorted by `objective`, with telling columns.
+
+    MLflow keeps views that people share as such tags (its UI's ExperimentPageUIState); by default the metric
+    column is off-screen and the sort gone when one comes back.
+    """
+    space = parameters({name: _linked(parameter) for name, parameter in header["spec"].get("space", {}).items()})
+    columns = ["metrics.`objective`", "metrics.`val_bits_per_byte`", "metrics.`tokens`", "tags.`status`", "tags.`rung`"]
+    state = {
+        "orderByKey": "metrics.`objective`",
+        "orderByAsc": True,
+        "searchFilter": f"tags.mlflow.parentRunId = '{parent_id}'",
+        "selectedColumns": columns + [f"params.`{name}`" for name in space],
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "globalLineChartConfig": {"xAxisKey": "metric", "lineSmoothness": 0, "selectedXAxisMetricKey": "tokens"},
+    }
+    return f"mlflow.sharedViewState.{_view_key(parent_id)}", json.dumps(state)
+
+
+def _linked(parameter: dict[str, Any]) -> Any:
+    choices = parameter.get("choice") or [None]
+    return choices[0]
+
+
+def link(server: str, experiment_id: str, parent_id: str) -> str:
+    """The address on a server that opens the study sorted by `objective`."""
+    key = _view_key(parent_id)
+    return (
+        f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?viewStateShareKey={key}&workflowType=machine_learning"
+    )
+
+
+def _view_key(parent_id: str) -> str:
+    return f"nanosweep-{parent_id[:8]}"

@@ -1,0 +1,243 @@
+"""The best trial of a study in MLflow's model registry, alias `champion`.
+
+    register(Path("runs/quickstart"))    # what `nanosweep register` does, and `nanosweep run` at its end
+
+A version is a model from code (search/tracking/champion.py) around weights as safetensors, with our packages beside
+it, so that `mlflow.pyfunc.load_model` needs neither a pickle nor this project. Only MLflow's client and `save_model`
+are used: its fluent API keeps its state in globals.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data import tokenizers
+from data.errors import UserError
+from search.results import export
+from search.study.folder import trial_folder
+from search.study.journal import NAME
+from search.study.scores import best, objective, objective_name
+from search.study.study import Study, Trial, read_study
+from search.tracking.mlflow_facts import texts
+from search.tracking.mlflow_runs import ID, PARENT, TRIAL, identity_of
+from search.tracking.mlflow_store import choose_uri, connect, passing, reason, shown
+from trainer.checkpoint import CHECKPOINT
+from trainer.config import TrainConfig
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+ALIAS = "champion"
+ROOT = Path(__file__).resolve().parent.parent.parent
+NEEDS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "tiktoken", "pydantic", "pyyaml", "rich")
+SAME = ("study", ID, "trial", "run", "objective", "data")  # tags by which a version is known again
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model. made: only now; leads: it has the alias `champion`."""
+
+    name: str
+    version: str
+    trial: int
+    made: bool
+    leads: bool
+
+    def __str__(self) -> str:
+        what = f"trial {self.trial} is version {self.version} of {self.name}{'' if self.made else ' already'}"
+        return f"{what}; load it as models:/{self.name}@{ALIAS}" if self.leads else f"{what}; it is not the {ALIAS}"
+
+
+def register(folder: Path, number: int | None = None, name: str | None = None, uri: str | None = None) -> Registered:
+    """Register a trial of the study in `folder`: by default the leader, which then is `champion`.
+
+    number: another trial, which is registered and takes no alias unless it leads. name: of the registered model;
+    default the study's. A version that exists already is not made again. Raises UserError where there is no leader,
+    where a trial has no weights any more, and where MLflow is away or does not know the study.
+    """
+    study = read_study(folder)
+    trial = export.choose(study, number)
+    name = name or str(study.header["spec"]["study"])
+    if bad := set(name) & set("/:'\"\n"):
+        raise UserError(f"--name {name!r}: MLflow allows no {' '.join(sorted(map(repr, bad)))} in a model's name")
+    run = with_weights(study, folder, trial)
+    client = connect(uri or choose_uri(folder.parent))
+    tags = _tags(study, folder, trial, run)
+    found = _known(client, name, tags)
+    made = found or _make(client, name, tags, folder, trial, run)
+    leads = best(study) is trial and _take_lead(client, name, made, tags, objective_name(study))
+    return Registered(name, str(made.version), trial.number, found is None, leads)
+
+
+def keep_up(folder: Path, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
+    """At the end of a study: its leader is the champion. Never fails it, and does nothing where all is in place.
+
+    A study that was stopped gets its champion when it has gone on to its end.
+    """
+    study = read_study(folder)
+    if best(study) is None or study.unfinished():
+        return
+    try:
+        register(folder)
+    except Exception as error:
+        why = str(error) if isinstance(error, UserError) else reason(error)
+        say(f"the leader is not in MLflow's model registry ({why}); later: nanosweep register {folder}")
+
+
+def with_weights(study: Study, folder: Path, trial: Trial) -> Trial:
+    """The trial itself, or the best of its runs with fresh seeds where only those have kept their weights."""
+    runs = [trial, *sorted(study.again(trial.number), key=lambda run: objective(study, run) or math.inf)]
+    for run in runs:
+        if run.final is not None and (trial_folder(folder, run.number) / CHECKPOINT).exists():
+            return run
+    raise UserError(
+        f"trial {trial.number} of {folder} has no weights of full length (only the best trials keep theirs); "
+        "train its config anew: nanosweep export, then nanosweep train"
+    )
+
+
+def _tags(study: Study, folder: Path, trial: Trial, run: Trial) -> dict[str, str]:
+    """What a version says of itself. run: whose weights they are, and whose number `objective` is."""
+    header = study.header
+    return texts(
+        {
+            "study": header["spec"]["study"],
+            ID: identity_of(folder / NAME),
+            "trial": str(trial.number),
+            "run": str(run.number),
+            "config": trial.name,
+            "objective": repr(objective(study, run)),
+            "objective_name": objective_name(study),
+            "data": (header.get("data") or {}).get("hash"),
+            "commit": header.get("commit"),
+            "dirty": header.get("dirty"),
+        }
+    )
+
+
+def _known(client: MlflowClient, name: str, tags: dict[str, str]) -> ModelVersion | None:
+    found = client.search_model_versions(f"name = '{name}'")
+    return next((one for one in found if all(one.tags.get(key) == tags.get(key) for key in SAME)), None)
+
+
+def _make(
+    client: MlflowClient, name: str, tags: dict[str, str], folder: Path, trial: Trial, run: Trial
+) -> ModelVersion:
+    """Log the model to the trial's MLflow run, and make it a version."""
+    logged_by = _mlflow_run(client, folder, run.number)
+    experiment, run_id = logged_by.info.experiment_id, logged_by.info.run_id
+    try:
+        client.get_registered_model(name)
+    except Exception as error:
+        if passing(error):
+            raise
+        client.create_registered_model(name, description="made by nanosweep; a version per leader of the study")
+    model = client.create_logged_model(experiment, f"trial-{trial.number}", source_run_id=run_id, tags=tags)
+    try:
+        with tempfile.TemporaryDirectory(prefix="nanosweep-champion-") as place:
+            saved = Path(place) / "model"
+            _save(folder, run, saved, model.model_id, run_id)
+            client.log_model_artifacts(model.model_id, str(saved))
+    except BaseException:
+        client.finalize_logged_model(model.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(model.model_id, "READY")
+    about = f"study {tags['study']}, trial {trial.number} ({trial.name})"
+    source = model.artifact_location  # `models:/ID` would be looked up in the store of the fluent API
+    return client.create_model_version(name, source, run_id, tags, description=about, model_id=model.model_id)
+
+
+def _mlflow_run(client: MlflowClient, folder: Path, number: int) -> Run:
+    """The trial's run in MLflow. Raises UserError where the tracker has not brought it there."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    parents = client.search_runs(experiments, f"tags.`{ID}` = '{identity_of(folder / NAME)}'", max_results=1)
+    wanted = f"tags.`{PARENT}` = '{parents[0].info.run_id}' and tags.`{TRIAL}` = '{number}'" if parents else ""
+    found = client.search_runs([parents[0].info.experiment_id], wanted, max_results=1) if parents else []
+    if not found:
+        where = shown(client.tracking_uri)
+        raise UserError(f"{folder}: MLflow at {where} does not know its trial {number}; nanosweep run brings it there")
+    return found[0]
+
+
+def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str) -> None:
+    """The MLflow model as a folder."""
+    import pandas as pd
+    from mlflow.models import Model, ModelSignature
+    from mlflow.pyfunc import save_model
+    from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
+
+    from trainer.portable import save
+
+    # record: MLflow's own words about type hints and pandas pass a mere filter, as it sets one of its own
+    with tempfile.TemporaryDirectory(prefix="nanosweep-champion-") as scratch, warnings.catch_warnings(record=True):
+        from search.tracking.champion import PARAMS
+
+        files = Path(scratch) / "run"
+        origin = trial_folder(folder, run.number)
+        save(origin, files, _tokenizer(origin, run))
+        outputs = [("string", "text"), ("double", "nats"), ("long", "tokens")]
+        save_model(
+            path=str(place),
+            python_model=str(ROOT / "search" / "champion.py"),
+            artifacts={"run": str(files)},
+            code_paths=[str(ROOT / room) for room in ("models", "data", "trainer")],
+            signature=ModelSignature(
+                Schema([ColSpec("string", "prompt")]),
+                Schema([ColSpec(kind, column, required=False) for kind, column in outputs]),
+                ParamSchema([ParamSpec(key, kind, default) for key, (kind, default) in PARAMS.items()]),
+            ),
+            input_example=pd.DataFrame({"prompt": ["Once upon a time"]}),
+            pip_requirements=[f"{package}=={found}" for package in NEEDS if (found := _version(package))],
+            mlflow_model=Model(model_id=model_id, run_id=run_id),
+        )
+    for cache in place.rglob("__pycache__"):
+        for file in cache.iterdir():
+            file.unlink()
+        cache.rmdir()
+
+
+def _tokenizer(origin: Path, run: Trial) -> tokenizers.Tokenizer:
+    """The trial's own; from the cache where another node trained it, whose folder has none."""
+    if (origin / tokenizers.JSON_FILE).exists():
+        return tokenizers.load(origin)
+    from data.prepare import prepare
+
+    config = TrainConfig.model_validate(run.config)
+    return tokenizers.load(prepare(config.corpus, config.tokenizer, config.split).path)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package).partition("+")[0]  # torch's +cpu is on no package index
+    except PackageNotFoundError:
+        return None
+
+
+def _take_lead(client: MlflowClient, name: str, made: ModelVersion, tags: dict[str, str], metric: str) -> bool:
+    """Give the version the alias, unless another study's champion is better on the same data. Whether it has it now."""
+    holder: Any = None
+    try:
+        holder = client.get_model_version_by_alias(name, ALIAS)
+    except Exception as error:
+        if passing(error):
+            raise
+    if holder is not None:
+        if str(holder.version) == str(made.version):
+            return True
+        theirs = holder.tags
+        other_study = theirs.get(ID) != tags[ID]
+        same_text = (theirs.get("data"), theirs.get("objective_name")) == (tags.get("data"), metric)
+        if other_study and not (same_text and float(tags["objective"]) < float(theirs["objective"])):
+            return False
+    client.set_registered_model_alias(name, ALIAS, made.version)
+    return True
