@@ -7,24 +7,29 @@ tokens: a short trial and a full run share one config that differs in one number
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
 from data.errors import UserError, nearest
-from models.config import GPT2_SHAPES, LOSSES, READOUTS, GPTConfig, Mlp, Norm, Position, misfit
-from trainer import yaml_file
+from models.config import GPT2_SHAPES, GPTConfig, Mlp, Norm, Position, misfit
+from models.losses import LOSSES
+from trainer import loss_keys, yaml_file
 from trainer.keys import OWN, Key, RuleError, declared, unused
 from trainer.lengths import Length, Number, Tokens
 from trainer.optimizers import OPTIMIZERS, check_name
-
-
-def _of_loss(name: str) -> Key:
-    """A loss's parameter belongs to the loss that models.config gives it to."""
-    return Key(used_by={"loss": tuple(loss for loss, names in LOSSES.items() if name in names)})
-
 
 _OPTIMIZER_SCHEMA = {"anyOf": [{"enum": list(OPTIMIZERS)}, {"type": "string", "pattern": "^[^:]+:[^:]+$"}]}
 Whole = Annotated[int, Field(ge=1)]
@@ -35,6 +40,9 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Optimizer = Annotated[str, AfterValidator(check_name), WithJsonSchema(_OPTIMIZER_SCHEMA)]
 
 _SHAPE = Key(memory=True, kept=True)  # of the network: other tensors are stored
+_OF_OWN_OPTIMIZER = Key(
+    used_by={"optimizer": (OWN,)}, not_searched="one number of it can be: {field: optimizer_params.NAME, ...}"
+)
 _ADAMW = Key(used_by={"optimizer": ("adamw", "muon")})  # Muon has AdamW beside it
 _OTHER_TEXT = "trials on different text cannot be compared; make one study for each "
 _ONE_CONTEXT = "all trials are scored with the same context; set it in the base"
@@ -42,8 +50,8 @@ _LUCK = "the luckiest seed would win; leave it out and train the best trials aga
 _ONE_SUBSET = "at a rung all trials are compared on the same validation text; set it in the base"
 
 
-class TrainConfig(BaseModel):
-    """Everything that `train` needs beside the data. Equal config, seed and data hash: equal run on equal hardware."""
+class _Keys(BaseModel):
+    """The first keys of `TrainConfig`; after them come those that the losses declare."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -78,21 +86,29 @@ class TrainConfig(BaseModel):
     Needs their shape (mlp: gelu_tanh, bias: true, ...) and tokenizer: gpt2; default: random weights from seed"""
 
     # loss
-    loss: Annotated[
-        Literal["cross_entropy", "squentropy", "mse", "rescaled_mse", "brier", "squentropy_coded"],
-        Key(memory=True, kept=True),
-    ] = "cross_entropy"
-    readout: Literal["auto", "softmax", "inverse"] = "auto"
+    loss: Annotated[loss_keys.LossName, Key(memory=True, kept=True)] = loss_keys.DEFAULT
+    """a loss of models/losses.py, or your own as module:Name (a models.loss.Loss), which needs --allow-code"""
+    readout: loss_keys.ReadoutName = "auto"
     """how logits become probabilities for the score; auto: the one that undoes the loss's own bias"""
-    squentropy_lambda: Annotated[Positive | None, _of_loss("squentropy_lambda")] = None
-    rescaled_mse_k: Annotated[Positive | None, _of_loss("rescaled_mse_k")] = None
-    rescaled_mse_m: Annotated[Positive | None, _of_loss("rescaled_mse_m")] = None
-    squentropy_coded_w: Annotated[Positive | None, _of_loss("squentropy_coded_w")] = None
+    loss_params: loss_keys.OwnParameters = None
+    """parameters of your own loss: {name: number}; those of the other losses are keys"""
+
+
+if TYPE_CHECKING:
+
+    class _KeysOfLosses(_Keys): ...
+
+else:
+    _KeysOfLosses = create_model("_KeysOfLosses", __base__=_Keys, **loss_keys.parameter_fields(LOSSES))
+
+
+class TrainConfig(_KeysOfLosses):
+    """Everything that `train` needs beside the data. Equal config, seed and data hash: equal run on equal hardware."""
 
     # optimizer
     optimizer: Annotated[Optimizer, Key(kept=True)] = "adamw"
     """one of trainer/optimizers.py, or your own as module:Name, which is imported only with --allow-code"""
-    optimizer_params: Annotated[dict[str, Number] | None, Key(used_by={"optimizer": (OWN,)})] = None
+    optimizer_params: Annotated[dict[str, Number] | None, _OF_OWN_OPTIMIZER] = None
     """{name: number}: what an own optimizer is called with, beside learning_rate and weight_decay"""
     learning_rate: Positive = 1e-3
     """peak, after warm-up; small nets bear more than 6e-4"""
@@ -164,13 +180,8 @@ class TrainConfig(BaseModel):
                 ("position", "n_embd", "n_head"),
                 f"position: rope needs an even head size, got {self.n_embd}/{self.n_head}",
             )
+        loss_keys.check(self)
         self._check_unused()
-        if self.readout not in ("auto", *READOUTS[self.loss]):
-            options = ", ".join(("auto", *READOUTS[self.loss]))
-            raise RuleError(
-                ("readout", "loss"),
-                f"readout: {self.readout} does not exist for loss: {self.loss}; allowed: {options}",
-            )
         self._check_windows()
         if self.schedule == "wsd" and self.warmup_frac + self.decay_frac > 1:
             raise RuleError(
@@ -229,13 +240,13 @@ class TrainConfig(BaseModel):
 
     @property
     def loss_parameters(self) -> dict[str, float]:
-        """The chosen loss's parameters, defaults filled in."""
-        given = {name: getattr(self, name) for name in LOSSES[self.loss]}
-        return {name: default if given[name] is None else given[name] for name, default in LOSSES[self.loss].items()}
+        """See `loss_keys.parameters`."""
+        return loss_keys.parameters(self)
 
     @property
     def chosen_readout(self) -> str:
-        return READOUTS[self.loss][0] if self.readout == "auto" else self.readout
+        """See `loss_keys.readout`."""
+        return loss_keys.readout(self)
 
     @property
     def tokens_per_step(self) -> int:
@@ -260,6 +271,24 @@ class TrainConfig(BaseModel):
         return max(1, round(float(self.max_tokens.split()[0]) * tokens_per_epoch))
 
 
+def assign(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's values with some changed. `loss_params.gamma` is one entry of a key that holds a mapping.
+
+    Raises UserError for a dotted name whose key holds none.
+    """
+    result = dict(values)
+    for name, value in changes.items():
+        key, dot, entry = name.partition(".")
+        if not dot:
+            result[name] = value
+        elif key not in TrainConfig.model_fields or "dict" not in str(TrainConfig.model_fields[key].annotation):
+            raise UserError(f"{name}: unknown key; {nearest(name, TrainConfig.model_fields)}")
+        else:
+            before = result.get(key)
+            result[key] = {**(before if isinstance(before, dict) else {}), entry: value}
+    return result
+
+
 def load(path: Path, overrides: list[str] | None = None) -> TrainConfig:
     """A config file, with `key=value` overrides (values as YAML would read them).
 
@@ -271,20 +300,23 @@ def load(path: Path, overrides: list[str] | None = None) -> TrainConfig:
         key, sign, given = text.partition("=")
         if not sign:
             raise UserError(f"--set {text}: expected key=value")
-        if key not in TrainConfig.model_fields:
+        if key.partition(".")[0] not in TrainConfig.model_fields:
             raise UserError(f"--set {text}: unknown key {key}; {nearest(key, TrainConfig.model_fields)}")
-        value[key] = yaml_file.scalar(given)
-        lines.pop((key,), None)
+        value = assign(value, {key: yaml_file.scalar(given)})
+        lines.pop(tuple(key.split(".")), None)
     return yaml_file.validate(TrainConfig, yaml_file.YamlFile(file.name, value, lines))
 
 
 def replace(config: TrainConfig, **changes: Any) -> TrainConfig:
-    """A checked copy with some values changed. Raises yaml_file.RefusedError, a UserError that has the keys."""
+    """A checked copy with some values changed, dotted names as in `assign`.
+
+    Raises yaml_file.RefusedError, a UserError that has the keys.
+    """
+    values = assign(config.model_dump(), changes)
     try:
-        return TrainConfig.model_validate({**config.model_dump(), **changes})
+        return TrainConfig.model_validate(values)
     except ValidationError as error:
-        file = yaml_file.YamlFile("config", {**config.model_dump(), **changes}, {})
-        raise yaml_file.refused(error, TrainConfig, file) from None
+        raise yaml_file.refused(error, TrainConfig, yaml_file.YamlFile("config", values, {})) from None
 
 
 def dump(config: TrainConfig) -> str:

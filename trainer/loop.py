@@ -28,7 +28,9 @@ from torch import Tensor
 from data import tokens
 from data.dataset import Dataset, Split
 from data.errors import UserError
+from models.loss import Criterion
 from trainer import checkpoint, device, distributed, evaluate, init, mainrun, schedule
+from trainer import criterion as criteria
 from trainer.checkpoint import Checkpoint, State
 from trainer.config import TrainConfig
 from trainer.device import Machine
@@ -48,6 +50,7 @@ def train(
     rungs: Sequence[int] = (),
     on_step: Callable[[int], None] | None = None,
     micro_batch: int | None = None,
+    allow_code: bool = False,
 ) -> Result:
     """Train to the end, to early_stop, or to the first number that is not finite.
 
@@ -58,6 +61,7 @@ def train(
     on_step: is told the tokens so far after every step, on rank 0, for a progress bar.
     micro_batch: sequences in one pass to begin with, at most batch_size: what is known to fit. Without, batch_size;
         halved wherever memory does not suffice, and kept so by the checkpoint.
+    allow_code: own code that the config names (`loss: my_module:MyLoss`, an optimizer) may be imported.
     The caller's random state is left as it was found. Raises UserError for what does not fit together,
     torch.OutOfMemoryError where not even one sequence fits into memory.
     """
@@ -65,7 +69,8 @@ def train(
     with distributed.joined(machine_kind) as ranks:
         machine = device.choose(config, ranks.local_rank)
         with machine.borrowed_randomness(config.seed + ranks.rank):  # dropout differs from rank to rank
-            run = _Run(config, data, machine, ranks, out_dir if ranks.rank == 0 else None, rungs)
+            criterion = criteria.build(config, allow_code)
+            run = _Run(config, data, machine, ranks, out_dir if ranks.rank == 0 else None, rungs, criterion, allow_code)
             if resume is not None:
                 run.restore(resume)
             elif config.init_from is not None:
@@ -90,7 +95,10 @@ class _Run:
         ranks: Ranks,
         out_dir: Path | None,
         rungs: Sequence[int],
+        criterion: Criterion,
+        allow_code: bool,
     ) -> None:
+        self.criterion, self.own_code = criterion, criteria.own_code(config)
         self.config, self.data, self.machine, self.ranks = config, data, machine, ranks
         self.out_dir, self.rungs = out_dir, rungs
         length = config.length(data.train.n_targets)
@@ -101,7 +109,7 @@ class _Run:
         self.val_subset = tokens.subset(data.val, n_val)
         self.train_subset = tokens.subset(data.train, -(-n_val // 4))  # shows the gap, decides nothing
         machine.reset_peak_memory()
-        self.stepper = Stepper(config, data, machine, ranks)
+        self.stepper = Stepper(config, data, machine, ranks, criterion, allow_code)
         self.eval_batch = evaluate.micro_batch(config, machine, ranks)
         self.state = State(total_steps=self.total_steps, eval_tokens=self.val_subset.n_targets)
         self.resumed_from: Path | None = None
@@ -110,7 +118,7 @@ class _Run:
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint. Raises UserError where it belongs to another run."""
         saved = checkpoint.load(path, self.machine.device)
-        checkpoint.check_resumable(saved, self.config, self.data, str(path))
+        checkpoint.check_resumable(saved, self.config, self.data, str(path), self.own_code)
         state = saved.state
         if state.ended and (self.total_steps > state.total_steps or self._more_patient(state)):
             state.ended, state.stale, state.report = None, 0, None  # its end is no end of this run
@@ -208,12 +216,14 @@ class _Run:
                 metrics.update(mainrun.metrics(val, self.data, self.config, self._evaluate))
             if self.out_dir is not None and math.isfinite(val.loss):
                 val.scores.save(self.out_dir / SCORES)
-        metrics.update(evaluate.metrics(val, self.config), peak_memory_mb=self.machine.peak_memory_mb())
+        metrics.update(evaluate.metrics(val), peak_memory_mb=self.machine.peak_memory_mb())
         return Report(state.step, done, rung, state.ended is not None, metrics, self.stepper.micro_batch.known)
 
     def _evaluate(self, split: Split, rule: TrainConfig | None = None, final: bool = False) -> evaluate.Evaluation:
         model, sizes, batch = self.stepper.model, self.data.token_bytes, self.eval_batch
-        return evaluate.evaluate(model, split, rule or self.config, sizes, self.machine, self.ranks, batch, final)
+        return evaluate.evaluate(
+            model, split, rule or self.config, sizes, self.machine, self.ranks, batch, final, self.criterion
+        )
 
     @contextlib.contextmanager
     def _weights(self, weights: dict[str, Tensor] | None) -> Iterator[None]:
@@ -252,6 +262,7 @@ class _Run:
             optimizer=self.stepper.optimizers.state_dict() if whole else None,
             randomness=self.machine.randomness() if whole else None,
             best_model=self.best_model if whole else None,
+            own_code=self.own_code,
         )
         checkpoint.save(self.out_dir / name, saved)
 
@@ -278,6 +289,7 @@ class _Run:
             f"split, hash {tokens.subset_hash(self.val_subset)[:16]}",
             "parameters": f"{self.stepper.model.n_parameters():,}",
             **({"initial weights": self.state.initial} if self.state.initial else {}),
+            **{f"own code {reference}": f"sha256 {digest}" for reference, digest in self.own_code.items()},
             "torch": torch.__version__,
         }
 

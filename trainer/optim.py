@@ -71,20 +71,32 @@ def build(model: nn.Module, config: TrainConfig, *, allow_code: bool = False) ->
     tensors and plain values only; entries of a group that it changes itself are its state too.
     Raises UserError for an own one that is not allowed, does not exist or does not take its parameters.
     """
-    if not own_code.is_reference(config.optimizer):
+    make = load_own(config, allow_code)
+    if make is None:
         return Optimizers(OPTIMIZERS[config.optimizer].build(model, config))
-    make: Any = own_code.load(config.optimizer, allow_code=allow_code, kind="optimizer")
     parameters = config.optimizer_params or {}
     try:
         part = make(decay_groups(trainable(model), config), lr=config.learning_rate, **parameters)
     except Exception as error:  # of the user's own code, or torch's for a value that it does not take
-        said = ", ".join(f"{name}={value}" for name, value in {"lr": config.learning_rate, **parameters}.items())
-        raise UserError(
-            f"optimizer {config.optimizer}: {type(error).__name__}: {error} (called with {said})"
-        ) from error
+        called = ", ".join(f"{name}={value}" for name, value in {"lr": config.learning_rate, **parameters}.items())
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"optimizer {config.optimizer}: called with {called}, it raised {reason}") from error
     if not isinstance(part, torch.optim.Optimizer):
         raise UserError(
             f"optimizer {config.optimizer}: expected a torch.optim.Optimizer, got {type(part).__name__}; name a "
             "subclass, or a function that returns one"
         )
     return Optimizers([part], settings={"lr", "initial_lr", "weight_decay", *parameters})
+
+
+def load_own(config: TrainConfig, allow_code: bool) -> Any | None:
+    """The object behind `optimizer: module:Name`, imported if that is allowed; None for a declared optimizer.
+
+    Raises UserError, see `build`.
+    """
+    if not own_code.is_reference(config.optimizer):
+        return None
+    make = own_code.load(config.optimizer, allow_code=allow_code, kind="optimizer")
+    if not callable(make):
+        raise UserError(f"optimizer {config.optimizer} is a {type(make).__name__}; name a torch.optim.Optimizer")
+    return make

@@ -25,8 +25,9 @@ def check_used(space: Space, base: TrainConfig, file: YamlFile) -> None:
     """
     for name, parameter in space.items():
         for field in fields(name, parameter):
-            for by, users in declared(TrainConfig)[field].used_by.items():
-                if parameter.linked and TrainConfig.model_fields[field].default is None:
+            key = field.partition(".")[0]  # of `optimizer_params.momentum`
+            for by, users in declared(TrainConfig)[key].used_by.items():
+                if parameter.linked and TrainConfig.model_fields[key].default is None:
                     continue  # the config itself takes it nowhere else
                 if parameter.linked:
                     _check_linked(name, field, by, users, space, base, file)
