@@ -14,6 +14,7 @@ from tests import tiny
 from tests.limits import largest_file
 from trainer import checkpoint, config
 from trainer.config import TrainConfig
+from trainer.optimizers import OPTIMIZERS
 from trainer.report import Report
 
 
@@ -44,9 +45,7 @@ def same_state(one: Path, other: Path) -> bool:
 
 
 CASES = {
-    "adamw": {},
-    "sgd": {"optimizer": "sgd", "learning_rate": 0.1},
-    "muon": {"optimizer": "muon"},
+    **{name: {"optimizer": name, **({"learning_rate": 0.1} if name == "sgd" else {})} for name in OPTIMIZERS},
     "epochs": {"data_order": "epoch", "gradient_accumulation_steps": 2, "max_tokens": 5120},
     "bfloat16": {"dtype": "bfloat16"},
     "early_stop": {"early_stop": 3, **tiny.RUINOUS},
