@@ -16,9 +16,9 @@ from torch import Tensor
 
 from data import stories, tokenizers
 from data.dataset import Split
-from models.config import LOSSES, READOUTS
 from models.gpt import GPT
-from models.losses import training_loss
+from models.head import training_loss
+from models.losses import LOSSES
 from tests import tiny
 from trainer.config import TrainConfig
 from trainer.device import Machine
@@ -215,7 +215,7 @@ def trained_table(settings: TrainConfig, text: np.ndarray, C: int) -> Tensor:
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = training_loss(settings.loss, settings.loss_parameters, hidden, weight, y, C)
+        loss = training_loss(LOSSES[settings.loss], settings.loss_parameters, hidden, weight, y, C)
         loss.backward()
         return loss
 
@@ -233,7 +233,7 @@ def test_the_inverse_readout_reaches_the_entropy_of_a_markov_source_and_softmax_
     bigram = Oracle(lambda idx: torch.eye(C)[idx], table)
     found = score(bigram, Split(text, np.array([1, len(text)])), settings, np.ones(C, dtype=np.int64))
     entropy = entropy_rate(counts)
-    best, *others = READOUTS[loss]
+    best, *others = (readout.name for readout in LOSSES[loss].readouts)
     assert found.readouts[best] / found.tokens == pytest.approx(entropy, abs=1e-4)
     assert found.loss == found.readouts[best] / found.tokens, "the objective is that of the right read-out"
     assert others == (["softmax"] if best == "inverse" else [])
