@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from data.corpora import DESCRIPTION as CORPORA
 from data.errors import UserError, nearest
 from models.config import GPT2_SHAPES, GPTConfig, Mlp, Norm, Position, misfit
 from models.losses import LOSSES
@@ -56,8 +57,7 @@ class _Keys(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     # data
-    corpus: Annotated[str, Key(not_searched=_OTHER_TEXT + "corpus")] = "stories"
-    """stories | shakespeare | tinystories | hackernews | text:PATH | jsonl:PATH#field | hf:NAME#field ..."""
+    corpus: Annotated[str, Field(description=CORPORA), Key(not_searched=_OTHER_TEXT + "corpus")] = "stories"
     tokenizer: Annotated[str, Key(memory=True)] = "char"
     """char | gpt2 | gpt2:PATH | bpe:N"""
     split: Annotated[Literal["documents", "nanogpt", "mainrun"], Key(not_searched=_OTHER_TEXT + "split")] = "documents"
