@@ -91,3 +91,18 @@ def test_an_own_optimizers_parameters_of_the_base_are_left_out_beside_another(tm
     spec, config, _ = read(tmp_path, "space:\n  optimizer: {choice: [adamw, 'my_module:Lion']}\n", base)
     assert configure(config, spec.space, {"optimizer": "my_module:Lion"}).optimizer_params == {"beta": 0.5}
     assert configure(config, spec.space, {"optimizer": "adamw"}).optimizer_params is None
+
+
+def test_one_number_of_an_own_optimizer_is_searched_beside_those_that_the_base_gives(tmp_path: Path) -> None:
+    base = BASE + "optimizer: a:Lion\noptimizer_params: {decay: 0.5, beta: 0.9}\n"
+    text = "space:\n  beta: {field: optimizer_params.beta, log: [0.1, 0.9]}\n"
+    spec, config, _ = read(tmp_path, text, base)
+    assert configure(config, spec.space, {"beta": 0.25}).optimizer_params == {"decay": 0.5, "beta": 0.25}
+    with pytest.raises(UserError, match=r":5: space.beta: belongs to optimizer: module:Name, but optimizer is adamw"):
+        read(tmp_path, text)
+    with pytest.raises(UserError, match=r":5: space.optimizer_params: .*cannot be searched: one number of it can be"):
+        read(tmp_path, "space:\n  optimizer_params: {log: [0.1, 0.9]}\n", base)
+    with pytest.raises(UserError, match=r":5: space.beta: unknown parameter"):
+        read(tmp_path, text.replace("optimizer_params.", "momentum."), base)
+    _, changed, _ = read(tmp_path, "space: {n_layer: {choice: [1, 2]}}\n", base, ["optimizer_params.beta=0.1"])
+    assert changed.optimizer_params == {"decay": 0.5, "beta": 0.1}

@@ -271,6 +271,12 @@ class TrainConfig(_KeysOfLosses):
         return max(1, round(float(self.max_tokens.split()[0]) * tokens_per_epoch))
 
 
+def has_key(name: str) -> bool:
+    """Whether a config has that key, or for `key.entry` a key of that name that holds a mapping."""
+    key, dot, _ = name.partition(".")
+    return key in TrainConfig.model_fields and (not dot or "dict" in str(TrainConfig.model_fields[key].annotation))
+
+
 def assign(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A config's values with some changed. `loss_params.gamma` is one entry of a key that holds a mapping.
 
@@ -281,7 +287,7 @@ def assign(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         key, dot, entry = name.partition(".")
         if not dot:
             result[name] = value
-        elif key not in TrainConfig.model_fields or "dict" not in str(TrainConfig.model_fields[key].annotation):
+        elif not has_key(name):
             raise UserError(f"{name}: unknown key; {nearest(name, TrainConfig.model_fields)}")
         else:
             before = result.get(key)
@@ -300,7 +306,7 @@ def load(path: Path, overrides: list[str] | None = None) -> TrainConfig:
         key, sign, given = text.partition("=")
         if not sign:
             raise UserError(f"--set {text}: expected key=value")
-        if key.partition(".")[0] not in TrainConfig.model_fields:
+        if not has_key(key):
             raise UserError(f"--set {text}: unknown key {key}; {nearest(key, TrainConfig.model_fields)}")
         value = assign(value, {key: yaml_file.scalar(given)})
         lines.pop(tuple(key.split(".")), None)

@@ -23,9 +23,7 @@ from models.loss import Loss, Parameter
 from models.losses import LOSSES, READOUTS
 from trainer.keys import OWN, Key, RuleError
 
-if TYPE_CHECKING:
-    from trainer.config import TrainConfig
-
+Config = Any  # a TrainConfig, which is built on this file
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
 REFERENCE = rf"^{_WORD}(\.{_WORD})*:{_WORD}$"  # for the JSON Schema; data.own_code.is_reference decides
 
@@ -81,7 +79,7 @@ def _unset(parameter: Parameter) -> Any:
     return Field(default=None, description=f"{parameter.meaning}; default: {parameter.default:g}")
 
 
-def check(config: TrainConfig) -> None:
+def check(config: Config) -> None:
     """Rules between these keys, beside those of `used_by`. Raises RuleError."""
     if config.loss not in LOSSES:
         return  # its read-outs are read when it is imported
@@ -101,7 +99,7 @@ def check(config: TrainConfig) -> None:
         )
 
 
-def parameters(config: TrainConfig) -> dict[str, float]:
+def parameters(config: Config) -> dict[str, float]:
     """The chosen loss's parameters; defaults filled in but for an own loss, whose code knows them."""
     if config.loss not in LOSSES:
         return dict(config.loss_params or {})
@@ -110,7 +108,7 @@ def parameters(config: TrainConfig) -> dict[str, float]:
     return {name: defaults[name] if value is None else value for name, value in values.items()}
 
 
-def readout(config: TrainConfig) -> str:
+def readout(config: Config) -> str:
     """The chosen read-out's name; `auto` where only an own loss's code can tell."""
     if config.readout == "auto" and config.loss in LOSSES:
         return LOSSES[config.loss].readouts[0].name

@@ -28,7 +28,7 @@ from search.spec.points import (
 from search.spec.start_points import known_points, refusal
 from search.spec.study_spec import Parameter, StudySpec
 from search.spec.unused import check_used
-from trainer.config import TrainConfig, replace
+from trainer.config import TrainConfig, has_key, replace
 from trainer.keys import not_searched, unused
 from trainer.units import count
 from trainer.yaml_file import Place, RefusedError, YamlFile
@@ -165,7 +165,7 @@ def _at(file: YamlFile, *place: str | int) -> str:
 
 def _check_field(name: str, parameter: Parameter, field: str, spec: StudySpec, file: YamlFile) -> None:
     where = _at(file, name)
-    if field not in TrainConfig.model_fields:
+    if not has_key(field):
         if parameter.linked:
             index = next(i for i, value in enumerate(parameter.choice or []) if field in value)
             where = _at(file, name, "choice", index, field)
