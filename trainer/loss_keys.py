@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
@@ -22,9 +22,6 @@ from data.own_code import is_reference
 from models.loss import Loss, Parameter
 from models.losses import LOSSES, READOUTS
 from trainer.keys import Key
-
-if TYPE_CHECKING:
-    from trainer.config import TrainConfig
 
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
 REFERENCE = rf"^{_WORD}(\.{_WORD})*:{_WORD}$"  # for the JSON Schema; data.own_code.is_reference decides
@@ -63,6 +60,19 @@ else:
     ReadoutName = Literal[("auto", *READOUTS)]
 
 
+class Keys(Protocol):
+    """The config, as far as its loss goes. The parameters' keys are read by name."""
+
+    @property
+    def loss(self) -> str: ...
+
+    @property
+    def readout(self) -> str: ...
+
+    @property
+    def loss_params(self) -> dict[str, float] | None: ...
+
+
 def parameter_fields(losses: Mapping[str, Loss]) -> dict[str, Any]:
     """A field of the config for each parameter of each loss, as pydantic.create_model takes them; unset by default."""
     return {
@@ -81,7 +91,7 @@ def _unset(parameter: Parameter) -> Any:
     return Field(default=None, description=f"{parameter.meaning}; default: {parameter.default:g}")
 
 
-def check(config: TrainConfig) -> None:
+def check(config: Keys) -> None:
     """Rules between these keys. Raises ValueError; it opens with the key to change."""
     for loss in LOSSES.values():
         for name in loss.parameters:
@@ -102,7 +112,7 @@ def check(config: TrainConfig) -> None:
         )
 
 
-def parameters(config: TrainConfig) -> dict[str, float]:
+def parameters(config: Keys) -> dict[str, float]:
     """The chosen loss's parameters; defaults filled in but for an own loss, whose code knows them."""
     if config.loss not in LOSSES:
         return dict(config.loss_params or {})
@@ -111,7 +121,7 @@ def parameters(config: TrainConfig) -> dict[str, float]:
     return {name: defaults[name] if value is None else value for name, value in values.items()}
 
 
-def readout(config: TrainConfig) -> str:
+def readout(config: Keys) -> str:
     """The chosen read-out's name; `auto` where only an own loss's code can tell."""
     if config.readout == "auto" and config.loss in LOSSES:
         return LOSSES[config.loss].readouts[0].name
