@@ -14,7 +14,7 @@ from models.losses import LOSSES
 from models.readouts import INVERSE, SOFTMAX, log_probs, target_log_probs
 from tests.losses import ALL, BIASED, CASES, clipped, name_of
 
-INVERTED = [loss for loss in LOSSES.values() if INVERSE in loss.readouts]
+INVERTED = [loss for loss in ALL if INVERSE in loss.readouts]
 each_pair = pytest.mark.parametrize(
     ("loss", "readout"), [(loss, readout) for loss in ALL for readout in loss.readouts], ids=lambda one: one.name
 )
