@@ -6,6 +6,7 @@ it, and the formula in tests/test_models_losses.py. The last test here adds one 
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -180,6 +181,14 @@ def test_an_own_loss_with_gamma_zero_trains_as_cross_entropy(folder: Path) -> No
     assert own.metrics["val_loss"] == pytest.approx(declared.metrics["val_loss"], rel=1e-5)
     other, _ = tiny.run(focal(loss_params={"gamma": 3.0}, readout="softmax"), allow_code=True)
     assert other.metrics["val_loss"] != pytest.approx(declared.metrics["val_loss"], rel=5e-5)
+
+
+def test_the_example_of_the_documentation_trains(folder: Path) -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    blocks = [block for page in pages for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)]
+    (example,) = [block for block in blocks if "FOCAL = Loss(" in block]
+    (folder / "my_losses.py").write_text(example)
+    assert main(["tiny.yaml", "--set", "loss=my_losses:FOCAL", "--set", "loss_params.gamma=0.5", "--allow-code"]) == 0
 
 
 def test_a_run_goes_on_with_the_code_that_it_began_with(folder: Path) -> None:
