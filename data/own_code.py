@@ -232,7 +232,7 @@ def _import(text: str, kind: str, directory: Path) -> ModuleType:
         for name in _family(top.name) - before:
             del sys.modules[name]
         if isinstance(error, (Exception, SystemExit)):
-            raise UserError(f"{kind} {text}: {_failure(error, directory)}") from error
+            raise UserError(f"{kind} {text}: {describe_failure(error, 'importing it failed', directory)}") from error
         raise
     finally:
         sys.dont_write_bytecode = writes_bytecode
@@ -261,18 +261,19 @@ def _family(top: str) -> set[str]:
     return {name for name in sys.modules if name == top or name.startswith(f"{top}.")}
 
 
-def _failure(error: BaseException, directory: Path) -> str:
-    """Where and why an import failed: the deepest line in the user's own files, where there is one."""
+def describe_failure(error: BaseException, what: str, directory: Path | None = None) -> str:
+    """`WHAT at FILE:LINE: TYPE: MESSAGE` of an exception: the deepest line in the user's own files, if there is one."""
     reason = f"{type(error).__name__}: {error}".rstrip(": ")
     if isinstance(error, SyntaxError) and error.filename:
-        return f"importing it failed at {error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+        return f"{what} at {error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    ours = _ROOT / "data"
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and not frame.filename.startswith("<")
+        if not frame.filename.startswith("<") and not Path(frame.filename).is_relative_to(ours)
     ]
-    inside = [frame for frame in frames if Path(frame.filename).is_relative_to(directory)]
+    inside = [frame for frame in frames if Path(frame.filename).is_relative_to(_directory(directory))]
     for frame in reversed(inside or frames):
         if "importlib" not in Path(frame.filename).parts:
-            return f"importing it failed at {frame.filename}:{frame.lineno}: {reason}"
-    return f"importing it failed: {reason}"
+            return f"{what} at {frame.filename}:{frame.lineno}: {reason}"
+    return f"{what}: {reason}"

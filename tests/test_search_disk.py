@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.test_search_tuner import alone, numbers, write
 
 from search.study.study import read_study
+from tests.test_search_study_run import alone, numbers, write
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = """

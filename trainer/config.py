@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from data.corpora import DESCRIPTION as CORPORA
 from data.errors import UserError, nearest
 from models.config import GPT2_SHAPES, GPTConfig, Mlp, Norm, Position, misfit
 from models.losses import LOSSES
@@ -73,8 +74,7 @@ class _Keys(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     # data
-    corpus: str = "stories"
-    """stories | shakespeare | tinystories | hackernews | text:PATH | jsonl:PATH#field | hf:NAME#field ..."""
+    corpus: Annotated[str, Field(description=CORPORA)] = "stories"
     tokenizer: str = "char"
     """char | gpt2 | gpt2:PATH | bpe:N"""
     split: Literal["documents", "nanogpt", "mainrun"] = "documents"
