@@ -50,6 +50,9 @@ def definition(loss: str, parameters: dict[str, float], f: Tensor, y: Tensor) ->
             return ((1 + (k - 1) * one_hot) * (f - M * one_hot) ** 2).mean(-1)
         case "brier" | "brier_by_torch":
             return ((p - one_hot) ** 2).sum(-1)
+        case "mixed":
+            squares = 2 * ((1 - one_hot) * f**2).sum(-1) + 5 * (one_hot * (f - 3) ** 2).sum(-1)
+            return 0.7 * cross_entropy + parameters["a"] / C * squares
         case "focal":
             return (1 - (one_hot * p).sum(-1)) ** parameters["gamma"] * cross_entropy
     return None

@@ -95,7 +95,9 @@ def parser(prog: str = "python -m trainer") -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="continue from the folder's checkpoint, or begin where there is none"
     )
-    about = "import own code that the config names (loss or optimizer: module:Name); it runs as your own program does"
+    about = (
+        "import own code that the config names (loss, optimizer or corpus: module:Name); it runs as you would run it"
+    )
     parser.add_argument("--allow-code", action="store_true", help=about)
     return parser
 
@@ -153,7 +155,13 @@ def order(given: argparse.Namespace, show: bool = True) -> Order:
     optim.load_own(config, given.allow_code)
     out = folder(given)
     resume = _resumable(out, config, given.resume)
-    data = prepare(config.corpus, config.tokenizer, config.split, progress=show and sys.stdout.isatty())
+    data = prepare(
+        config.corpus,
+        config.tokenizer,
+        config.split,
+        progress=show and sys.stdout.isatty(),
+        allow_code=given.allow_code,
+    )
     length = config.length(data.train.n_targets)
     if show:
         print(

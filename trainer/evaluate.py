@@ -181,9 +181,9 @@ def _with_temperature(scoring: Scoring, criterion: Criterion) -> tuple[np.ndarra
             confidence = log_p.amax(-1).exp()[None]
             return torch.cat((_plain_rows(logits, y, criterion, log_p), confidence, more(log_p, y)))
 
-        found = scoring(wanted, n_rows + n_more, scored)
-        rows[:n_rows, wanted] = found[:n_rows]
-        return found[n_rows:]
+        values = scoring(wanted, n_rows + n_more, scored)
+        rows[:n_rows, wanted] = values[:n_rows]
+        return values[n_rows:]
 
     def measure(powers: np.ndarray) -> np.ndarray:
         return score(fitting, 2 * len(powers), lambda log_p, y: calibration.slopes(log_p, y, powers)).sum(1)

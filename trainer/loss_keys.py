@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
@@ -23,7 +23,6 @@ from models.loss import Loss, Parameter
 from models.losses import LOSSES, READOUTS
 from trainer.keys import OWN, Key, RuleError
 
-Config = Any  # a TrainConfig, which is built on this file
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
 REFERENCE = rf"^{_WORD}(\.{_WORD})*:{_WORD}$"  # for the JSON Schema; data.own_code.is_reference decides
 
@@ -61,6 +60,19 @@ else:
     ReadoutName = Literal[("auto", *READOUTS)]
 
 
+class Keys(Protocol):
+    """The config, as far as its loss goes. The parameters' keys are read by name."""
+
+    @property
+    def loss(self) -> str: ...
+
+    @property
+    def readout(self) -> str: ...
+
+    @property
+    def loss_params(self) -> dict[str, float] | None: ...
+
+
 def parameter_fields(losses: Mapping[str, Loss]) -> dict[str, Any]:
     """A field of the config for each parameter of each loss, as pydantic.create_model takes them; unset by default."""
     return {
@@ -79,7 +91,7 @@ def _unset(parameter: Parameter) -> Any:
     return Field(default=None, description=f"{parameter.meaning}; default: {parameter.default:g}")
 
 
-def check(config: Config) -> None:
+def check(config: Keys) -> None:
     """Rules between these keys, beside those of `used_by`. Raises RuleError."""
     if config.loss not in LOSSES:
         return  # its read-outs are read when it is imported
@@ -99,7 +111,7 @@ def check(config: Config) -> None:
         )
 
 
-def parameters(config: Config) -> dict[str, float]:
+def parameters(config: Keys) -> dict[str, float]:
     """The chosen loss's parameters; defaults filled in but for an own loss, whose code knows them."""
     if config.loss not in LOSSES:
         return dict(config.loss_params or {})
@@ -108,7 +120,7 @@ def parameters(config: Config) -> dict[str, float]:
     return {name: defaults[name] if value is None else value for name, value in values.items()}
 
 
-def readout(config: Config) -> str:
+def readout(config: Keys) -> str:
     """The chosen read-out's name; `auto` where only an own loss's code can tell."""
     if config.readout == "auto" and config.loss in LOSSES:
         return LOSSES[config.loss].readouts[0].name

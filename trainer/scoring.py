@@ -47,7 +47,7 @@ class Scoring:
     def __call__(self, wanted: np.ndarray, n_rows: int, rows: Rows) -> np.ndarray:
         """wanted (N,) bool, M of them True; rows gives n_rows numbers for each -> (n_rows, M), on every rank."""
         context, stride = self._rule
-        found = np.zeros((n_rows, int(wanted.sum())))
+        values = np.zeros((n_rows, int(wanted.sum())))
         column = np.cumsum(wanted) - 1
 
         def fill(batch_size: int) -> None:
@@ -60,10 +60,10 @@ class Scoring:
                 keep = np.flatnonzero(wanted[at])
                 hidden = hidden if len(keep) == y.size else hidden[self._machine.put(keep)]
                 targets = self._machine.put(y.ravel()[keep])
-                found[:, column[at.ravel()[keep]]] = self._in_chunks(hidden, targets, rows)
+                values[:, column[at.ravel()[keep]]] = self._in_chunks(hidden, targets, rows)
 
         self._batch.attempt(fill, undo=_nothing)
-        return self._ranks.sum(found, self._machine.device)
+        return self._ranks.sum(values, self._machine.device)
 
     def _in_chunks(self, hidden: Tensor, targets: Tensor, rows: Rows) -> np.ndarray:
         """`rows` of hidden (N, D) and targets (N,), never holding many logits -> (R, N)."""
