@@ -218,6 +218,7 @@ OPTIMIZERS["toy"] = Optimizer("toy", build_toy)
 '''
 
 
+@pytest.mark.slow
 def test_an_optimizer_is_added_in_three_files_and_tested_by_what_tests_all(tmp_path: Path) -> None:
     """The three: its declaration in trainer/optimizers.py, its key in trainer/config.py, and the schema, which is made
     from these by a command. Then the tests over all optimizers and keys run over it, in a copy of this program."""

@@ -95,9 +95,7 @@ def parser(prog: str = "python -m trainer") -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="continue from the folder's checkpoint, or begin where there is none"
     )
-    about = (
-        "import own code that the config names (loss, optimizer, corpus: module:Name); it runs as you would run it"
-    )
+    about = "import own code that the config names (loss, optimizer, corpus: module:Name); it runs as you would run it"
     parser.add_argument("--allow-code", action="store_true", help=about)
     return parser
 
