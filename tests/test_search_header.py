@@ -13,7 +13,7 @@ from search.spec.study_spec import StudySpec
 from search.study import header
 from tests import specs, tiny
 from trainer.config import TrainConfig
-from trainer.loop import default_eval_tokens
+from trainer.measure import default_eval_tokens
 
 SPACE = "space: {learning_rate: {log: [1e-4, 1e-2]}}\nsampler: random\n"
 

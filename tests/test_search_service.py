@@ -154,6 +154,23 @@ def test_a_client_gets_addresses_the_path_of_the_token_and_the_password(tmp_path
         state.environment(replace(found, mlflow_credentials=path))
 
 
+def test_a_shell_that_reads_the_clients_file_has_the_clients_environment(tmp_path: Path) -> None:
+    storage = tmp_path / "it's here"
+    found = written(storage, dashboard="http://10.0.0.7:8265")
+    found = replace(found, mlflow_credentials=mlflow_server.protect(state.folder(storage)))
+    path = state.write_client(found)
+    assert state.environment(found)["MLFLOW_TRACKING_PASSWORD"] not in path.read_text()
+    before = {"PATH": os.environ["PATH"], "RAY_AUTH_TOKEN": "of another cluster", "NO_PROXY": "corp"}
+    script = 'set -eu; . "$0"; env -0'
+    said = subprocess.run(["sh", "-c", script, str(path)], env=before, capture_output=True, text=True, check=True)
+    environment = dict(line.split("=", 1) for line in said.stdout.split("\0") if line)
+    assert environment.items() >= state.environment(found).items()
+    assert "RAY_AUTH_TOKEN" not in environment
+    assert environment["no_proxy"] == "10.0.0.7,corp"
+    state.forget(found)
+    assert not path.exists()
+
+
 def test_a_secret_that_others_could_read_is_closed_again(tmp_path: Path) -> None:
     path = mlflow_server.protect(tmp_path)
     path.chmod(0o644)
