@@ -1,6 +1,6 @@
 """A whole study as its journal would tell it, without training: two drivers, rungs, finalists, in simulated time.
 
-The rungs decide as they do in a search (search.strategy.asha); values follow a known function of the point.
+The rungs decide as they do in a search (search.stopping); values follow a known function of the point.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from search.strategy.asha import Asha
+from search.stopping.asha import Asha
 from search.study.journal import NAME, Record, encode
 from search.study.study import Study, fold
 from tests.journals import LENGTH, RUNGS, header, metrics

@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.spec.study_spec import Asha as Settings
 from search.spec.study_spec import StudySpec
-from search.strategy.asha import Asha, Decision, bracket, exempt, rebuild
+from search.stopping.asha import Asha, AshaSettings
+from search.stopping.rule import Decision
+from search.strategy.stopping import rebuild
 from search.study.study import read_study
 from tests import journals, specs
 from trainer.config import TrainConfig
 
+Settings, bracket, exempt = AshaSettings, AshaSettings.bracket, AshaSettings.exempts
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 FACTORS = st.integers(2, 6)
 
