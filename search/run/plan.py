@@ -78,7 +78,7 @@ def _treatment(spec: StudySpec) -> str:
     """What happens at the rungs."""
     if spec.stopping is None:
         return ""
-    parts = spec.stopping.describe(f" of each {spec.compare}" if spec.compare is not None else "")
+    parts = spec.stopping.describe(spec.compare)
     parts += [f"{spec.stopping.exempt:.0%} of trials are exempt"] if spec.stopping.exempt else []
     return f"; {', '.join(parts)}"
 

@@ -28,7 +28,7 @@ REFUSED = {"stop": "pruned", "pause": "paused"}  # what becomes of a trial that 
 class LedgerScheduler(TrialScheduler):
     """First come, first served; stops what diverges, what the stopping rule ends and what hangs. Keeps no results.
 
-    rule: shared with the searcher, which promotes what pauses here; None where trials are not compared before their end.
+    rule: shared with the searcher, which promotes what pauses here; None where every trial runs to its end.
     """
 
     # Ray would otherwise hand over several results at once, and a decision would come late

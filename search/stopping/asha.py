@@ -56,7 +56,8 @@ class AshaSettings(Settings):
             rung *= self.factor
         return rungs[bracket:]
 
-    def describe(self, among: str = "") -> list[str]:
+    def describe(self, compare: str | None = None) -> list[str]:
+        among = "" if compare is None else f" of each {compare}"
         others = {"stop": "the others end", "promote": "the others pause"}[self.mode]
         brackets = [f"{self.brackets} brackets"] if self.brackets > 1 else []
         return [f"the best 1/{self.factor}{among} go on", others, *brackets]

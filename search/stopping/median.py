@@ -47,9 +47,9 @@ class MedianSettings(Settings):
     def rungs(self, max_tokens: int, bracket: int = 0) -> list[int]:
         return list(range(self.first_rung, max_tokens, self.every or self.first_rung))[bracket:]
 
-    def describe(self, among: str = "") -> list[str]:
-        others = f"once {self.min_trials} others have come"
-        return [f"who is worse than the median of the other trials{among} ends", others]
+    def describe(self, compare: str | None = None) -> list[str]:
+        among = "" if compare is None else f" of the same {compare}"
+        return [f"trials worse than the median of the others{among} end, once {self.min_trials} others have come"]
 
     def rule(self) -> Median:
         return Median(self.min_trials)

@@ -10,8 +10,8 @@ A new rule is one file beside this one, with both, and one field of `Scheduler` 
         def rungs(self, max_tokens, bracket=0):
             return [self.first_rung] if self.first_rung < max_tokens else []
 
-        def describe(self, among=""):
-            return [f"trials within {self.tolerance:g} of the best{among} go on, the others end"]
+        def describe(self, compare=None):
+            return [f"trials within {self.tolerance:g} of the best go on, the others end"]
 
         def rule(self):
             return Best(self)
@@ -34,9 +34,9 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trainer.config import Tokens
 from trainer.units import count
@@ -62,14 +62,21 @@ class Settings(BaseModel, ABC):
     """share of trials, at least 3 of the first 18, that are never stopped: from them the study reports how well each
     rung predicted the final order. 0: none, and it cannot say"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _mapping(cls, value: Any) -> Any:
+        if not isinstance(value, (dict, cls)):
+            raise ValueError(f"expected {{first_rung: 1M}}, got {value!r}")
+        return value
+
     @abstractmethod
     def rungs(self, max_tokens: int, bracket: int = 0) -> list[int]:
         """Token counts at which a trial of max_tokens is compared: ascending, from first_rung, all below max_tokens."""
 
     @abstractmethod
-    def describe(self, among: str = "") -> list[str]:
-        """What happens at a rung, for `plan`, in a few phrases. among: ` of each loss` where only these are compared;
-        it follows the noun for the trials that are compared."""
+    def describe(self, compare: str | None = None) -> list[str]:
+        """What happens at a rung, for `plan`, in a few phrases. compare: the parameter of which only trials of the
+        same value are compared, as in the spec."""
 
     @abstractmethod
     def rule(self) -> Rule:
@@ -78,10 +85,11 @@ class Settings(BaseModel, ABC):
     def problems(self, shortest: int, longest: int) -> Iterator[Remark]:
         """What is wrong with the settings for trials of so many tokens; the study is then refused."""
         if self.first_rung >= shortest:
+            relation = "is" if self.first_rung == shortest else "exceeds"
             yield (
                 "first_rung",
-                f"{count(self.first_rung)} tokens {'is' if self.first_rung == shortest else 'exceeds'} a trial's "
-                f"max_tokens ({count(shortest)}): no trial could be stopped early; lower first_rung or raise max_tokens",
+                f"{count(self.first_rung)} tokens {relation} a trial's max_tokens ({count(shortest)}): no trial could "
+                "be stopped early; lower first_rung or raise max_tokens",
             )
 
     def advice(self, rungs: Sequence[int], trials: int | None = None) -> Iterator[Remark]:

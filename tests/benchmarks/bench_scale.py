@@ -120,8 +120,8 @@ def memory() -> float:
 def measure(folder: Path, trials: int, reports: int) -> dict[str, Any]:
     from search.results import table
     from search.spec.study_spec import StudySpec
-    from search.strategy.stopping import rebuild
     from search.strategy.sampler import Sampler
+    from search.strategy.stopping import rebuild
     from search.study.journal import NAME
     from search.study.study import read_study, spent
 
