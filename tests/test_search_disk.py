@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from search.study.study import read_study
-from tests.test_search_tuner import alone, numbers, write
+from tests.test_search_study_run import alone, numbers, write
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = """

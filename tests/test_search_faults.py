@@ -1,6 +1,6 @@
 """Whole studies that lose a node or their driver to SIGKILL: the same command goes on, and nothing is lost.
 
-A killed worker and Ctrl-C: test_search_tuner.py. All of it again and again in one study: `make soak`.
+A killed worker and Ctrl-C: test_search_study_run.py. All of it again and again in one study: `make soak`.
 """
 
 from __future__ import annotations

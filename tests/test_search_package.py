@@ -14,7 +14,7 @@ from data.errors import UserError
 from search.jobs import package
 from search.jobs.package import LIMIT, Package, check_size, code, collect, write
 from search.spec.load import load_spec
-from tests import specs
+from tests import journals, specs
 
 ROOT = Path(__file__).resolve().parent.parent
 REST = "space:\n  learning_rate: {log: [1e-4, 1e-2]}\n"
@@ -54,12 +54,25 @@ def test_a_spec_of_the_checkout_keeps_its_place_and_works_where_it_is_unpacked(t
     assert loads_there(found, target).startswith("True quickstart ")
 
 
+def test_all_that_a_job_writes_at_its_end_can_be_written_from_the_package_alone(tmp_path: Path) -> None:
+    _, target = packed(specs.write(tmp_path, REST), tmp_path)
+    journals.write_study(tmp_path / "runs/quick").close()
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for command in (["report"], ["figures"], ["leaderboard"], ["export", "-o", str(tmp_path / "best.yaml")]):
+        words = [sys.executable, "-m", "search", command[0], "quick", "--storage", str(tmp_path / "runs"), *command[1:]]
+        done = subprocess.run(words, cwd=target, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/quick/report.html").stat().st_size > 10_000
+    assert (tmp_path / "runs/quick/figures/trials.png").exists()
+
+
 def test_the_package_holds_code_spec_and_base_and_nothing_that_lies_around(tmp_path: Path) -> None:
     path = specs.write(tmp_path, REST)
     (tmp_path / "token.env").write_text("s3cret")
     found, _ = packed(path, tmp_path)
     others = {name for name in found.files if not name.endswith(".py")}
-    assert others == {"pyproject.toml", "submitted/spec.yaml", "base.yaml"}
+    page = {name for name in others if name.startswith(("search/report/template/", "trainer/comparison"))}
+    assert others - page == {"pyproject.toml", "submitted/spec.yaml", "base.yaml"}
     rooms = {name.split("/")[0] for name in found.files if name.endswith(".py")}
     assert rooms == {"search", "trainer", "models", "data"}
 

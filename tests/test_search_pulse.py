@@ -50,7 +50,7 @@ def test_what_stops_answering_is_told_once_and_by_its_name(monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_a_hanging_trial_is_ended_and_rays_death_is_said_and_loses_nothing(tmp_path: Path) -> None:
-    from tests.test_search_tuner import write
+    from tests.test_search_study_run import write
 
     path = write(tmp_path, SPEC, tmp_path / "runs")
     journal = tmp_path / "runs" / "hangs" / NAME

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 from data.corpora import NAMES
 from data.licences import KNOWN, UNKNOWN, terms
@@ -81,6 +82,17 @@ def test_the_rest_is_the_runs_own_too(run: Path) -> None:
     assert re.search(r"^# parameters: ([\d,]+)$", (run / "config.yaml").read_text(), re.M)[1] in text  # type: ignore[index]
     assert KNOWN["stories"].licence in text
     assert "over-fitting" in text
+
+
+def test_a_model_hub_reads_the_cards_metadata(run: Path) -> None:
+    loaded = ModelCard.load(run / records.CARD)
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["metrics"]
+    results = {result.metric_type: result for result in loaded.data.eval_results or []}
+    assert results["perplexity"].metric_value == last["val_perplexity"]
+    assert {(result.dataset_name, result.dataset_split) for result in results.values()} == {
+        (tiny.config().corpus, "validation")
+    }
+    assert loaded.text.lstrip().startswith(f"# {run.name}")
 
 
 def test_where_the_config_comes_from_reaches_the_card_and_how_to_use_the_file_does_not(run: Path) -> None:

@@ -14,7 +14,7 @@ proposal is made again.
 
 With `compare: loss` the losses take turns and each is a search of its own: a proposal is made from the trials of its
 loss alone. Told of all, TPE takes the best quarter of everything for good; of a loss that trails none is in there, and
-its parameters are drawn at random to the end (tests/test_search_compared.py).
+its parameters are drawn at random to the end (tests/test_search_groups.py).
 
 grid    every combination of choices once, in an order shuffled by the seed: sorted, ASHA would compare the
         neighbours in one corner first. Parameters that do not exist at a point make no copies of it.
