@@ -123,10 +123,11 @@ class Asha(Rule):
         return -at.tokens, at.bracket, sum(entry.promoted for entry in self.entries[at].values()), at.group
 
     def promote(self, trial: int, rung: int, bracket: int = 0, group: str = "") -> Decision:
-        """Let a paused trial go on. Returns what is now decided on it; cutoff and of are the rung's of today."""
+        """Let a paused trial go on. Returns the new decision on it; cutoff and of are the rung's of now. Raises
+        ValueError where it is not paused."""
         at = Rung(group, bracket, rung)
-        values, entry = self.values(at), self.entries[at][trial]
-        cutoff = values[max(1, len(values) // self.factor) - 1]
-        decision = replace(entry.decision, action="promote", cutoff=cutoff, of=len(values))
-        self.entries[at][trial] = replace(entry, decision=decision)
+        values = self.values(at)
+        cutoff = values[max(1, len(values) // self.factor) - 1] if values else None
+        decision = replace(super().promote(trial, rung, bracket, group), cutoff=cutoff)
+        self.restore(trial, rung, decision, bracket, self.entries[at][trial].exempt, group)
         return decision

@@ -6,10 +6,11 @@ once at least min_trials others have come there; who ties with the median goes o
 
 What differs from Vizier and Ray Tune's MedianStoppingRule, and why:
 
-- Both hold a trial's best value against the median of the others' *running averages*. Validation perplexity falls by
-  orders of magnitude in a trial, so an average is dominated by its first values, and a trial that is worse than all
-  others at its rung is still better than their averages. Here best is compared with best, as in Optuna's
-  MedianPruner but for that rule's raw values of the others.
+- Both compare a trial's best value with the median of the others' running averages. Validation perplexity falls
+  steeply, so an average is dominated by its first values, and a trial that is worse than all others at its rung may
+  still be better than their averages: in the simulated study of tests/simulated.py (60 trials, 7 rungs) that rule
+  stopped 31 trials at the first rung and none at the others, this one 30, 9 and 7 at the first three. Here best is
+  compared with best; Optuna's MedianPruner compares a trial's best with the others' values at that step.
 - Vizier's median is over completed trials alone, which at the beginning there are none of; Ray's and this one is over
   all that came to the rung, whatever became of them.
 - Ray compares trials whenever they report; here a rung holds only what was measured at that rung, once per trial,

@@ -210,8 +210,14 @@ class Rule(ABC):
         return None
 
     def promote(self, trial: int, rung: int, bracket: int = 0, group: str = "") -> Decision:
-        """Let a paused trial go on. Returns the new decision on it. Raises ValueError for a rule that pauses nobody."""
-        raise ValueError(f"trial {trial} is not paused at rung {rung}: {type(self).__name__} pauses nobody")
+        """Let a paused trial go on. Returns the new decision on it. Raises ValueError where it is not paused."""
+        at = Rung(group, bracket, rung)
+        entry = self.entries.get(at, {}).get(trial)
+        if entry is None or entry.decision.action != "pause":
+            raise ValueError(f"trial {trial} is not paused at rung {rung}")
+        decision = replace(entry.decision, action="promote", of=len(self.entries[at]))
+        self.entries[at][trial] = replace(entry, decision=decision)
+        return decision
 
     def restore(
         self, trial: int, rung: int, decision: Decision, bracket: int = 0, exempt: bool = False, group: str = ""
