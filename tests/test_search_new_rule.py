@@ -2,7 +2,7 @@
 
 Three files, in a copy of the code:
 
-    search/stopping/threshold.py     the rule and its settings (new)
+    search/stopping/threshold.py     the rule and its settings, as search/stopping/rule.py shows it (new)
     search/stopping/registry.py      its import and its name in YAML
     search/specs/spec.schema.json    written by `python -m search.spec.schema`
 
@@ -15,53 +15,27 @@ import json
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
+from search.stopping import rule
+
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = "specs/spec.schema.json"
-THRESHOLD = '''"""A trial ends at a rung where it is worse than the best by more than a tolerance."""
-
-from __future__ import annotations
-
-from typing import Annotated
-
-from pydantic import Field
-
-from search.stopping.rule import Decision, Rule, Rung, Settings
-
-
-class ThresholdSettings(Settings):
-    """A trial ends at the only rung where its value exceeds the best there by more than a tolerance."""
-
-    tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
-    """of the objective's unit"""
-
-    def rungs(self, max_tokens: int, bracket: int = 0) -> list[int]:
-        return [self.first_rung] if self.first_rung < max_tokens else []
-
-    def describe(self, compare: str | None = None) -> list[str]:
-        return [f"trials within {self.tolerance:g} of the best go on, the others end"]
-
-    def rule(self) -> Rule:
-        return Threshold(self.tolerance)
-
-
-class Threshold(Rule):
-    def __init__(self, tolerance: float) -> None:
-        super().__init__()
-        self.tolerance = tolerance
-
-    def decide(self, trial: int, at: Rung, value: float) -> Decision:
-        values = self.values(at)
-        cutoff = min([value, *values]) + self.tolerance
-        return Decision("continue" if value <= cutoff else "stop", value, cutoff, len(values) + 1)
-'''
 REGISTRY = (
     ("from search.stopping.rule import", "from search.stopping.threshold import ThresholdSettings\n"),
     ("    median: MedianSettings", "    threshold: ThresholdSettings | None = None\n"),
 )
+
+
+def example() -> str:
+    """The rule that the docstring of search/stopping/rule.py shows."""
+    lines = (rule.__doc__ or "").splitlines()
+    first = next(at for at, line in enumerate(lines) if line.startswith(" " * 4))
+    last = max(at for at, line in enumerate(lines) if line.startswith(" " * 4))
+    return textwrap.dedent("\n".join(lines[first : last + 1])) + "\n"
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +46,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("models", "data", "trainer", "search", "tests", "docker"):
         shutil.copytree(ROOT / name, folder / name, ignore=skip)
     shutil.copy(ROOT / "pyproject.toml", folder)
-    (folder / "search" / "stopping" / "threshold.py").write_text(THRESHOLD)
+    (folder / "search" / "stopping" / "threshold.py").write_text(example())
     registry = folder / "search" / "stopping" / "registry.py"
     text = registry.read_text()
     for before, line in REGISTRY:

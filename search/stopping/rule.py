@@ -1,26 +1,43 @@
 """What every stopping rule is: its settings (what a spec says) and the rule itself. Pure: no Ray, no clock, no files.
 
-A new rule is one file beside this one, with both, and one field of `Scheduler` in registry.py:
+A new rule is one file beside this one, with both, and one field of `Scheduler` in registry.py. A whole file:
 
-    class BestSettings(Settings):
-        \"\"\"A trial ends where its value exceeds the best of its rung by more than `tolerance`.\"\"\"
+    \"\"\"A trial ends at a rung where it is worse than the best by more than a tolerance.\"\"\"
 
-        tolerance: float = 0.5
+    from __future__ import annotations
 
-        def rungs(self, max_tokens, bracket=0):
+    from typing import Annotated
+
+    from pydantic import Field
+
+    from search.stopping.rule import Decision, Rule, Rung, Settings
+
+
+    class ThresholdSettings(Settings):
+        \"\"\"A trial ends at the only rung where its value exceeds the best there by more than a tolerance.\"\"\"
+
+        tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+        \"\"\"of the objective's unit\"\"\"
+
+        def rungs(self, max_tokens: int, bracket: int = 0) -> list[int]:
             return [self.first_rung] if self.first_rung < max_tokens else []
 
-        def describe(self, compare=None):
+        def describe(self, compare: str | None = None) -> list[str]:
             return [f"trials within {self.tolerance:g} of the best go on, the others end"]
 
-        def rule(self):
-            return Best(self)
+        def rule(self) -> Rule:
+            return Threshold(self.tolerance)
 
-    class Best(Rule):
-        def decide(self, trial, at, value):
-            best = min([value, *self.values(at)])
-            action = "stop" if value > best + self.settings.tolerance else "continue"
-            return Decision(action, value, best + self.settings.tolerance, len(self.values(at)) + 1)
+
+    class Threshold(Rule):
+        def __init__(self, tolerance: float) -> None:
+            super().__init__()
+            self.tolerance = tolerance
+
+        def decide(self, trial: int, at: Rung, value: float) -> Decision:
+            values = self.values(at)
+            cutoff = min([value, *values]) + self.tolerance
+            return Decision("continue" if value <= cutoff else "stop", value, cutoff, len(values) + 1)
 
 From that follow its name in YAML, its errors and JSON Schema (python -m search.spec.schema >
 search/specs/spec.schema.json), `plan`, notes before a run, resuming, exempt trials, leaderboard and report.
