@@ -189,6 +189,17 @@ def test_the_furthest_rung_is_promoted_first() -> None:
     assert asha.promotion() == (1, 4)
 
 
+def test_of_two_rungs_that_may_promote_the_further_one_does_and_says_the_rung_as_it_is_then() -> None:
+    asha = Asha(2, "promote")
+    for rung in (1, 4):
+        for trial, value in enumerate([3.0, 5.0, 4.0, 6.0]):
+            asha.report(10 * rung + trial, rung, value)
+    assert asha.report(42, 4, 4.0) == Decision("pause", 4.0, 3.0, 3)
+    assert [asha.promotion(), asha.promote(40, 4)] == [(40, 4), Decision("promote", 3.0, 4.0, 4)]
+    assert [asha.promotion(), asha.promote(42, 4)] == [(42, 4), Decision("promote", 4.0, 4.0, 4)]
+    assert asha.promotion() == (10, 1)
+
+
 def test_where_nothing_else_can_run_the_best_of_a_rung_goes_on_and_only_once() -> None:
     asha = Asha(4, "promote")
     for trial, value in enumerate([3.0, 1.0, 2.0]):

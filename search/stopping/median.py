@@ -82,16 +82,12 @@ class Median(Rule):
         self.min_trials = min_trials
 
     def decide(self, trial: int, at: Rung, value: float) -> Decision:
-        earlier = [self.entries[rung][trial] for rung in self.entries if self._before(rung, at, trial)]
-        best = min([value, *(entry.decision.value for entry in earlier)])
+        passed = [entries for rung, entries in self.entries.items() if rung.tokens < at.tokens and trial in entries]
+        best = min([value, *(entries[trial].decision.value for entries in passed)])
         others = self.values(at)
         cutoff = median(others) if len(others) >= self.min_trials else None
         stops = cutoff is not None and best > cutoff
         return Decision("stop" if stops else "continue", best, cutoff, len(others) + 1)
-
-    def _before(self, rung: Rung, at: Rung, trial: int) -> bool:
-        """Whether a rung is one that the trial passed on its way."""
-        return rung.tokens < at.tokens and rung[:2] == at[:2] and trial in self.entries[rung]
 
 
 def median(ascending: Sequence[float]) -> float:
