@@ -19,7 +19,7 @@ MAY_IMPORT = {
 }
 # the rooms of search/, from the ground up: each imports itself and those before it
 ROOMS = (
-    *("stats", "spec", "study", "strategy", "results", "report"),
+    *("stats", "stopping", "spec", "study", "strategy", "results", "report"),
     *("tracking", "service", "run", "jobs", "cli"),
 )
 TOP = {"__init__", "__main__", "leaderboard"}  # in no room: what users start and import

@@ -22,7 +22,7 @@ from search.results import export, table
 from search.spec.load import ROOT, load_spec
 from search.spec.space import check
 from search.spec.study_spec import StudySpec
-from search.strategy.asha import rebuild
+from search.strategy.stopping import rebuild
 from search.study.folder import held, write_spec
 from search.study.journal import NAME
 from search.study.study import read_study

@@ -29,7 +29,7 @@ from search.run.scheduler import LedgerScheduler, settle
 from search.run.searcher import LedgerSearcher
 from search.run.trainable import trial
 from search.run.watch import Stopped, Watch, beating
-from search.strategy.asha import rebuild
+from search.strategy.stopping import rebuild
 from search.study import header
 from search.study.folder import Weights, trial_folder, write_spec
 from search.study.journal import Record
@@ -51,13 +51,13 @@ def search(prepared: Prepared, each: Share, scratch: Path, console: Console) -> 
             tracker = stack.enter_context(Tracker(spec.folder))
         ledger = stack.enter_context(ledger_of(spec.folder))
         _begin(prepared, each, ledger)
-        asha = rebuild(spec, ledger.study)
-        settle(ledger, spec, asha)
+        rule = rebuild(spec, ledger.study)
+        settle(ledger, spec, rule)
         tracker.follow(ledger)
         searcher = LedgerSearcher(
-            ledger, spec, prepared.base, asha, prepared.tokens, lambda n: trial_folder(spec.folder, n)
+            ledger, spec, prepared.base, rule, prepared.tokens, lambda n: trial_folder(spec.folder, n)
         )
-        scheduler = LedgerScheduler(ledger, spec, asha)
+        scheduler = LedgerScheduler(ledger, spec, rule)
         with live.shown(ledger.study, each.slots, prepared.length, console) as view, _told_to_stop() as asked:
             ledger.listeners += [view, Weights(spec.folder, ledger.study)]
             stack.enter_context(beating(lambda cause: _leave(cause, ledger, tracker, console, scratch)))

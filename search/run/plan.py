@@ -76,14 +76,10 @@ def _range(parameter: Parameter) -> str:
 
 def _treatment(spec: StudySpec) -> str:
     """What happens at the rungs."""
-    if spec.scheduler is None:
+    if spec.stopping is None:
         return ""
-    asha = spec.scheduler.asha
-    others = {"stop": "the others end", "promote": "the others pause"}[asha.mode]
-    among = f" of each {spec.compare}" if spec.compare is not None else ""
-    parts = [f"the best 1/{asha.factor}{among} go on, {others}"]
-    parts += [f"{asha.brackets} brackets"] if asha.brackets > 1 else []
-    parts += [f"{asha.exempt:.0%} of trials are exempt"] if asha.exempt else []
+    parts = spec.stopping.describe(spec.compare)
+    parts += [f"{spec.stopping.exempt:.0%} of trials are exempt"] if spec.stopping.exempt else []
     return f"; {', '.join(parts)}"
 
 

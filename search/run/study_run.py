@@ -23,8 +23,8 @@ from search.run.resources import cluster, ray_session, share
 from search.spec import space
 from search.spec.study_spec import StudySpec
 from search.strategy.advice import advice
-from search.strategy.asha import rebuild
 from search.strategy.finalists import pending
+from search.strategy.stopping import rebuild
 from search.study import header
 from search.study.folder import held
 from search.study.journal import NAME
@@ -103,8 +103,8 @@ def _over(spec: StudySpec, known: Study) -> bool:
     """Whether no trial is left to go on with, to promote or to begin."""
     if not known.header or known.unfinished() or not spent(known, spec.budget) or pending(known, spec):
         return False
-    asha = rebuild(spec, known)
-    return asha is None or asha.promotion(last=True) is None or bool(used_up(known, spec.budget))
+    rule = rebuild(spec, known)
+    return rule is None or rule.promotion(last=True) is None or bool(used_up(known, spec.budget))
 
 
 def _register_leader(spec: StudySpec) -> None:

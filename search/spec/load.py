@@ -44,7 +44,7 @@ def load_spec(
     if changes != spec.set:
         spec = spec.model_copy(update={"set": changes})
     base = load_config(find_base(spec.base, path, file))
-    if spec.scheduler and "schedule" not in base.model_fields_set:
+    if spec.stopping is not None and spec.stopping.compares and "schedule" not in base.model_fields_set:
         changes = {"schedule": "wsd", **changes}
     if changes:
         merged = assign(base.model_dump(), changes)

@@ -143,20 +143,15 @@ def lengths(spec: StudySpec, base: TrainConfig, tokens_per_epoch: int) -> list[i
 
 
 def check_length(spec: StudySpec, base: TrainConfig, tokens_per_epoch: int, file: YamlFile | None = None) -> None:
-    """The part of `check` that must wait for the data: first_rung against `lengths`. Raises UserError."""
+    """The part of `check` that must wait for the data: rungs against `lengths`. Raises UserError."""
     _check_rungs(spec, lengths(spec, base, tokens_per_epoch), file or YamlFile(f"study {spec.study}", {}, {}))
 
 
 def _check_rungs(spec: StudySpec, lengths: list[int], file: YamlFile) -> None:
     if spec.scheduler is None or not lengths:
         return
-    first, shortest = spec.scheduler.asha.first_rung, min(lengths)
-    if first >= shortest:
-        raise UserError(
-            f"{file.where(('scheduler', 'asha', 'first_rung'))}: {count(first)} tokens "
-            f"{'is' if first == shortest else 'exceeds'} a trial's max_tokens ({count(shortest)}): no trial could be "
-            "stopped early; lower first_rung or raise max_tokens"
-        )
+    for key, problem in spec.scheduler.settings.problems(min(lengths), max(lengths)):
+        raise UserError(f"{file.where(('scheduler', spec.scheduler.name, key))}: {problem}")
 
 
 def _at(file: YamlFile, *place: str | int) -> str:

@@ -149,7 +149,7 @@ class _Decision(_Any):
     rung: Count
     action: Literal["continue", "stop", "pause", "promote"]
     value: Number
-    cutoff: Number
+    cutoff: Number | None
     of: Count
 
 

@@ -42,7 +42,7 @@ SPEC = {
 def records(trials: int, reports: int) -> Iterator[dict[str, Any]]:
     """A study's journal."""
     from search.spec.space import readable
-    from search.strategy.asha import Asha
+    from search.stopping.asha import Asha
     from search.study.journal import VERSION
     from trainer.config import TrainConfig
 
@@ -120,8 +120,8 @@ def memory() -> float:
 def measure(folder: Path, trials: int, reports: int) -> dict[str, Any]:
     from search.results import table
     from search.spec.study_spec import StudySpec
-    from search.strategy.asha import rebuild
     from search.strategy.sampler import Sampler
+    from search.strategy.stopping import rebuild
     from search.study.journal import NAME
     from search.study.study import read_study, spent
 
