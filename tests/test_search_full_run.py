@@ -17,7 +17,7 @@ from search.study.machine import Node
 from search.study.study import Ledger
 from search.tracking.mlflow_read import parents
 from search.tracking.mlflow_store import DATABASE, connect
-from search.tracking.tracker import Tracker
+from search.tracking.mlflow_tracker import MlflowTracker
 from tests import journals, tiny
 from tests.stores import fresh_store
 from trainer import config
@@ -95,7 +95,7 @@ def best(place: Path) -> Path:
 
 
 def track(ledger: Ledger, folder: Path) -> None:
-    tracker = Tracker(folder)
+    tracker = MlflowTracker(folder)
     tracker.follow(ledger)
     assert tracker.close(200) == ""  # a busy machine takes its time
     ledger.listeners.clear()

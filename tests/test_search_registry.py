@@ -19,8 +19,8 @@ from search.study.scores import objective
 from search.study.study import Ledger, read_study
 from search.tracking import registry
 from search.tracking.mlflow_store import DATABASE, connect
+from search.tracking.mlflow_tracker import MlflowTracker
 from search.tracking.registry import ALIAS, keep_up, register
-from search.tracking.tracker import Tracker
 from tests import journals, tiny
 from tests.stores import fresh_store
 from tests.test_trainer_portable import documents
@@ -46,7 +46,7 @@ def train(ledger: Ledger, folder: Path, number: int, of: int | None = None, roun
 
 
 def track(folder: Path, ledger: Ledger) -> None:
-    tracker = Tracker(folder)
+    tracker = MlflowTracker(folder)
     tracker.follow(ledger)
     assert tracker.close(200) == ""  # a busy machine takes its time
     ledger.listeners.clear()

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from data.errors import UserError
-from search.tracking.mlflow_store import shown
+from search.tracking.mlflow_store import choose_uri, shown
 from trainer.files import write_private
 
 VARIABLE = "NANOSWEEP_MLFLOW_CREDENTIALS"
@@ -96,6 +96,34 @@ def take() -> None:
     Raises UserError.
     """
     os.environ.update(load())
+
+
+def job_variables(storage: Path, cluster: str, here: bool, password_files: Mapping[str, Path]) -> dict[str, str]:
+    """The variables by which a job's driver reaches the store that a driver here would use; no secrets among them.
+
+    storage: on the cluster, whose address `cluster` is. here: whether it runs on this machine. password_files: by a
+    server's address, the file on the cluster that holds its password. Raises UserError.
+    """
+    uri = os.environ.get(URI, "").strip()
+    variables = {}
+    if uri:
+        choose_uri(storage)  # refuses a folder of files
+        if uri.startswith("sqlite:///"):
+            path = uri.removeprefix("sqlite:///")
+            if not here and not Path(path).is_absolute():
+                raise UserError(f"{URI}: {uri} is a file of this machine; give a server that the cluster reaches")
+            uri = f"sqlite:///{Path(path).absolute()}"
+        if not has_password(uri):
+            variables[URI] = uri
+    if named := os.environ.get(VARIABLE):
+        return {**variables, VARIABLE: named}
+    if uri in password_files:
+        return {**variables, VARIABLE: str(password_files[uri])}
+    if uri and (secret := secrets(os.environ)):
+        if not here:
+            raise refuse_to_send(secret, cluster)
+        variables[VARIABLE] = str(save(secret, storage))
+    return variables
 
 
 def refuse_to_send(found: Mapping[str, str], address: str) -> UserError:

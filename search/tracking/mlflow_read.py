@@ -20,6 +20,7 @@ from search.study.study import Study, fold
 from search.tracking import bundle
 from search.tracking.mlflow_runs import ID, STUDY
 from search.tracking.mlflow_store import connect, reason, served, shown
+from search.tracking.mlflow_view import link
 
 if TYPE_CHECKING:
     from search.tracking.mlflow_store import MlflowClient
@@ -81,6 +82,14 @@ def fetch_study(study: str, uri: str) -> Study:
     with contextlib.suppress(Exception):  # without it the leaderboard says less: no intervals over the text
         bundle.unpack(_artifact(client, uri, found[0].run_id, bundle.NAME), whole.folder)
     return whole
+
+
+def address_of(study: str, uri: str, seconds: float) -> str | None:
+    """The page of a study's newest parent run; None where the server does not know it, or does not answer in time."""
+    with contextlib.suppress(UserError):
+        mine = [parent for parent in parents(connect(uri, seconds)) if parent.study == study]
+        return link(shown(uri), mine[0].experiment_id, mine[0].run_id) if mine else None
+    return None
 
 
 def _artifact(client: MlflowClient, uri: str, run_id: str, name: str) -> bytes:

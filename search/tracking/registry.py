@@ -10,7 +10,6 @@ are used: its fluent API keeps its state in globals.
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from search.study.study import Study, Trial, read_study
 from search.tracking.mlflow_facts import texts
 from search.tracking.mlflow_runs import ID, PARENT, TRIAL, identity_of
 from search.tracking.mlflow_store import choose_uri, connect, passing, reason, shown
+from search.tracking.tracker import to_stderr
 from trainer.checkpoint import CHECKPOINT
 from trainer.config import TrainConfig
 
@@ -79,7 +79,7 @@ def register(folder: Path, number: int | None = None, name: str | None = None, u
     return Registered(name, str(made.version), trial.number, found is None, leads)
 
 
-def keep_up(folder: Path, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
+def keep_up(folder: Path, say: Callable[[str], None] = to_stderr, uri: str | None = None) -> None:
     """At the end of a study: its leader is the champion. Never fails it, and does nothing where all is in place.
 
     A study that was stopped gets its champion when it has gone on to its end.
@@ -88,7 +88,7 @@ def keep_up(folder: Path, say: Callable[[str], None] = lambda line: print(line, 
     if best(study) is None or study.unfinished():
         return
     try:
-        register(folder)
+        register(folder, uri=uri)
     except Exception as error:
         why = str(error) if isinstance(error, UserError) else reason(error)
         say(f"the leader is not in MLflow's model registry ({why}); later: nanosweep register {folder}")
@@ -188,7 +188,7 @@ def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str) -> 
         outputs = [("string", "text"), ("double", "nats"), ("long", "tokens")]
         save_model(
             path=str(place),
-            python_model=str(ROOT / "search" / "champion.py"),
+            python_model=str(Path(__file__).with_name("champion.py")),
             artifacts={"run": str(files)},
             code_paths=[str(ROOT / room) for room in ("models", "data", "trainer")],
             signature=ModelSignature(
