@@ -20,7 +20,7 @@ from trainer import yaml_file
 from trainer.yaml_file import YamlFile
 
 PACKAGES = ("search", "trainer", "models", "data")
-TEMPLATE = "search/report/template"
+TEMPLATES = ("search/report/template/*", "trainer/*.jinja")  # what pages are made of
 ELSEWHERE = "submitted"  # where a spec goes that lies outside of the checkout
 # Ray's own limit on what its API takes in one request (DASHBOARD_CLIENT_MAX_SIZE); it advertises more, and answers 413
 LIMIT = 100 * 2**20
@@ -57,9 +57,9 @@ def collect(path: Path, spec: StudySpec, file: YamlFile, root: Path = ROOT) -> P
 
 
 def code(root: Path = ROOT) -> dict[str, bytes]:
-    """The program by its files: the modules of each package, and what the report's page is made of."""
+    """The program by its files: the modules of each package, and what pages are made of."""
     paths = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
-    paths += sorted(path for path in (root / TEMPLATE).glob("*") if path.is_file())
+    paths += sorted(path for place in TEMPLATES for path in root.glob(place) if path.is_file())
     paths += [path for path in [root / "pyproject.toml"] if path.is_file()]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
