@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from data import tokenizers
 from data.errors import UserError
 from search.results import export
+from search.spec.trackers import DEFAULT
 from search.study.folder import trial_folder
 from search.study.journal import NAME
 from search.study.scores import best, objective, objective_name
@@ -34,7 +35,7 @@ from trainer.config import TrainConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
 
 ALIAS = "champion"
@@ -66,6 +67,11 @@ def register(folder: Path, number: int | None = None, name: str | None = None, u
     where a trial has no weights any more, and where MLflow is away or does not know the study.
     """
     study = read_study(folder)
+    if (tracking := study.header["spec"].get("tracking", DEFAULT)) != "mlflow":
+        raise UserError(
+            f"{folder}: its spec has tracking: {tracking}, so MLflow has none of its trials; run it once more with "
+            "tracking: mlflow (nothing is trained again)"
+        )
     trial = export.choose(study, number)
     name = name or str(study.header["spec"]["study"])
     if bad := set(name) & set("/:'\"\n"):
@@ -133,7 +139,9 @@ def _known(client: MlflowClient, name: str, tags: dict[str, str]) -> ModelVersio
 def _make(
     client: MlflowClient, name: str, tags: dict[str, str], folder: Path, trial: Trial, run: Trial
 ) -> ModelVersion:
-    """Log the model to the trial's MLflow run, and make it a version."""
+    """Log the model to the trial's MLflow run, and make it a version. What an earlier try has left is used."""
+    from mlflow.entities import LoggedModelStatus
+
     logged_by = _mlflow_run(client, folder, run.number)
     experiment, run_id = logged_by.info.experiment_id, logged_by.info.run_id
     try:
@@ -142,19 +150,24 @@ def _make(
         if passing(error):
             raise
         client.create_registered_model(name, description="made by nanosweep; a version per leader of the study")
-    model = client.create_logged_model(experiment, f"trial-{trial.number}", source_run_id=run_id, tags=tags)
-    try:
+    model = _logged_model(client, experiment, run_id, tags)
+    if model is None:
+        model = client.create_logged_model(experiment, f"trial-{trial.number}", source_run_id=run_id, tags=tags)
+    if model.status != LoggedModelStatus.READY:
         with tempfile.TemporaryDirectory(prefix="nanosweep-champion-") as place:
             saved = Path(place) / "model"
             _save(folder, run, saved, model.model_id, run_id)
             client.log_model_artifacts(model.model_id, str(saved))
-    except BaseException:
-        client.finalize_logged_model(model.model_id, "FAILED")
-        raise
-    client.finalize_logged_model(model.model_id, "READY")
+        client.finalize_logged_model(model.model_id, "READY")
     about = f"study {tags['study']}, trial {trial.number} ({trial.name})"
     source = model.artifact_location  # `models:/ID` would be looked up in the store of the fluent API
     return client.create_model_version(name, source, run_id, tags, description=about, model_id=model.model_id)
+
+
+def _logged_model(client: MlflowClient, experiment: str, run_id: str, tags: dict[str, str]) -> LoggedModel | None:
+    """The model of these weights that an earlier try has left, whole or not."""
+    models = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    return next((model for model in models if all(model.tags.get(key) == tags.get(key) for key in SAME)), None)
 
 
 def _mlflow_run(client: MlflowClient, folder: Path, number: int) -> Run:
