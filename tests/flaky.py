@@ -13,10 +13,10 @@ from search.tracking.mlflow_store import connect
 
 @dataclass(frozen=True)
 class Fault:
-    """call: the number of the call that fails, from 0. arrives: whether the store gets it, so that only its answer is
-    lost. ends: whether the thread that called ends with it, as in a driver that is killed."""
+    """call: the call that fails: its number, from 0, or the first of this name. arrives: whether the store gets it, so
+    that only its answer is lost. ends: whether the thread that called ends with it, as in a driver that is killed."""
 
-    call: int
+    call: int | str
     arrives: bool = False
     ends: bool = False
 
@@ -35,7 +35,8 @@ class Flaky:
 
         def call(*args: Any, **options: Any) -> Any:
             self.calls.append(name)
-            fault = self.fault if self.fault is not None and self.fault.call == len(self.calls) - 1 else None
+            this = (len(self.calls) - 1, name if self.calls.count(name) == 1 else None)
+            fault = self.fault if self.fault is not None and self.fault.call in this else None
             answer = whole(*args, **options) if fault is None or fault.arrives else None
             if fault is None:
                 return answer
