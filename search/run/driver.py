@@ -97,8 +97,8 @@ def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console,
 def _begin(prepared: Prepared, each: Share, ledger: DriverLedger) -> None:
     """The first records of a driver: the study; and trials that an earlier driver left running do not run."""
     spec = prepared.spec
-    about = header.fields(spec, prepared.base, prepared.data, spec.rungs(prepared.length))
-    ledger.write("study", **about, workers={"slots": each.slots, "cpus": each.cpus, "gpus": each.gpus})
+    fields = header.fields(spec, prepared.base, prepared.data, spec.rungs(prepared.length))
+    ledger.write("study", **fields, workers={"slots": each.slots, "cpus": each.cpus, "gpus": each.gpus})
     write_spec(spec)
     if prepared.priors:
         ledger.write("prior", trials=prepared.priors)

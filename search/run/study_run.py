@@ -61,12 +61,12 @@ def run(
     except UserError as error:
         raise nodes.named(error) if address else error from None
     with held(spec.folder):
-        known = _known(spec.folder)
-        header.check_same(spec, base, known.header)
-        prepared = prepare(spec, base, file, known, show=console.is_terminal)
+        earlier = _read(spec.folder)
+        header.check_same(spec, base, earlier.header)
+        prepared = prepare(spec, base, file, earlier, show=console.is_terminal)
         for line in advice(spec, prepared.base, prepared.length):
             print(f"note: {line}", file=console.file)
-        if _over(spec, known):
+        if _over(spec, earlier):
             page.write_beside(spec.folder)
             _track(spec, tracker)  # nothing to do but to send what it may still lack
         else:
@@ -84,18 +84,18 @@ def run(
         return _finish(spec.folder)
 
 
-def _known(folder: Path) -> Study:
+def _read(folder: Path) -> Study:
     """What the journal holds; an empty study where there is none, or one that was never begun."""
     path = folder / NAME
     return read_study(folder) if path.exists() and path.stat().st_size else Study()
 
 
-def _over(spec: StudySpec, known: Study) -> bool:
+def _over(spec: StudySpec, study: Study) -> bool:
     """Whether no trial is left to go on with, to promote or to begin."""
-    if not known.header or known.unfinished() or not spent(known, spec.budget) or pending(known, spec):
+    if not study.header or study.unfinished() or not spent(study, spec.budget) or pending(study, spec):
         return False
-    asha = rebuild(spec, known)
-    return asha is None or asha.promotion(last=True) is None or bool(used_up(known, spec.budget))
+    asha = rebuild(spec, study)
+    return asha is None or asha.promotion(last=True) is None or bool(used_up(study, spec.budget))
 
 
 def _track(spec: StudySpec, tracker: Tracker) -> None:
@@ -110,7 +110,7 @@ def _track(spec: StudySpec, tracker: Tracker) -> None:
 def _finish(folder: Path) -> Study:
     """leaderboard.md and best.yaml, from the journal."""
     study = read_study(folder)
-    found = standings(study)
-    export.replace_text(folder / "leaderboard.md", table.markdown(study, found=found))
-    export.write_best(study, folder, found)
+    ranked = standings(study)
+    export.replace_text(folder / "leaderboard.md", table.markdown(study, found=ranked))
+    export.write_best(study, folder, ranked)
     return study

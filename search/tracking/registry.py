@@ -79,10 +79,10 @@ def register(folder: Path, number: int | None = None, name: str | None = None, u
     run = with_weights(study, folder, trial)
     client = connect(uri or choose_uri(folder.parent))
     tags = _tags(study, folder, trial, run)
-    found = _known(client, name, tags)
-    made = found or _make(client, name, tags, folder, trial, run)
-    leads = best(study) is trial and _take_lead(client, name, made, tags, objective_name(study))
-    return Registered(name, str(made.version), trial.number, found is None, leads)
+    earlier = _find_version(client, name, tags)
+    model = earlier or _make(client, name, tags, folder, trial, run)
+    leads = best(study) is trial and _take_lead(client, name, model, tags, objective_name(study))
+    return Registered(name, str(model.version), trial.number, earlier is None, leads)
 
 
 def keep_up(folder: Path, say: Callable[[str], None] = to_stderr, uri: str | None = None) -> None:
@@ -131,9 +131,9 @@ def _tags(study: Study, folder: Path, trial: Trial, run: Trial) -> dict[str, str
     )
 
 
-def _known(client: MlflowClient, name: str, tags: dict[str, str]) -> ModelVersion | None:
-    found = client.search_model_versions(f"name = '{name}'")
-    return next((one for one in found if all(one.tags.get(key) == tags.get(key) for key in SAME)), None)
+def _find_version(client: MlflowClient, name: str, tags: dict[str, str]) -> ModelVersion | None:
+    versions = client.search_model_versions(f"name = '{name}'")
+    return next((one for one in versions if all(one.tags.get(key) == tags.get(key) for key in SAME)), None)
 
 
 def _make(
@@ -159,9 +159,9 @@ def _make(
             _save(folder, run, saved, model.model_id, run_id)
             client.log_model_artifacts(model.model_id, str(saved))
         client.finalize_logged_model(model.model_id, "READY")
-    about = f"study {tags['study']}, trial {trial.number} ({trial.name})"
+    text = f"study {tags['study']}, trial {trial.number} ({trial.name})"
     source = model.artifact_location  # `models:/ID` would be looked up in the store of the fluent API
-    return client.create_model_version(name, source, run_id, tags, description=about, model_id=model.model_id)
+    return client.create_model_version(name, source, run_id, tags, description=text, model_id=model.model_id)
 
 
 def _logged_model(client: MlflowClient, experiment: str, run_id: str, tags: dict[str, str]) -> LoggedModel | None:
@@ -175,11 +175,11 @@ def _mlflow_run(client: MlflowClient, folder: Path, number: int) -> Run:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     parents = client.search_runs(experiments, f"tags.`{ID}` = '{identity_of(folder / NAME)}'", max_results=1)
     wanted = f"tags.`{PARENT}` = '{parents[0].info.run_id}' and tags.`{TRIAL}` = '{number}'" if parents else ""
-    found = client.search_runs([parents[0].info.experiment_id], wanted, max_results=1) if parents else []
-    if not found:
+    runs = client.search_runs([parents[0].info.experiment_id], wanted, max_results=1) if parents else []
+    if not runs:
         where = shown(client.tracking_uri)
         raise UserError(f"{folder}: MLflow at {where} does not know its trial {number}; nanosweep run brings it there")
-    return found[0]
+    return runs[0]
 
 
 def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str) -> None:
@@ -210,7 +210,7 @@ def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str) -> 
                 ParamSchema([ParamSpec(key, kind, default) for key, (kind, default) in PARAMS.items()]),
             ),
             input_example=pd.DataFrame({"prompt": ["Once upon a time"]}),
-            pip_requirements=[f"{package}=={found}" for package in NEEDS if (found := _version(package))],
+            pip_requirements=[f"{package}=={number}" for package in NEEDS if (number := _version(package))],
             mlflow_model=Model(model_id=model_id, run_id=run_id),
         )
     for cache in place.rglob("__pycache__"):
@@ -236,7 +236,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _take_lead(client: MlflowClient, name: str, made: ModelVersion, tags: dict[str, str], metric: str) -> bool:
+def _take_lead(client: MlflowClient, name: str, model: ModelVersion, tags: dict[str, str], metric: str) -> bool:
     """Give the version the alias, unless another study's champion is better on the same data. Whether it has it now."""
     holder: Any = None
     try:
@@ -245,12 +245,12 @@ def _take_lead(client: MlflowClient, name: str, made: ModelVersion, tags: dict[s
         if passing(error):
             raise
     if holder is not None:
-        if str(holder.version) == str(made.version):
+        if str(holder.version) == str(model.version):
             return True
         theirs = holder.tags
         other_study = theirs.get(ID) != tags[ID]
         same_text = (theirs.get("data"), theirs.get("objective_name")) == (tags.get("data"), metric)
         if other_study and not (same_text and float(tags["objective"]) < float(theirs["objective"])):
             return False
-    client.set_registered_model_alias(name, ALIAS, made.version)
+    client.set_registered_model_alias(name, ALIAS, model.version)
     return True
