@@ -69,6 +69,7 @@ def add(command: Command) -> None:
 def _leaderboard(args: argparse.Namespace) -> None:
     from search.results import table
     from search.service import links
+    from search.spec.trackers import DEFAULT
     from search.study.lookup import find_folder
     from search.tracking.open_study import open_study
 
@@ -85,7 +86,8 @@ def _leaderboard(args: argparse.Namespace) -> None:
     print(text, end="")
     sys.stdout.flush()
     if args.format == "table":
-        print(links.line(args.study, find_folder(args.study, args.storage)), end="")
+        tracking = study.header["spec"].get("tracking", DEFAULT)
+        print(links.line(args.study, find_folder(args.study, args.storage), tracking), end="")
 
 
 def _export(args: argparse.Namespace) -> None:

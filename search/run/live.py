@@ -47,6 +47,8 @@ def shown(study: Study, slots: int, length: int, console: Console) -> Iterator[V
 class View:
     """A study as lines or as a table. Calling it with a journal record prints the line, where lines are printed."""
 
+    listener_name = "the live table"
+
     def __init__(self, study: Study, slots: int, length: int, console: Console) -> None:
         self.study, self.slots, self.length, self.console = study, slots, length, console
         spec = study.header["spec"]

@@ -15,6 +15,7 @@ from search.study import header
 from search.study.lookup import find_folder
 from search.study.machine import this_machine
 from search.study.study import Study, read_study, spent
+from search.tracking.tracker import open_tracker
 from trainer import units
 from trainer.config import TrainConfig
 from trainer.yaml_file import YamlFile
@@ -44,6 +45,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
         "rungs": rungs + _treatment(spec),
         "budget": _budget(spec.budget, plan.length),
         **_finalists(spec, plan.length),
+        "tracking": open_tracker(spec.tracking, spec.folder).describe(),
         "machine": f"{share.slots} trials at once, {each} each (this machine; a cluster may have more)",
     }
     width = max(len(key) for key in lines)

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from data.errors import UserError, nearest
 from data.paths import at_home
+from search.spec.trackers import DEFAULT, TRACKERS, check_name
 from search.stopping.registry import Scheduler, expected
 from search.stopping.rule import Settings
 from trainer.config import Whole
@@ -235,6 +236,10 @@ class StudySpec(_Strict):
     """a trial that reports nothing for so long hangs: it is ended as failed. By default a trial reports ten times"""
     storage: Annotated[str, AfterValidator(_storage)] = "./runs"
     """where studies live; a shared path on a cluster"""
+    tracking: Annotated[str, AfterValidator(check_name)] = Field(
+        default=DEFAULT, json_schema_extra={"enum": [*TRACKERS]}
+    )
+    """what shows the records beside the study's journal: mlflow; or none, and no MLflow is imported or contacted"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1337
     """of the sampler and the scheduler; each trial trains with the base's seed"""
     scales: dict[str, Scale] = Field(default_factory=dict)
@@ -277,4 +282,4 @@ class StudySpec(_Strict):
 
 
 # keys that may change when a study goes on
-MAY_CHANGE = ("budget", "finalists", "resources", "storage", "max_failures", "report_timeout_minutes")
+MAY_CHANGE = ("budget", "finalists", "resources", "storage", "tracking", "max_failures", "report_timeout_minutes")

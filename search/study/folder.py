@@ -111,6 +111,8 @@ class Weights:
     A listener of the ledger: `ledger.listeners.append(Weights(folder, ledger.study))`.
     """
 
+    listener_name = "the keeper of weights"
+
     def __init__(self, folder: Path, study: Study) -> None:
         self.folder, self.study = folder, study
         self._kept: set[int] = set()

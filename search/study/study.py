@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -234,25 +236,50 @@ class Ledger:
     """A study being run: each record is on disk, then in `study`, then with the listeners (tracker, live table).
 
     Ray's adapters write here and read `study`; nobody else keeps state about trials. Thread-safe.
+
+    A listener is a function of a record, called in the writer's thread. One that raises is said in a line and called
+    no more, as it may have stopped halfway: the journal, the study and the other listeners go on.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
+        """say: takes lines for people. Raises UserError for a journal that cannot be read."""
         path = folder / NAME
         self.journal = Journal(path)
         self.study = _fold(read_records(path), str(path))
         self.listeners: list[Callable[[Record], None]] = []
+        self._say = say
         self._lock = threading.RLock()
 
     def write(self, record: str, **fields: Any) -> Record:
         with self._lock:
             entry = json.loads(encode(self.journal.write(record, **fields)))
             self.study.apply(entry)
-            for listener in self.listeners:
-                listener(entry)
+            for listener in list(self.listeners):
+                try:
+                    listener(entry)
+                except Exception as error:
+                    self._drop(listener, entry, error)
         return entry
+
+    def _drop(self, listener: Callable[[Record], None], record: Record, error: Exception) -> None:
+        self.listeners.remove(listener)
+        reason = str(UserError(str(error))) or type(error).__name__  # one printable line
+        trial = f" of trial {record['trial']}" if "trial" in record else ""
+        with suppress(OSError, ValueError):  # stderr may be closed
+            self._say(
+                f"{listener_name(listener)} failed at a {record['record']} record{trial} and gets no more of them "
+                f"({reason}); the study and its journal continue"
+            )
 
     def close(self) -> None:
         self.journal.close()
+
+
+def listener_name(listener: Callable[[Record], None]) -> str:
+    """For people: the `listener_name` of a listener, or of the object whose method it is; else what Python calls it."""
+    owner = getattr(listener, "__self__", listener)
+    name = getattr(owner, "listener_name", None) or getattr(owner, "__qualname__", None)
+    return str(name or type(owner).__name__)
 
 
 def read_study(folder: Path) -> Study:

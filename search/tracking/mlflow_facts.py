@@ -32,16 +32,16 @@ def user() -> str:
 
 def batches(reports: list[Record]) -> list[list[Record]]:
     """Reports in parts that one request can carry; at least one part, perhaps empty."""
-    made: list[list[Record]] = [[]]
+    parts: list[list[Record]] = [[]]
     room = _BATCH
     for report in reports:
         size = len(report["metrics"]) + 1
         if size > room:
-            made.append([])
+            parts.append([])
             room = _BATCH
-        made[-1].append(report)
+        parts[-1].append(report)
         room -= size
-    return made
+    return parts
 
 
 def metrics(report: Record) -> list[Metric]:
@@ -59,8 +59,8 @@ def ending(study: Study, trial: Trial, at: int) -> list[Metric]:
     """What is known when a status changes. at: milliseconds since the epoch."""
     # a finalist's lucky seed must not lead a sort by `objective`
     name = "objective" if trial.of is None else "finalist_objective"
-    known = {"n_parameters": trial.n_parameters, name: objective(study, trial)}
-    return [(key, float(value), at, trial.tokens) for key, value in known.items() if value is not None]
+    values = {"n_parameters": trial.n_parameters, name: objective(study, trial)}
+    return [(key, float(value), at, trial.tokens) for key, value in values.items() if value is not None]
 
 
 def texts(values: dict[str, Any], most: int = _TAG) -> dict[str, str]:
@@ -97,8 +97,8 @@ def study_tags(study: Study) -> dict[str, Any]:
     }
 
 
-def split(study: Study, found: list[Standing]) -> dict[str, Any]:
+def split(study: Study, ranked: list[Standing]) -> dict[str, Any]:
     """The leaderboard in the layout that MLflow's page shows as a table."""
-    rows = json.loads(table.as_json(study, found=found))["trials"]
+    rows = json.loads(table.as_json(study, found=ranked))["trials"]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return {"columns": columns, "data": [[row.get(key) for key in columns] for row in rows]}

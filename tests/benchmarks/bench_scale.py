@@ -150,12 +150,12 @@ def send(folder: Path, trials: int, reports: int) -> dict[str, Any]:
     """Seconds for each trial that MLflow gets, all its reports and its end, on SQLite in this process."""
     from search.study.study import Ledger
     from search.tracking.mlflow_store import DATABASE, connect
-    from search.tracking.tracker import Tracker
+    from search.tracking.mlflow_tracker import MlflowTracker
 
     write(folder, trials, reports)
     uri = f"sqlite:///{folder.parent / DATABASE}"
     connect(uri, 600)
-    tracker = Tracker(folder, uri)
+    tracker = MlflowTracker(folder, uri)
     begun = time.process_time()
     tracker.follow(Ledger(folder))
     missing = tracker.close(3600)
