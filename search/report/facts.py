@@ -15,7 +15,7 @@ from search.results.timeline import Session, cost, sessions
 from search.spec.study_spec import StudySpec
 from search.stats.statistics import Standing
 from search.study.journal import FULL
-from search.study.scores import BROKEN, UNITS, best, objective_name
+from search.study.scores import BROKEN, best, objective_of
 from search.study.study import Study, Trial
 from trainer import units
 
@@ -33,7 +33,7 @@ def facts(study: Study, found: list[Standing]) -> list[Fact]:
         if row["seeds"] and row["seed_low"] is not None:
             span = f"{units.score(row['seed_low'])} to {units.score(row['seed_high'])}"
             more = f"{span}, 95 % over {row['seeds']} fresh seeds; {more}"
-        told.append((f"best {UNITS[objective_name(study)]}", units.score(value), more))
+        told.append((f"best {objective_of(study).unit}", units.score(value), more))
     floor = next(iter(floor_lines(study)), "")
     if floor:
         text, _, gap = floor.removeprefix("entropy floor: ").partition("; ")

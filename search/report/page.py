@@ -25,7 +25,7 @@ from search.results import export, table
 from search.results.importance import importance
 from search.results.standing import standings
 from search.stats.statistics import Standing
-from search.study.scores import best, objective_name
+from search.study.scores import best, objective_of
 from search.study.study import Study, read_study
 from trainer import units
 
@@ -71,7 +71,7 @@ def page(study: Study, samples: Samples, found: list[Standing] | None = None) ->
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         name=_name(study),
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        objective=objective_name(study),
+        objective=objective_of(study).name,
         drawn=min(MOST, len(study.searched)),
         trials=len(study.searched),
         facts=facts(study, found),

@@ -16,7 +16,7 @@ from search.results.importance import Importance
 from search.spec.points import Space, target
 from search.spec.space import readable
 from search.spec.study_spec import Parameter, StudySpec
-from search.study.scores import UNITS, objective_name
+from search.study.scores import objective_of
 from search.study.study import Study
 from trainer import units
 
@@ -73,7 +73,7 @@ def objective_axis(study: Study, trials: list[Shown], start: float, end: float) 
     values = [trial.value for trial in trials if trial.value is not None]
     if not values:
         return None
-    log = objective_name(study) == "val_perplexity" and min(values) > 0
+    log = objective_of(study).log and min(values) > 0
     spread = (max(values) / min(values)) ** 0.05 if log else 0.05 * (max(values) - min(values))
     if log:
         spread = max(spread, 1.005)
@@ -117,7 +117,7 @@ def slices(study: Study) -> list[Markup]:
     charts = []
     for name, parameter in space.items():
         x = axis_of(name, parameter, 52, SMALL - 14)
-        parts = [frame(x, y, name, UNITS[objective_name(study)], 5)]
+        parts = [frame(x, y, name, objective_of(study).unit, 5)]
         for trial in trials:
             if name not in trial.trial.point:
                 continue

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from data.errors import UserError
 from search.results.standing import standings, sure
 from search.stats.statistics import Standing
-from search.study.scores import best, objective, objective_name
+from search.study.scores import best, objective, objective_of
 from search.study.study import Study, Trial
 from trainer import units
 from trainer.config import TrainConfig, dump
@@ -84,7 +84,7 @@ def title(study: Study, trial: Trial) -> str:
 
 def provenance(study: Study, trial: Trial, found: list[Standing] | None = None) -> list[str]:
     """Where a config comes from, how sure its place is, and how to use it, one fact a line."""
-    header, value, name = study.header, objective(study, trial), objective_name(study)
+    header, value, name = study.header, objective(study, trial), objective_of(study).name
     data = header.get("data") or {}
     if value is not None:
         score = f"{name} {value:.6g} on the full validation split, after {trial.tokens:,} tokens"

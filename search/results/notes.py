@@ -13,7 +13,7 @@ from search.results.cautions import cautions
 from search.spec.study_spec import StudySpec
 from search.stats.optimism import optimism
 from search.stats.statistics import Standing, fit
-from search.study.scores import BROKEN, best, finalists, objective, objective_name, score
+from search.study.scores import BROKEN, best, finalists, objective, objective_of, score
 from search.study.study import Study, Trial
 from trainer import units
 
@@ -41,9 +41,7 @@ def optimism_lines(study: Study) -> list[str]:
     if not noise.df or len(values) < 2:
         return []
     flattered = optimism(values, math.sqrt(noise.variance))
-    size = f"{100 * math.expm1(flattered):.2g} % of perplexity"
-    if objective_name(study) != "val_perplexity":
-        size = f"{flattered:.2g} bits/byte"
+    size = objective_of(study).show_size(flattered)
     return [f"the best value of the search, picked from {len(values)}, flatters itself by about {size} (expected)"]
 
 
@@ -111,8 +109,8 @@ def _gap(study: Study, trial: Trial, floors: dict[str, dict[str, float]]) -> tup
     value, floor = objective(study, trial), floors.get(str(trial.config.get("tokenizer")))
     if value is None or floor is None:
         return None
-    low = floor[objective_name(study)]
-    return value - low, value / low
+    target, low = objective_of(study), floor.get(objective_of(study).name)
+    return None if low is None else (target.rank(value) - target.rank(low), value / low)
 
 
 def title_lines(study: Study) -> list[str]:

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from search.results.table import UNITS
 from search.study.journal import AT_REST, Record
-from search.study.scores import best, objective
+from search.study.scores import best, objective_of, ranked
 from search.study.study import Study, Trial
 from trainer import units
 
@@ -51,7 +50,7 @@ class View:
         self.study, self.slots, self.length, self.console = study, slots, length, console
         spec = study.header["spec"]
         self.name, self.budget = spec["study"], spec["budget"]
-        self.objective = spec["objective"]
+        self.objective = objective_of(study)
         self.started = time.monotonic()
         self._pace_from: tuple[float, int] | None = None  # when the first report came: starting up is no pace
 
@@ -71,7 +70,7 @@ class View:
             return
         trial = self.study.trials[record["trial"]]
         score = self._score(trial)
-        parts = [f"trial {trial.number:<3} {_state(trial):<18} {UNITS[self.objective]} {score:>8}"]
+        parts = [f"trial {trial.number:<3} {_state(trial):<18} {self.objective.unit} {score:>8}"]
         parts += [f"tokens {units.count(trial.tokens):>6}", units.duration(trial.seconds), trial.name, trial.cause]
         self._say("  ".join(part for part in parts if part))
 
@@ -89,7 +88,7 @@ class View:
 
         trials = list(self.study.trials.values())
         top, running, rest = _chosen(self.study, trials, self.console.height)
-        heads = ("trial", "status", "rung", "tokens", UNITS[self.objective], "config")
+        heads = ("trial", "status", "rung", "tokens", self.objective.unit, "config")
         rows = [self._row(trial) for trial in (*top, *running)]
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column, head in enumerate(heads):
@@ -135,11 +134,12 @@ class View:
         leader = best(self.study)
         if leader is None:
             return f"no trial at full length yet{self._floor()}"
-        return f"best {UNITS[self.objective]} {self._score(leader)}, trial {leader.number}{self._floor()}"
+        return f"best {self.objective.unit} {self._score(leader)}, trial {leader.number}{self._floor()}"
 
     def _floor(self) -> str:
         floor = self.study.header["data"].get("floor")
-        return f" · entropy floor {floor[self.objective]:.4g}" if floor else ""
+        low = (floor or {}).get(self.objective.name)
+        return "" if low is None else f" · entropy floor {low:.4g}"
 
     def _budget(self) -> str:
         return " or ".join(self._limits().values())
@@ -159,7 +159,7 @@ class View:
 
     def _score(self, trial: Trial) -> str:
         metrics: dict[str, Any] = trial.reports[-1]["metrics"] if trial.reports else {}
-        found = metrics.get(self.objective)
+        found = metrics.get(self.objective.name)
         return "" if found is None else f"{found:.4g}"
 
 
@@ -173,8 +173,7 @@ def _chosen(study: Study, trials: list[Trial], height: int) -> tuple[list[Trial]
     """The best and the running trials for which there is room, and a line that counts the others."""
     room = max(2, height - 5)  # two lines above, the heads, the counts, the cursor
     running = [trial for trial in trials if trial.status == "running"]
-    ranked = sorted((s, t.number) for t in trials if t.of is None and (s := objective(study, t)) is not None)
-    full = [study.trials[number] for _, number in ranked]
+    full = ranked(study, (trial for trial in trials if trial.of is None))
     shown_running = running[: max(1, room - min(TOP, len(full), room // 2))]
     top = full[: min(TOP, room - len(shown_running))]
     others = Counter(trial.status.replace("_", " ") for trial in trials)

@@ -14,9 +14,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from data.errors import UserError, nearest
 from data.paths import at_home
+from search.spec.objective import DEFAULT, ObjectiveName
 from trainer.config import Tokens, Whole, parse_tokens
 
-Objective = Literal["val_perplexity", "val_bits_per_byte"]
 Sampler = Literal["grid", "random", "tpe", "gp"]
 
 
@@ -245,7 +245,7 @@ class StudySpec(_Strict):
     budget: Budget
     finalists: Finalists | None = None
     """{top: 4, seeds: 3}: the best 4 again, with up to 3 fresh seeds; with `compare` the best 4 of each value"""
-    objective: Objective = "val_perplexity"
+    objective: ObjectiveName = DEFAULT
     """at the end of a trial, on the full validation split"""
     resources: ResourcesOrAuto = None
     """{cpus: 2, gpus: 0.25} for each trial, at_once: 4 of them at most; or auto: what the machine has"""

@@ -18,7 +18,7 @@ from search.spec.study_spec import Sampler, StudySpec
 from search.strategy.sampler import objectives, told_as
 from search.study.header import differences
 from search.study.lookup import find_folder, names
-from search.study.scores import BROKEN, objective, objective_name
+from search.study.scores import BROKEN, objective, objective_of
 from search.study.study import Study, Trial, read_study
 from trainer.config import TrainConfig
 from trainer.units import count
@@ -86,7 +86,7 @@ def _earlier(spec: StudySpec, where: str) -> Study:
 
 
 def _check_comparable(spec: StudySpec, data: dict[str, Any], earlier: Study, where: str) -> None:
-    other = objective_name(earlier)
+    other = objective_of(earlier).name
     if other != spec.objective:
         raise UserError(f"{where}: its objective is {other}, this study's {spec.objective}; use the same")
     if earlier.header["data"]["hash"] != data["hash"]:

@@ -17,10 +17,10 @@ status    trial, status (below), and with it: cause (text), rung, seconds (so fa
           with `interrupted`: worker_lost, true where its worker was killed and not its driver
 report    trial, step, tokens, rung (nominal or null), final, metrics, checkpoint (path or null), seconds (so far),
           micro_batch (sequences in one pass, where memory allowed no more)
-decision  trial, rung, action (`continue`, `stop`, `pause`, and later `promote`), value (what was compared), cutoff,
-          of (values in the rung)
-test      trial, metrics (test_loss, test_perplexity, test_bits_per_byte, test_objective_loss): a finalist's run on
-          the test split, by `nanosweep finalize`; nothing is ever chosen by it
+decision  trial, rung, action (`continue`, `stop`, `pause`, and later `promote`), value (what was compared, lower is
+          better), cutoff, of (values in the rung)
+test      trial, metrics (test_loss, test_perplexity, test_bits_per_byte, test_accuracy, test_objective_loss): a
+          finalist's run on the test split, by `nanosweep finalize`; nothing is ever chosen by it
 
 A trial's status: running -> completed | early_stopped | pruned | diverged | failed | out_of_memory; paused (at a
 rung, until it is promoted); or interrupted (the driver went away or was stopped; the next driver continues it).

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
+from search.spec.objective import OBJECTIVES, ObjectiveName
 from search.study.journal import Record
 from trainer.yaml_file import dotted, short
 
@@ -26,9 +27,11 @@ Status = Literal[
 
 
 def _positive(metrics: dict[str, Metric]) -> dict[str, Metric]:
-    value = metrics.get("val_perplexity", 1.0)
-    if not isinstance(value, str) and value <= 0:
-        raise ValueError(f"val_perplexity is {value:g}; it is positive")
+    """Where an objective is compared by its logarithm, its values have one."""
+    for name in (objective.name for objective in OBJECTIVES.values() if objective.log):
+        value = metrics.get(name, 1.0)
+        if not isinstance(value, str) and value <= 0:
+            raise ValueError(f"{name} is {value:g}; it is positive")
     return metrics
 
 
@@ -75,7 +78,7 @@ class _Data(TypedDict):
 @_open
 class _Spec(TypedDict):
     study: NotRequired[str]
-    objective: NotRequired[Literal["val_perplexity", "val_bits_per_byte"]]
+    objective: NotRequired[ObjectiveName]
     space: NotRequired[dict[str, dict[str, Any]]]
 
 

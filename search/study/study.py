@@ -78,7 +78,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Prior:
+class EarlierTrial:
     """A trial of an earlier study, as this one took it over. tokens: its length; scores: objective by tokens."""
 
     study: str
@@ -95,7 +95,7 @@ class Study:
     """A journal, folded: the last study record, what it took over from an earlier study, every trial by number."""
 
     header: Record = field(default_factory=dict)
-    priors: list[Prior] = field(default_factory=list)
+    earlier_trials: list[EarlierTrial] = field(default_factory=list)
     trials: dict[int, Trial] = field(default_factory=dict)
     sessions: list[tuple[float, float]] = field(default_factory=list)  # of each driver: its first and last record
     workers: list[dict[str, float]] = field(default_factory=list)  # of each driver: slots; cpus and gpus of one of them
@@ -135,7 +135,7 @@ class Study:
         if self.sessions and kind != "test":  # `finalize` is no driver
             self.sessions[-1] = (self.sessions[-1][0], max(at, self.sessions[-1][1]))
         if kind == "prior":
-            self.priors += [_prior(taken) for taken in record["trials"]]
+            self.earlier_trials += [_earlier(taken) for taken in record["trials"]]
             return
         number = record["trial"]
         if kind == "point":
@@ -161,10 +161,10 @@ class Study:
             _apply_stint(trial, record, len(self.sessions) - 1)
 
 
-def _prior(record: Record) -> Prior:
+def _earlier(record: Record) -> EarlierTrial:
     scores = {int(tokens): value for tokens, value in decode_metrics(record["scores"]).items()}
     about = {key: record[key] for key in ("study", "point", "status", "tokens", "objective")}
-    return Prior(number=record["trial"], scores=scores, **about)
+    return EarlierTrial(number=record["trial"], scores=scores, **about)
 
 
 def _apply_status(trial: Trial, record: Record) -> None:

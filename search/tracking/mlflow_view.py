@@ -19,10 +19,10 @@ def view(parent_id: str, header: dict[str, Any]) -> tuple[str, str]:
     column is off-screen and the sort gone when one comes back.
     """
     space = parameters({name: _linked(parameter) for name, parameter in header["spec"].get("space", {}).items()})
-    columns = ["metrics.`objective`", "metrics.`val_bits_per_byte`", "metrics.`tokens`", "tags.`status`", "tags.`rung`"]
+    columns = ["metrics.`objective`", f"metrics.`{target.beside}`", "metrics.`tokens`", "tags.`status`", "tags.`rung`"]
     state = {
         "orderByKey": "metrics.`objective`",
-        "orderByAsc": True,
+        "orderByAsc": target.direction == "minimize",
         "searchFilter": f"tags.mlflow.parentRunId = '{parent_id}'",
         "selectedColumns": columns + [f"params.`{name}`" for name in space],
         "runsHiddenMode": "FIRST_20_RUNS",

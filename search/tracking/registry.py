@@ -9,11 +9,10 @@ are used: its fluent API keeps its state in globals.
 
 from __future__ import annotations
 
-import math
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 from data import tokenizers
 from data.errors import UserError
 from search.results import export
+from search.spec.objective import Objective
 from search.study.folder import trial_folder
 from search.study.journal import NAME
-from search.study.scores import best, objective, objective_name
+from search.study.scores import best, objective, objective_of, score
 from search.study.study import Study, Trial, read_study
 from search.tracking.mlflow_facts import texts
 from search.tracking.mlflow_runs import ID, PARENT, TRIAL, identity_of
@@ -75,7 +75,7 @@ def register(folder: Path, number: int | None = None, name: str | None = None, u
     tags = _tags(study, folder, trial, run)
     found = _known(client, name, tags)
     made = found or _make(client, name, tags, folder, trial, run)
-    leads = best(study) is trial and _take_lead(client, name, made, tags, objective_name(study))
+    leads = best(study) is trial and _take_lead(client, name, made, tags, objective_of(study))
     return Registered(name, str(made.version), trial.number, found is None, leads)
 
 
@@ -96,7 +96,7 @@ def keep_up(folder: Path, say: Callable[[str], None] = lambda line: print(line, 
 
 def with_weights(study: Study, folder: Path, trial: Trial) -> Trial:
     """The trial itself, or the best of its runs with fresh seeds where only those have kept their weights."""
-    runs = [trial, *sorted(study.again(trial.number), key=lambda run: objective(study, run) or math.inf)]
+    runs = [trial, *sorted(study.again(trial.number), key=lambda run: score(study, run))]
     for run in runs:
         if run.final is not None and (trial_folder(folder, run.number) / CHECKPOINT).exists():
             return run
@@ -117,7 +117,7 @@ def _tags(study: Study, folder: Path, trial: Trial, run: Trial) -> dict[str, str
             "run": str(run.number),
             "config": trial.name,
             "objective": repr(objective(study, run)),
-            "objective_name": objective_name(study),
+            "objective_name": objective_of(study).name,
             "data": (header.get("data") or {}).get("hash"),
             "commit": header.get("commit"),
             "dirty": header.get("dirty"),
@@ -223,8 +223,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _take_lead(client: MlflowClient, name: str, made: ModelVersion, tags: dict[str, str], metric: str) -> bool:
+def _take_lead(client: MlflowClient, name: str, made: ModelVersion, tags: dict[str, str], target: Objective) -> bool:
     """Give the version the alias, unless another study's champion is better on the same data. Whether it has it now."""
+
+    def better(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+        return target.rank(float(one["objective"])) < target.rank(float(other["objective"]))
+
     holder: Any = None
     try:
         holder = client.get_model_version_by_alias(name, ALIAS)
@@ -236,8 +240,8 @@ def _take_lead(client: MlflowClient, name: str, made: ModelVersion, tags: dict[s
             return True
         theirs = holder.tags
         other_study = theirs.get(ID) != tags[ID]
-        same_text = (theirs.get("data"), theirs.get("objective_name")) == (tags.get("data"), metric)
-        if other_study and not (same_text and float(tags["objective"]) < float(theirs["objective"])):
+        same_text = (theirs.get("data"), theirs.get("objective_name")) == (tags.get("data"), target.name)
+        if other_study and not (same_text and better(tags, theirs)):
             return False
     client.set_registered_model_alias(name, ALIAS, made.version)
     return True
