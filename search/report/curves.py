@@ -58,7 +58,7 @@ def of_trials(study: Study) -> Chart | None:
     order = [trial for trial in leaderboard.order(study) if trial is not leader]
     chosen = [*([leader] if leader is not None else []), *order]
     lines = _lines(study, [(f"trial {trial.number}", trial) for trial in chosen])
-    return _chart(study, f"{_name(study)}: {len(lines)} trial{'s' * (len(lines) > 1)}", lines) if lines else None
+    return _chart(study, f"{study.header.name}: {len(lines)} trial{'s' * (len(lines) > 1)}", lines) if lines else None
 
 
 def by(study: Study, key: str) -> Chart | None:
@@ -72,7 +72,7 @@ def by(study: Study, key: str) -> Chart | None:
             chosen.append((value, leader(study, trials) or begun[0]))
     chosen.sort(key=lambda pair: place[pair[1].number])
     lines = _lines(study, chosen)
-    return _chart(study, f"{_name(study)}: the best trial for each {key}", lines) if lines else None
+    return _chart(study, f"{study.header.name}: the best trial for each {key}", lines) if lines else None
 
 
 def of_leader(study: Study) -> Chart | None:
@@ -81,7 +81,7 @@ def of_leader(study: Study) -> Chart | None:
     if leader is None:
         return None
     lines = _lines(study, [(f"trial {leader.number}", leader)])
-    return _chart(study, f"{_name(study)}: the leader, trial {leader.number}", lines)
+    return _chart(study, f"{study.header.name}: the leader, trial {leader.number}", lines)
 
 
 def of_run(folder: Path) -> Chart:
@@ -146,7 +146,3 @@ def _drawn(study: Study) -> Objective:
     target = objective_of(study)
     several = len(values_of(study, "tokenizer")) > 1
     return for_tokenizers() if several and not target.compares_tokenizers else target
-
-
-def _name(study: Study) -> str:
-    return str(study.header.get("spec", {}).get("study", "?"))

@@ -8,14 +8,13 @@ from itertools import combinations
 from typing import Any
 
 from markupsafe import Markup
-from pydantic import ValidationError
 
 from search.report.svg import Axis, Choices, Scale, frame, mark, shorten, svg, tag
 from search.report.trial_marks import Shown, shown
 from search.results.importance import Importance
 from search.spec.points import Space, target
 from search.spec.space import readable
-from search.spec.study_spec import Parameter, StudySpec
+from search.spec.study_spec import Parameter
 from search.study.scores import objective_of
 from search.study.study import Study
 from trainer import units
@@ -25,11 +24,8 @@ _PAIRS = 4  # parameters of which all pairs are drawn: six charts
 
 
 def space_of(study: Study) -> Space:
-    """What was searched; empty where the spec is of another release."""
-    try:
-        return StudySpec.model_validate(study.header["spec"]).space
-    except (KeyError, ValidationError):
-        return {}
+    """What was searched; empty where the spec is of a release that took other values."""
+    return {} if study.header.spec_reading.refused else study.header.spec.space
 
 
 def axis_of(name: str, parameter: Parameter, start: float, end: float) -> Axis:

@@ -37,7 +37,7 @@ def agreement(study: Study) -> list[Agreement]:
     """A row for each rung of the study, the lowest first; none where it has no rungs."""
     finals = {number: _final(study, trial) for number, trial in study.trials.items() if trial.exempt}
     found = []
-    for rung in sorted(study.header.get("rungs") or []):
+    for rung in study.header.rungs:
         both = {number: (_at(study, study.trials[number], rung), final) for number, final in finals.items()}
         known = [number for number, pair in both.items() if None not in pair]
         pairs = np.array([both[number] for number in known], dtype=float).reshape(-1, 2)

@@ -14,6 +14,7 @@ from search.results.standing import standings, sure
 from search.stats.statistics import Standing
 from search.study.scores import best, objective, objective_of
 from search.study.study import Study, Trial
+from search.study.study_record import UNKNOWN
 from trainer import units
 from trainer.config import TrainConfig, dump
 from trainer.files import replace_text as replace_text  # other rooms write through this one, too
@@ -48,7 +49,7 @@ def choose(study: Study, trial: int | None = None) -> Trial:
 
     Raises UserError when there is no such trial, or no trial has ended at full length.
     """
-    name = _study_name(study)
+    name = study.header.name
     if trial is not None:
         if trial not in study.trials:
             numbers = sorted(study.trials)
@@ -79,13 +80,12 @@ def title(study: Study, trial: Trial) -> str:
     """Which trial of which study, in a line."""
     leader = "best of" if best(study) is trial else "from"
     size = "" if trial.n_parameters is None else f"; {units.count(trial.n_parameters)} parameters"
-    return f"nanosweep: {leader} study {_study_name(study)}, trial {trial.number} ({_line(trial.name)}){size}"
+    return f"nanosweep: {leader} study {study.header.name}, trial {trial.number} ({_line(trial.name)}){size}"
 
 
 def provenance(study: Study, trial: Trial, found: list[Standing] | None = None) -> list[str]:
     """Where a config comes from, how sure its place is, and how to use it, one fact a line."""
-    header, value, name = study.header, objective(study, trial), objective_of(study).name
-    data = header.get("data") or {}
+    data, value, name = study.header.data, objective(study, trial), objective_of(study).name
     if value is not None:
         score = f"{name} {value:.6g} on the full validation split, after {trial.tokens:,} tokens"
     else:
@@ -93,14 +93,12 @@ def provenance(study: Study, trial: Trial, found: list[Standing] | None = None) 
         seen = "" if last is None else f" ({name} {last:.6g} on the subset)"
         score = f"none: {trial.status} after {trial.tokens:,} tokens{seen}"
     found = standings(study) if found is None else found
-    commit = header.get("commit") or "unknown"
-    dirty = " with uncommitted changes" if header.get("dirty") else ""
     return [
         title(study, trial),
         f"objective: {score}",
         *([f"how sure: {sure(study, trial.number, found)}"] if value is not None else []),
-        f"commit: {commit}{dirty}",
-        f"data: {data.get('corpus', 'unknown')}, hash {data.get('hash', 'unknown')}",
+        f"commit: {study.header.code}",
+        f"data: {data.corpus}, hash {data.hash or UNKNOWN}",
         "",
         "train it longer:  nanosweep train THIS_FILE --set max_tokens=100M",
         "on several GPUs:  torchrun --nproc_per_node=8 -m trainer THIS_FILE --set max_tokens=100M",
@@ -130,10 +128,6 @@ def _config(trial: Trial) -> TrainConfig:
         raise UserError(
             f"trial {trial.number}: its config is not one of this release: {place}: {problem['msg']}; use that release"
         ) from None
-
-
-def _study_name(study: Study) -> str:
-    return str(study.header.get("spec", {}).get("study", "?"))
 
 
 def _line(value: Any) -> str:

@@ -41,7 +41,7 @@ def finalize(folder: Path) -> Study:
 
 def finalist_runs(study: Study) -> list[Trial]:
     """The runs with fresh seeds that reached full length. Raises UserError when there are none."""
-    name = study.header["spec"]["study"]
+    name = study.header.name
     unfinished = [number for number in study.unfinished() if study.trials[number].of is not None]
     if unfinished:
         raise UserError(f"study {name}: {len(unfinished)} runs of finalists have not ended; `nanosweep run` goes on")
@@ -87,7 +87,8 @@ def dataset_of(study: Study, config: TrainConfig) -> Dataset:
     from data.prepare import prepare
 
     data = prepare(config.corpus, config.tokenizer, config.split)
-    known = study.header["data"]["tokenizers"][config.tokenizer]["hash"]
+    tokenized = study.header.data.tokenizers.get(config.tokenizer)
+    known = study.header.data.hash if tokenized is None else tokenized.hash
     if data.hash != known:
         raise UserError(
             f"{data.corpus} has changed since the study ran (hash {known[:12]}, is now {data.hash[:12]}); "
@@ -119,9 +120,7 @@ def render(study: Study) -> str:
     finalist_runs(study)
     target, found = objective_of(study), on_test(study)
     width = max(len(study.trials[number].group) for number in found) if found else 0
-    lines = [
-        f"study {study.header['spec']['study']}: {target.unit} on the test split, 95 % over seeds and over the text"
-    ]
+    lines = [f"study {study.header.name}: {target.unit} on the test split, 95 % over seeds and over the text"]
     for number, one in found.items():
         trial = study.trials[number]
         spans = [

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import ValidationError
 
 from search.spec.points import ordered
 from search.spec.study_spec import StudySpec
@@ -45,17 +44,16 @@ class Importance:
 
 def importance(study: Study) -> Importance:
     """Empty shares where too few trials, or a spec of another release, allow no statement."""
-    rungs = [None, *sorted(study.header.get("rungs") or [], reverse=True)]
+    rungs = [None, *reversed(study.header.rungs)]
     each = {rung: _values(study, rung) for rung in rungs}
     chosen = next((rung for rung in rungs if len(each[rung]) >= FEWEST), None)
     values = each[chosen]
     if len(values) < FEWEST:
         most = max(rungs, key=lambda rung: len(each[rung]))
         return Importance(most, len(each[most]), {}, {})
-    try:
-        spec = StudySpec.model_validate(study.header["spec"])
-    except (KeyError, ValidationError):
+    if study.header.spec_reading.refused:
         return Importance(chosen, len(values), {}, {})
+    spec = study.header.spec
     numbers = list(values)
     with quiet():
         found = _evaluate(spec, study, dict(zip(numbers, values.values(), strict=True)))

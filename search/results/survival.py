@@ -43,7 +43,7 @@ class Row:
 
 def survival(study: Study) -> list[Row]:
     """A row per rung and one for the end; with no rungs the end alone."""
-    rungs = sorted(study.header.get("rungs") or [])
+    rungs = list(study.header.rungs)
     found = [Row(rung) for rung in [*rungs, None]]
     places = [_place(trial, rungs) for trial in study.searched]
     for trial, (left_at, way) in zip(study.searched, places, strict=True):

@@ -89,7 +89,7 @@ def markdown(study: Study, by: str | None = None, limit: int | None = 100, found
     heads, lines, left_out, about = _cells(study, by, limit, found)
     ruled = [heads, ["---" if head in ("status", "config", by) else "---:" for head in heads], *lines]
     table = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in ruled]
-    title = f"# {study.header.get('spec', {}).get('study', 'study')}"
+    title = f"# {study.header.name}"
     return (
         "\n".join([title, "", *table, "", *(f"{line}  " for line in [*about, *below(study, left_out, found)])]) + "\n"
     )

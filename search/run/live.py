@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from search.spec.study_spec import Budget
 from search.study.journal import AT_REST, Record
 from search.study.scores import best, objective_of, ranked
 from search.study.study import Study, Trial
@@ -48,8 +49,7 @@ class View:
 
     def __init__(self, study: Study, slots: int, length: int, console: Console) -> None:
         self.study, self.slots, self.length, self.console = study, slots, length, console
-        spec = study.header["spec"]
-        self.name, self.budget = spec["study"], spec["budget"]
+        self.name, self.budget = study.header.name, study.header.spec.budget
         self.objective = objective_of(study)
         self.started = time.monotonic()
         self._pace_from: tuple[float, int] | None = None  # when the first report came: starting up is no pace
@@ -137,8 +137,7 @@ class View:
         return f"best {self.objective.unit} {self._score(leader)}, trial {leader.number}{self._floor()}"
 
     def _floor(self) -> str:
-        floor = self.study.header["data"].get("floor")
-        low = (floor or {}).get(self.objective.name)
+        low = self.study.header.data.floor.get(self.objective.name)
         return "" if low is None else f" · entropy floor {low:.4g}"
 
     def _budget(self) -> str:
@@ -147,7 +146,7 @@ class View:
     def _limits(self) -> dict[str, str]:
         say = {"trials": lambda n: f"{n} trials", "tokens": lambda n: f"{units.count(n)} tokens"}
         say["hours"] = lambda n: units.duration(n * 3600)
-        return {key: words(self.budget[key]) for key, words in say.items() if self.budget.get(key)}
+        return {key: words(limit) for key, words in say.items() if (limit := getattr(self.budget, key))}
 
     def _progress(self, ended: int) -> str:
         """How much of each part of the budget is spent."""
@@ -182,24 +181,24 @@ def _chosen(study: Study, trials: list[Trial], height: int) -> tuple[list[Trial]
     return top, shown_running, ", ".join(parts)
 
 
-def time_left(study: Study, budget: dict[str, Any], length: int, elapsed: float, trained: int) -> float | None:
+def time_left(study: Study, budget: Budget, length: int, elapsed: float, trained: int) -> float | None:
     """Seconds until the first part of the budget is used up, at the pace so far; None while nothing is known.
 
     length: tokens of a whole trial. trained: tokens in the `elapsed` seconds. A trial to come is taken to need as
     many tokens as those that ended did on average.
     """
     found = []
-    if budget.get("hours"):
-        found.append(budget["hours"] * 3600 - study.seconds(time.time()))
+    if budget.hours:
+        found.append(budget.hours * 3600 - study.seconds(time.time()))
     trials = list(study.trials.values())
     if trained and elapsed > 0:
         ended = [trial.tokens for trial in trials if trial.status in AT_REST]
         usual = sum(ended) / len(ended) if ended else length
         going = [max(0.0, usual - trial.tokens) for trial in trials if trial.status not in AT_REST]
-        if budget.get("trials"):
-            todo = sum(going) + usual * max(0, budget["trials"] - len(study.searched))
+        if budget.trials:
+            todo = sum(going) + usual * max(0, budget.trials - len(study.searched))
             found.append(todo * elapsed / trained)
-        if budget.get("tokens"):
-            todo = max(sum(going), budget["tokens"] - study.tokens)
+        if budget.tokens:
+            todo = max(sum(going), budget.tokens - study.tokens)
             found.append(todo * elapsed / trained)
     return max(0.0, min(found)) if found else None

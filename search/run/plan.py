@@ -51,7 +51,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
 
 
 def _state(known: Study, budget: Budget) -> str:
-    if not known.header:
+    if not known.started:
         return "new"
     done = spent(known, budget)
     unfinished = len(known.unfinished())

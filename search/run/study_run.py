@@ -101,7 +101,7 @@ def _known(folder: Path) -> Study:
 
 def _over(spec: StudySpec, known: Study) -> bool:
     """Whether no trial is left to go on with, to promote or to begin."""
-    if not known.header or known.unfinished() or not spent(known, spec.budget) or pending(known, spec):
+    if not known.started or known.unfinished() or not spent(known, spec.budget) or pending(known, spec):
         return False
     asha = rebuild(spec, known)
     return asha is None or asha.promotion(last=True) is None or bool(used_up(known, spec.budget))

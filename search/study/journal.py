@@ -26,7 +26,8 @@ A trial's status: running -> completed | early_stopped | pruned | diverged | fai
 rung, until it is promoted); or interrupted (the driver went away or was stopped; the next driver continues it).
 JSON has no NaN: numbers that are not finite are written as the strings "nan", "inf", "-inf" and read back.
 A last line cut short by a crash is dropped when read; it was never acted on.
-Version 1 had no prior, no paused, no brackets and no exempt trials; it is read too.
+Version 1 had no prior, no paused, no brackets and no exempt trials; it is read too. A record of a kind that is not
+here is passed over, unless it has a `version` above this one.
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ from typing import Any
 from data.errors import UserError
 
 VERSION = 2
-READABLE = (1, VERSION)
 NAME = "trials.jsonl"
 # ended by themselves with an objective at full length
 FULL = ("completed", "early_stopped")
@@ -139,8 +139,10 @@ def parse_records(lines: Iterable[str | bytes], name: str) -> Iterator[Record]:
                 raise ValueError("not a record")
         except (ValueError, RecursionError) as error:
             raise UserError(f"{name}:{number}: not a journal record ({error}); restore the file from a copy") from None
-        if record["record"] == "study" and record.get("version") not in READABLE:
+        version = record.get("version")
+        if isinstance(version, int) and version > VERSION:
             raise UserError(
-                f"{name}:{number}: journal version {record.get('version')}, this is {VERSION}; use that release"
+                f"{name}:{number}: journal version {version} is of a newer release, this one reads up to {VERSION}; "
+                "use that release, or a later one"
             )
         yield record

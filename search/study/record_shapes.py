@@ -62,8 +62,11 @@ class _Floor(TypedDict):
 
 @_open
 class _Tokenized(TypedDict):
+    hash: NotRequired[str]
+    classes: NotRequired[Count]
     floor: NotRequired[_Floor | None]
     train_tokens: NotRequired[Count]
+    val_tokens: NotRequired[Count]
 
 
 @_open
@@ -89,11 +92,16 @@ class _Any(TypedDict):
 
 
 class _Study(_Any):
+    version: NotRequired[Annotated[int, Field(ge=1)]]
     spec: _Spec
     base: NotRequired[dict[str, Any]]
     data: NotRequired[_Data | None]
     rungs: NotRequired[list[Count] | None]
+    commit: NotRequired[str | None]
+    dirty: NotRequired[bool | None]
     packages: NotRequired[dict[str, Any] | None]
+    host: NotRequired[dict[str, Any] | None]
+    workers: NotRequired[dict[str, Annotated[float, Field(ge=0)]] | None]
 
 
 @_open

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from search.spec.objective import DEFAULT, OBJECTIVES, Objective
+from search.spec.objective import OBJECTIVES, Objective
 from search.stats.statistics import fit
 from search.study.journal import AT_REST
 from search.study.study import Study, Trial
@@ -15,7 +15,7 @@ BROKEN = ("diverged", "out_of_memory", "failed")
 
 def objective_of(study: Study) -> Objective:
     """What this study ranks its trials on."""
-    return OBJECTIVES[study.header.get("spec", {}).get("objective", DEFAULT)]
+    return OBJECTIVES[study.header.spec.objective]
 
 
 def objective(study: Study, trial: Trial) -> float | None:

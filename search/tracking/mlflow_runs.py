@@ -61,7 +61,7 @@ class Runs:
 
     def open(self) -> None:
         """Find or make the experiment and the parent run; learn what MLflow has of each trial; close orphans."""
-        name = self.study.header["spec"]["study"]
+        name = self.study.header.name
         self.experiment_id = self._experiment(name).experiment_id
         identity = identity_of(self.folder / NAME)
         found = self.client.search_runs([self.experiment_id], f"tags.`{ID}` = '{identity}'", max_results=1)

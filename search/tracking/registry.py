@@ -67,7 +67,7 @@ def register(folder: Path, number: int | None = None, name: str | None = None, u
     """
     study = read_study(folder)
     trial = export.choose(study, number)
-    name = name or str(study.header["spec"]["study"])
+    name = name or study.header.name
     if bad := set(name) & set("/:'\"\n"):
         raise UserError(f"--name {name!r}: MLflow allows no {' '.join(sorted(map(repr, bad)))} in a model's name")
     run = with_weights(study, folder, trial)
@@ -111,16 +111,16 @@ def _tags(study: Study, folder: Path, trial: Trial, run: Trial) -> dict[str, str
     header = study.header
     return texts(
         {
-            "study": header["spec"]["study"],
+            "study": header.name,
             ID: identity_of(folder / NAME),
             "trial": str(trial.number),
             "run": str(run.number),
             "config": trial.name,
             "objective": repr(objective(study, run)),
             "objective_name": objective_of(study).name,
-            "data": (header.get("data") or {}).get("hash"),
-            "commit": header.get("commit"),
-            "dirty": header.get("dirty"),
+            "data": header.data.hash or None,
+            "commit": header.commit or None,
+            "dirty": header.dirty,
         }
     )
 
