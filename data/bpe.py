@@ -1,4 +1,4 @@
-"""Where the ranks of a BPE tokenizer come from: trained on a corpus, or GPT-2's own, without a network if possible."""
+"""The ranks of a BPE tokenizer: trained on a corpus, or GPT-2's from a file, a cache or, at last, the network."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def train_bpe(texts: Iterable[str], n_classes: int, name: str) -> BpeTokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     trainer = trainers.BpeTrainer(
         vocab_size=n_classes - 1,
-        special_tokens=[],  # with none, the ids are the order of the merges without gaps
+        special_tokens=[],  # without special tokens the ids are the order of the merges, without gaps
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all 256 bytes: any text can be encoded
         show_progress=False,
     )

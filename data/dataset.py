@@ -1,4 +1,4 @@
-"""What training and evaluation see of a corpus: token streams with document offsets.
+"""A prepared corpus for training and evaluation: token streams with document offsets.
 
 A split is one stream of token ids. Where the corpus has several documents the stream is
 `EOT doc_0 EOT doc_1 EOT ... doc_n EOT`, so that every token of every document, and the end of it, is
@@ -22,7 +22,7 @@ class Split:
     doc_starts: (D + 1,) int64; document d's targets are tokens[doc_starts[d]:doc_starts[d + 1]];
         doc_starts[0] == 1 (nothing predicts the first token) and doc_starts[D] == N.
     floor_nll: (D,) float64, nats: the exact negative log-likelihood of each document under the
-        distribution that made it; None for real text, where nobody knows it.
+        distribution that made it; None for real text, whose distribution is unknown.
     """
 
     tokens: np.ndarray
@@ -46,7 +46,7 @@ class Dataset:
     token_bytes: (C,) int64: UTF-8 bytes each token stands for, 0 for special tokens.
     hash: hex digest over the content of the splits and the tokenizer: equal hash, equal numbers.
     path: the folder in the cache (meta.json, tokenizer files, *.npy).
-    meta: what prepare wrote down (document counts, bytes, revision, licence).
+    meta: what `prepare` recorded in meta.json (document counts, bytes, revision, licence, digest of own source).
     """
 
     corpus: str

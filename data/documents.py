@@ -1,7 +1,7 @@
 """The texts of a corpus on disk: one UTF-8 file and the byte range of each document.
 
-A corpus may have millions of documents, so they are never a list of strings: the file is memory-mapped, the
-offsets are arrays, and a document becomes a string only while somebody looks at it.
+A corpus may have millions of documents, so they are not kept as a list of strings: the file is memory-mapped, the
+offsets are arrays, and a document is decoded only when it is needed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Documents:
     blob: (bytes of the file,) uint8, memory-mapped.
     starts, stops: (D,) int64, byte ranges of the documents in `blob`.
     official: (D,) uint8, the split that the corpus itself puts each document in; None if it has no splits.
-    floor_nll: (D,) float64, nats, where the distribution that made the documents is known.
-    facts: what is worth writing down about the corpus (revision, licence, rows left out).
+    floor_nll: (D,) float64, nats: each document's exact negative log-likelihood; None where it is unknown.
+    facts: recorded in meta.json beside the corpus (revision, licence, rows left out).
     """
 
     blob: np.ndarray
@@ -49,7 +49,7 @@ class Documents:
         return self.blob[self.starts[i] : self.stops[i]].tobytes()
 
     def take(self, rows: np.ndarray) -> Documents:
-        """Some of the documents: rows (n,) of int64, in the given order."""
+        """Some of the documents, by index: rows (n,) int64, whose order is kept."""
         pick = lambda values: None if values is None else values[rows]
         return replace(
             self,
@@ -66,11 +66,12 @@ def open_blob(path: Path) -> np.ndarray:
 
 
 def write_documents(rows: Iterable[tuple[Any, int]], path: Path, name: str, unit: str, field_name: str) -> Documents:
-    """Write texts to the file `path` and remember where each one lies.
+    """Write texts to the file `path`, one after the other, and return their byte ranges.
 
     rows: (text, official split) pairs; None and blank texts are left out and counted.
     name, unit, field_name: how an error names the place (`jsonl:a.jsonl#text: line 7: ...`).
-    Raises UserError for what is not text, for a text UTF-8 cannot hold (lone surrogates) and when nothing is left.
+    Raises UserError for a value that is not text, for text that UTF-8 cannot encode (lone surrogates) and when no
+        document is left.
     """
     offsets, official = array("q", [0]), bytearray()
     skipped = 0
@@ -113,8 +114,8 @@ def encode_utf8(text: str, place: str) -> bytes:
 def pieces(blob: np.ndarray, start: int, stop: int, size: int = 1 << 20) -> Iterator[tuple[int, int]]:
     """Cut one long document into byte ranges of about `size` that can be tokenised one by one.
 
-    Each cut lies after a visible character and before a space or newline: there every pre-token of GPT-2's pattern
-    ends, so the pieces' tokens are the whole document's tokens. Text without any such place is not cut.
+    A cut is always after a visible character and before a space or newline. Every pre-token of GPT-2's pattern ends
+    there, so that the tokens of the pieces are those of the whole document. Text without such a place is not cut.
     """
     at, reach = start, start + size
     while reach < stop:

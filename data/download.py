@@ -1,4 +1,4 @@
-"""Fetch one known file once, into the cache, and believe it only with the right sha256."""
+"""Download a file of known sha256 into the cache, once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 
 from data.errors import UserError
 
-TIMEOUT = 15  # seconds without a byte; a machine behind a firewall should learn it soon
+TIMEOUT = 15  # seconds without a byte, so that a machine behind a firewall fails soon
 
 
 def download(url: str, sha256: str, target: Path, instead: str) -> Path:
     """The file `target` with the content of `url`, downloaded when it is not there yet.
 
-    instead: what the user can do without a network, for the UserError that says it cannot be fetched.
+    instead: what the user can do without a network. Raises UserError, which ends with it, when the download fails or
+        has another digest.
     """
     if target.exists() and hashlib.sha256(target.read_bytes()).hexdigest() == sha256:
         return target
@@ -29,9 +30,9 @@ def download(url: str, sha256: str, target: Path, instead: str) -> Path:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UserError(f"cannot download {url} ({reason}): {instead}") from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise UserError(f"{url} is not the file we know (sha256 {found[:12]}..., expected {sha256[:12]}...): {instead}")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise UserError(f"{url} has changed (its sha256 is {digest[:12]}..., expected {sha256[:12]}...): {instead}")
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from data.corpora import processors
 from data.documents import Documents, pieces
 from data.progress import bar
 from data.tokenizers import Tokenizer
@@ -29,9 +29,9 @@ def write_split(
     label: str,
     progress: bool,
 ) -> int:
-    """Write tokens.npy, doc_starts.npy and, where it is known, floor_nll.npy (see data.dataset.Split); count tokens.
+    """Write tokens.npy, doc_starts.npy and, where the floor is known, floor_nll.npy (see data.dataset.Split).
 
-    eot: stands before the first document and after each one; None for a one-document corpus.
+    Returns the number of tokens. eot: the id before the first document and after each; None for a one-document corpus.
     """
     folder.mkdir()
     tasks = _tasks(documents, tokenizer, eot)
@@ -91,7 +91,7 @@ def _encode_documents(documents: Documents, first: int, stop: int, tokenizer: To
 
 
 def _in_order(tasks: Iterable[Callable[[], Encoded]], workers: int) -> Iterator[Encoded]:
-    """Results of the tasks in their order, a few ahead. Threads: tiktoken works without the interpreter's lock."""
+    """Results of the tasks in their order, a few ahead, in threads (tiktoken releases the interpreter's lock)."""
     waiting: deque[Future[Encoded]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for task in tasks:
@@ -102,10 +102,15 @@ def _in_order(tasks: Iterable[Callable[[], Encoded]], workers: int) -> Iterator[
             yield waiting.popleft().result()
 
 
-class NpyWriter:
-    """A one-dimensional .npy file of a length that is only known at the end.
+def processors() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    Written with write(2), not through a memory map: on a full disk a map dies by SIGBUS, a write says so.
+
+class NpyWriter:
+    """A one-dimensional .npy file, written in parts; its length need not be known before the end.
+
+    Written with write(2), which raises OSError on a full disk; a memory map would end the process with SIGBUS.
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
@@ -115,7 +120,7 @@ class NpyWriter:
         self._write_header()
 
     def _write_header(self) -> None:
-        # numpy pads the header for a first axis that grows: any length takes the same room
+        # numpy pads the header for a growing first axis, so that every length takes the same space
         shape = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length,)}
         np.lib.format.write_array_header_1_0(self._file, shape)
 

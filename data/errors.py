@@ -1,6 +1,7 @@
-"""The one exception for a user's mistake: a single line that names the place, what was found and what to do.
+"""`UserError`, the exception for a user's mistake. Its message is one line: the place, the value, what to do.
 
-Command lines print it without a traceback and exit with code 2; anything else that escapes is a bug of ours.
+Command lines print the message without a traceback and exit with code 2. Any other exception that reaches a command
+line is a bug of this program.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_LONGEST = 2000  # characters: what was given may be a book
+_LONGEST = 2000  # characters of a message; the value that it quotes may be as long as a book
 
 
 class UserError(Exception):
-    """A mistake in what the user gave us (a file, a key, a value, a machine that lacks something).
+    """A mistake in the user's input or machine: a file, a key, a value, a missing program.
 
-    The message is made one line of printable characters: it repeats what somebody wrote, who may have meant the
-    terminal to obey it.
+    The message is reduced to one line of printable characters, as the input that it quotes may hold control sequences
+    that a terminal would execute.
     """
 
     def __init__(self, message: str) -> None:
@@ -36,12 +37,12 @@ class Lost(Exception):  # noqa: N818 (it is what the user reads)
     """A run that could not continue, by no mistake of the user: what happened and what to do, in a line."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`did you mean X?`, or the list of what is allowed when nothing is near.
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """`did you mean X?` with the most similar allowed word, or the list of all where none is similar.
 
     >>> nearest("learning_rte", ["learning_rate", "dropout"])
     'did you mean learning_rate?'
     """
-    names = sorted(known)
+    names = sorted(allowed)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else f"allowed: {', '.join(names)}"

@@ -1,8 +1,9 @@
-"""Write a range of the built-in stories to files; `data.corpora` runs several of these side by side.
+"""Write a range of the built-in stories to files; `data.parallel_stories` runs several of these side by side.
 
 Run: python -m data.generate SEED START STOP PREFIX
 writes PREFIX.txt (the stories, one after the other), PREFIX.lengths (int64, bytes of each) and PREFIX.nll (float64,
-nats). A program of its own, not a forked or spawned function: it starts in 0.1 s, whatever the caller has loaded.
+nats). It is a program of its own, not a forked or spawned function: it starts in 0.1 s, whatever modules the caller has
+loaded.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Corpora through Hugging Face `datasets`: from the hub or from a directory, memory-mapped, row by row.
+"""Corpora that Hugging Face `datasets` reads, memory-mapped, row by row: from the hub or from a directory.
 
-The named ones follow the recipe under which their published results were made.
+`clean_tinystories` and `mainrun_titles` order and split rows as the published results on these datasets did.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def mainrun_titles(splits: Any, field: str, name: str) -> Iterator[Row]:
 
 def _train(splits: Any, name: str) -> Any:
     if "train" not in splits:
-        raise UserError(f"{name}: has no train split any more, has {', '.join(splits)}; its layout changed on the hub")
+        raise UserError(f"{name}: has no train split, has {', '.join(splits)}; its layout changed on the hub")
     return splits["train"]
 
 
@@ -66,7 +66,7 @@ def _rows(rows: Any, field: str, label: int) -> Iterator[Row]:
 def read_hub(
     name: str, dataset: str, field: str | None, arrange: Arrange, instead: str, scratch: Path, progress: bool
 ) -> Documents:
-    """A dataset of the hub, `ORG/NAME` or `ORG/NAME/CONFIG`; its revision and licence are among the facts.
+    """A dataset of the hub, `ORG/NAME` or `ORG/NAME/CONFIG`; its revision and licence go to `Documents.facts`.
 
     instead: what to give when there is no network (and no copy in Hugging Face's own cache).
     """
@@ -88,7 +88,7 @@ def read_directory(name: str, path: Path, field: str | None, scratch: Path, prog
                 splits = datasets.load_from_disk(str(path))
                 if isinstance(splits, datasets.Dataset):
                     splits = datasets.DatasetDict(train=splits)
-            else:  # the Arrow copy goes to the scratch folder: a cache keyed by path and time may be stale
+            else:  # Arrow copies go to the scratch folder: Hugging Face's cache, keyed by path and time, may be stale
                 splits = datasets.load_dataset(str(path), cache_dir=str(scratch / "arrow"))
         except Exception as error:
             _raise_full_disk(error)
@@ -129,7 +129,7 @@ def _fetch(name: str, repo: str, config: str | None, instead: str) -> tuple[Any,
 
     facts: dict[str, Any] = {}
     try:
-        # asked first, and with a limit: `load_dataset` tries for half a minute before it believes in no network
+        # asked first, with a time limit: without a network `load_dataset` retries for half a minute
         info = HfApi().dataset_info(repo, timeout=TIMEOUT)
     except (GatedRepoError, RepositoryNotFoundError) as error:
         raise UserError(f"{name}: no such dataset on the hub, or no access to it: {_first_line(error)}") from None
@@ -174,7 +174,7 @@ def _quiet_datasets(progress: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """No attempt to reach the hub. The libraries read the environment at import only, so their constants are set."""
+    """Keep the libraries from contacting the hub. They read the environment only at import, hence constants."""
     import datasets
     from huggingface_hub import constants
 
@@ -187,7 +187,7 @@ def _offline() -> Iterator[None]:
 
 
 def _raise_full_disk(error: BaseException) -> None:
-    """OSError if a full disk is what lies behind an error of `datasets`."""
+    """Raise OSError where a full disk is among the causes of an error of `datasets`."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):

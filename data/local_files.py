@@ -1,4 +1,4 @@
-"""Corpora from files on this machine: plain text, JSON lines, Parquet. Whatever is wrong is an error with its place."""
+"""Corpora from files on this machine: plain text, JSON lines, Parquet. A faulty file is a UserError with its place."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def sha256_of(path: Path) -> str:
 
 
 def read_text(name: str, path: Path) -> Documents:
-    """The documents of a text file, as they lie in it: nothing is copied, no line ending is touched.
+    """The documents of a text file, as byte ranges of it: nothing is copied, line endings are kept.
 
-    Documents are what stands between lines `<|endoftext|>`, without the blank lines around it; a file without
-    such lines is one document. A byte order mark at the start of the file is not text.
+    Documents are the text between lines `<|endoftext|>`, without the blank lines around it; a file without
+    such lines is one document. A byte order mark at the start of the file is left out.
     """
     _check_utf8(name, path)
     blob = open_blob(path)
@@ -81,7 +81,7 @@ def read_text(name: str, path: Path) -> Documents:
 
 
 def _separator_lines(view: mmap.mmap, first: int) -> Iterator[tuple[int, int]]:
-    """Byte ranges of the lines that hold nothing but the separator. Elsewhere it is ordinary text."""
+    """Byte ranges of the lines that hold only the separator; within a line it is ordinary text."""
     at = view.find(SEPARATOR, first)
     while at != -1:
         end = at + len(SEPARATOR)

@@ -1,4 +1,4 @@
-"""Paths as people write them: what can be none is said in one line, where Python would raise this or that."""
+"""Paths as users write them: text that can be no path is a UserError of one line, not an exception of Python's."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from data.errors import UserError
 
 
 def at_home(path: Path | str) -> Path:
-    """`~` and `~user` written out. Raises UserError for a user who is not there, and a name too long for any file."""
+    """The path with `~` and `~user` expanded. Raises UserError for an unknown user and for too long a name."""
     try:
-        found = Path(path).expanduser()
-        found.is_file()
+        expanded = Path(path).expanduser()
+        expanded.is_file()
     except RuntimeError:
         raise UserError(f"{path}: there is no user {Path(path).parts[0].removeprefix('~')} here") from None
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:  # what may not be read is found out by whoever reads it
-            return found
+        if error.errno != errno.ENAMETOOLONG:  # whoever reads the file reports that it may not
+            return expanded
         text = str(path)
         raise UserError(f"{text[:60]}...: {len(text)} characters are too long for a file's name") from None
-    return found
+    return expanded
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; what can be none, or may not be looked at, is none."""
+    """Whether there is such a file; False for text that can be no path and where permission is missing."""
     try:
         return path.is_file()
     except OSError:

@@ -1,11 +1,12 @@
-"""Corpus and tokenizer to token arrays in the cache: made once, memory-mapped ever after.
+"""Turns a corpus and a tokenizer into token arrays in the cache: written once, then memory-mapped.
 
-    dataset = prepare("text:input.txt", "bpe:1024")      # the first time some seconds, then milliseconds
+    dataset = prepare("text:input.txt", "bpe:1024")      # seconds the first time, then milliseconds
     dataset = open_dataset(dataset.path)                  # the same, in another process
     test = load_test(dataset.path)                        # the only way to see the test split
 
 A prepared corpus is a folder: meta.json, the tokenizer's files, token_bytes.npy and, for each split, a folder with
-tokens.npy, doc_starts.npy and perhaps floor_nll.npy. It appears at once and whole, by renaming.
+tokens.npy, doc_starts.npy and, where the floor is known, floor_nll.npy. It is written elsewhere and renamed, so that
+it is complete or absent.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from data import corpora, splits, titles
+from data.corpus_kind import Corpus
 from data.dataset import Dataset, Split
 from data.documents import Documents, pieces
 from data.encode import write_split
@@ -39,7 +41,7 @@ from data.tokenizers import (
     check_name,
 )
 
-FORMAT = 1  # of the folder; a change of layout or meaning makes a new one
+FORMAT = 1  # version of the folder's layout and meaning
 _META = "meta.json"
 
 
@@ -49,39 +51,44 @@ def default_cache() -> Path:
 
 
 def prepare(
-    corpus: str, tokenizer: str, split: str = "documents", cache: Path | None = None, progress: bool = False
+    corpus: str,
+    tokenizer: str,
+    split: str = "documents",
+    cache: Path | None = None,
+    progress: bool = False,
+    allow_code: bool = False,
 ) -> Dataset:
-    """The token arrays of a corpus, from the cache or made now. Processes that ask for the same one make it once.
+    """The token arrays of a corpus, from the cache or prepared now, once even if several processes ask for them.
 
     corpus, tokenizer: names as in data/corpora.py and data/tokenizers.py.
     split: `documents` (90/5/5, or the corpus's own splits), `nanogpt` (first 90 % of the characters, last 10 %) or
         `mainrun` (first 90 % of the titles, last 10 %).
-    Raises UserError for whatever is wrong with them, for a missing network and for a full disk.
+    allow_code: whether a corpus that is code of the user's own (`my_module:MyCorpus`) may run. It runs only when it
+        is not in the cache yet; the cache knows the digest of its source.
+    Raises UserError for an unknown or faulty corpus, tokenizer or split, for a missing network and for a full disk.
     """
     cache = cache or default_cache()
     splits.check_rule(split)
     kept_name = check_name(tokenizer)
-    found = corpora.find(corpus, cache)
-    key = hashlib.sha256(json.dumps([FORMAT, found.key, kept_name, split]).encode()).hexdigest()[:16]
-    slug = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{found.slug}-{kept_name}")
+    source = corpora.find(corpus, cache, allow_code)
+    key = hashlib.sha256(json.dumps([FORMAT, source.key, kept_name, split]).encode()).hexdigest()[:16]
+    slug = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{source.slug}-{kept_name}")
     folder = cache / f"{slug}-{key}"
     if not (folder / _META).exists():
         with _disk_errors(cache):
-            _prepare_once(found, tokenizer, split, cache, folder, progress)
+            _prepare_once(source, tokenizer, split, cache, folder, progress)
     return replace(open_dataset(folder), corpus=corpus)
 
 
-def _prepare_once(
-    corpus: corpora.Corpus, tokenizer: str, split: str, cache: Path, folder: Path, progress: bool
-) -> None:
+def _prepare_once(corpus: Corpus, tokenizer: str, split: str, cache: Path, folder: Path, progress: bool) -> None:
     from filelock import FileLock
 
     (cache / "locks").mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "locks" / f"{folder.name}.lock"):
         if (folder / _META).exists():
-            return  # another process made it while we waited
+            return  # another process prepared it while this one waited
         work = cache / f"{folder.name}.tmp"
-        shutil.rmtree(work, ignore_errors=True)  # of a process that was killed: the lock is ours
+        shutil.rmtree(work, ignore_errors=True)  # left by a process that was killed; this one holds the lock
         try:
             (work / "scratch").mkdir(parents=True)
             (work / "dataset").mkdir()
@@ -93,7 +100,7 @@ def _prepare_once(
 
 
 def _build(
-    corpus: corpora.Corpus,
+    corpus: Corpus,
     documents: Documents,
     tokenizer_name: str,
     rule: str,
@@ -101,8 +108,8 @@ def _build(
     folder: Path,
     progress: bool,
 ) -> None:
-    """Write everything a prepared corpus consists of; meta.json last."""
-    documents = titles.of(documents) if rule == "mainrun" else documents
+    """Write the files of a prepared corpus, meta.json last."""
+    documents = titles.titles_of(documents) if rule == "mainrun" else documents
     several = len(documents) > 1
     parts = splits.divide(documents, rule, corpus.name)
     tokenizer = make_tokenizer(tokenizer_name, documents, parts["train"], corpus.name, cache, progress)
@@ -165,7 +172,7 @@ def token_dtype(n_classes: int) -> np.dtype[Any]:
 
 
 def content_hash(folder: Path, names: list[str]) -> str:
-    """sha256 over tokenizer and splits: the same text in the same order gives the same hash wherever it lay."""
+    """sha256 over tokenizer and splits: equal text in equal order gives an equal hash, whatever its file or kind."""
     digest = hashlib.sha256()
     files = [JSON_FILE, RANKS_FILE, *(f"{name}/{array}.npy" for name in names for array in ("tokens", "doc_starts"))]
     for name in files:
@@ -178,7 +185,7 @@ def content_hash(folder: Path, names: list[str]) -> str:
 
 
 def open_dataset(path: Path) -> Dataset:
-    """A prepared corpus, its train and val memory-mapped; the test split is not opened."""
+    """A prepared corpus with train and val memory-mapped; the test split is not opened. UserError where it is none."""
     meta = _read_meta(path)
     return Dataset(
         corpus=meta["corpus"],
@@ -222,13 +229,13 @@ def _open_split(folder: Path) -> Split:
 
 
 def _open_array(file: Path) -> np.ndarray:
-    # a plain array over the map: np.memmap is slower to index, and drags its file name along when it is pickled
+    # a plain array over the map: np.memmap is slower to index and pickles its file name too
     return np.asarray(np.load(file, mmap_mode="r"))
 
 
 @contextmanager
 def _disk_errors(cache: Path) -> Iterator[None]:
-    """A full or forbidden cache is the user's to mend."""
+    """Turn a full disk and missing permissions in the cache into UserErrors that name the cache."""
     advice = "set NANOSWEEP_CACHE to a folder on another disk"
     try:
         yield

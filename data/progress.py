@@ -1,4 +1,4 @@
-"""A progress bar on stderr, or nothing: `with bar("tokenising train", n_bytes, show) as advance: advance(n)`."""
+"""A progress bar on stderr: `with bar("tokenising train", n_bytes, show) as advance: advance(n)`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def bar(label: str, total: int, show: bool) -> Iterator[Callable[[int], None]]:
-    """Hand out a function that moves the bar forward by n of `total`; does nothing when `show` is false."""
+    """Yield a function that advances the bar by n of `total`; it does nothing where `show` is false."""
     if not show:
         yield lambda n: None
         return

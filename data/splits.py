@@ -1,7 +1,7 @@
-"""Which document goes into train, val and test: decided by what the document says, never by where it lies.
+"""Divides a corpus into train, val and test by a hash of each document's text, not by its position.
 
-Documents are ranked by a hash of their text. Equal texts therefore share a split, the same corpus is split the same
-way on every machine, and no split is ever empty.
+Documents are ranked by that hash. Equal texts therefore share a split, a corpus is split in the same way on every
+machine, and no split is empty.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ RULES = ("documents", "nanogpt", "mainrun")
 
 
 def check_rule(rule: str) -> None:
+    """Raises UserError for a name that is not among `RULES`."""
     if rule not in RULES:
         raise UserError(f"split: {rule} is not known; {nearest(rule, RULES)}")
 
@@ -82,7 +83,7 @@ def _labels(documents: Documents, name: str) -> np.ndarray:
 
 
 def _hashes(documents: Documents, rows: np.ndarray) -> np.ndarray:
-    """(n,) uint64. 64 bits are plenty: a collision merely puts two documents in the same split."""
+    """(n,) uint64. 64 bits suffice: a collision only puts two documents into the same split."""
     digests = (hashlib.blake2b(documents.bytes_of(i), digest_size=8).digest() for i in rows)
     return np.frombuffer(b"".join(digests), dtype="<u8")
 
@@ -105,11 +106,11 @@ def _contiguous(documents: Documents, ends: dict[str, float], name: str) -> dict
     return result
 
 
-_STEP = 1 << 24  # bytes looked at together
+_STEP = 1 << 24  # bytes searched at a time
 
 
 def _byte_of_character(blob: np.ndarray, index: int) -> int:
-    """Where character `index` begins."""
+    """The offset of the first byte of character `index`."""
     seen = 0
     for i in range(0, len(blob), _STEP):
         begins = np.flatnonzero((blob[i : i + _STEP] & 0xC0) != 0x80)

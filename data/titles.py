@@ -1,9 +1,8 @@
-"""Titles as the Mainrun task takes them: each stripped, in their order, the first 90 % to train on, the last 10 % to
-validate (`split: mainrun`).
+"""`split: mainrun`: titles as in the Mainrun task: stripped, in order, the first 90 % for train, the rest for val.
 
-Where the task joins titles by `<eos>`, the token streams here have the class EOT: no tokenizer can split it, and a
-title that says `<eos>` does not end. The task's text begins with its first title, a stream of ours with an EOT.
-Nothing is looked for twice: a title that was posted again may stand on both sides, as in the task.
+Where the task joins titles by the text `<eos>`, the token streams here have the class EOT, which no tokenizer can split
+and which a title that contains `<eos>` does not produce. The task's text begins with its first title, a stream here
+with an EOT. Duplicates are kept: a title that was posted twice may be in both splits, as in the task.
 """
 
 from __future__ import annotations
@@ -17,28 +16,29 @@ from data.errors import UserError
 
 TRAIN_SHARE = 0.9  # 1 - val_frac of the task
 EOS_CHARACTERS = len("<eos>")  # what the end of a title adds to the length of the task's text
-_STEP = 1 << 24  # bytes looked at together
+_STEP = 1 << 24  # bytes counted at a time
 
 
-def of(documents: Documents) -> Documents:
-    """The titles of a corpus: its documents, or the lines of its only one; stripped, blank ones left out."""
+def titles_of(documents: Documents) -> Documents:
+    """The titles of a corpus: its documents, or the lines of its only document; stripped, without blank ones."""
     ranges = zip(documents.starts.tolist(), documents.stops.tolist(), strict=True)
     if len(documents) == 1:
         start, stop = next(ranges)
         ends = start + np.flatnonzero(documents.blob[start:stop] == ord("\n"))
         lines = zip([start, *(ends + 1).tolist()], [*ends.tolist(), stop], strict=True)
-        found = [_stripped(documents.blob, *line) for line in lines]
+        stripped = [_strip(documents.blob, *line) for line in lines]
         documents = replace(documents, official=None, floor_nll=None)
-        rows = np.zeros(len(found), dtype=np.int64)
+        rows = np.zeros(len(stripped), dtype=np.int64)
     else:
-        found = [_stripped(documents.blob, *one) for one in ranges]
-        rows = np.arange(len(found))
-    starts, stops = np.array(found, dtype=np.int64).T
+        stripped = [_strip(documents.blob, *title) for title in ranges]
+        rows = np.arange(len(stripped))
+    starts, stops = np.array(stripped, dtype=np.int64).T
     kept = stops > starts
     return replace(documents.take(rows[kept]), starts=starts[kept], stops=stops[kept])
 
 
-def _stripped(blob: np.ndarray, start: int, stop: int) -> tuple[int, int]:
+def _strip(blob: np.ndarray, start: int, stop: int) -> tuple[int, int]:
+    """The byte range without the white space at its ends."""
     text = blob[start:stop].tobytes().decode("utf-8")
     start += len(text.encode("utf-8")) - len(text.lstrip().encode("utf-8"))
     return start, start + len(text.strip().encode("utf-8"))
@@ -70,6 +70,6 @@ def characters(blob: np.ndarray) -> int:
 
 
 def text_length(documents: Documents) -> int:
-    """Characters of the titles joined by `<eos>`, with one after the last: what the task divides by."""
+    """Characters of the titles joined by `<eos>`, with one after the last: the divisor of the task's loss."""
     ranges = zip(documents.starts.tolist(), documents.stops.tolist(), strict=True)
     return sum(characters(documents.blob[start:stop]) + EOS_CHARACTERS for start, stop in ranges)

@@ -1,8 +1,8 @@
-"""Text to token ids and back: `char`, `gpt2`, `bpe:N`. Saved as JSON and tiktoken ranks, never as a pickle.
+"""Tokenizers `char`, `gpt2` and `bpe:N`: text to ids and back. They are saved as JSON and tiktoken ranks, not pickled.
 
-A tokenizer knows its number of real classes C (`n_classes`) and the bytes of each (`token_bytes`), which turns nats
-per token into bits per byte. Whatever a document says is ordinary text: a literal `<|endoftext|>` in it is not the
-end of the document. Ids are only ever made for text that comes back from them unchanged.
+A tokenizer has C real classes (`n_classes`) and the bytes of each (`token_bytes`), which turn nats per token into bits
+per byte. No special token is parsed from text: a literal `<|endoftext|>` in a document does not end it. `encode` raises
+UserError for text that `decode` could not give back unchanged.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from data.errors import UserError, nearest
 if TYPE_CHECKING:
     import tiktoken
 
-END_OF_TEXT = "<|endoftext|>"  # how the end of a document is shown; in the ids it is a class of its own
+END_OF_TEXT = "<|endoftext|>"  # how decoded text shows the end of a document, which is a class of its own
 RANKS_FILE = "ranks.tiktoken"
 JSON_FILE = "tokenizer.json"
 
-# GPT-2's pre-tokens (openai/gpt-2, encoder.py), in tiktoken's form of it without backtracking
+# GPT-2's pre-tokens (openai/gpt-2, encoder.py), in tiktoken's form without backtracking
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
@@ -150,7 +150,7 @@ def load(folder: Path) -> Tokenizer:
 
 
 def check_name(name: str) -> str:
-    """The tokenizer's name as it is kept (`gpt2:PATH` is gpt2 all the same); UserError for an unknown one."""
+    """The tokenizer's name as the cache records it (`gpt2` for `gpt2:PATH`). UserError for an unknown one."""
     kind, _, rest = name.partition(":")
     if name == "char" or kind == "gpt2":
         return kind
@@ -160,6 +160,16 @@ def check_name(name: str) -> str:
             return f"bpe:{int(rest)}"
         raise UserError(f"tokenizer {name}: write bpe:N with N classes, 258 <= N <= {1 << 32:,} (256 are the bytes)")
     raise UserError(f"tokenizer {name} is not known; {nearest(name, ('char', 'gpt2', 'gpt2:PATH', 'bpe:N'))}")
+
+
+def split_path(name: str) -> tuple[str, str, str]:
+    """A tokenizer's name as what stands before its path, the path on this machine (empty: none), and what follows.
+
+    >>> split_path("gpt2:a/ranks"), split_path("bpe:512")
+    (('gpt2:', 'a/ranks', ''), ('', '', ''))
+    """
+    kind, colon, path = name.partition(":")
+    return (f"{kind}{colon}", path, "") if kind == "gpt2" and path else ("", "", "")
 
 
 def dump_ranks(ranks: dict[bytes, int]) -> bytes:

@@ -3,8 +3,8 @@
     rows = Batches(dataset.train, block_size=256, order="random", seed=1337)
     x, y = rows.rows(step * batch_size, batch_size)     # (B, T) each, int64
 
-Row r is a pure function of (split, block_size, order, seed, r). So resuming needs the step number only, and ranks or
-micro-batches that take parts of a batch see together what one process would see.
+Row r is a pure function of (split, block_size, order, seed, r). So resuming needs only the step number, and the
+ranks or micro-batches that share a batch read together the rows that one process would read.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from data.errors import UserError, nearest
 
 Order = Literal["random", "epoch", "sequential"]
 
-CHUNK = 1024  # tokens: what stands for a document in the subset of a one-document corpus
-SUBSET_KEY = 20240  # of the subset's choice of documents; a constant, so that all trials are measured on the same text
+CHUNK = 1024  # tokens of a chunk, which replaces a document in the subset of a one-document corpus
+SUBSET_KEY = 20240  # seed of the subset's choice of documents; constant, so that all trials are scored on the same text
 
 
 class Batches:
@@ -33,8 +33,8 @@ class Batches:
         different piece in each epoch.
     sequential: the stream from its beginning, window after window, again and again, as the Mainrun task: nothing is
         drawn. In each epoch the same tail is left out, which is less than a step of `rows_per_step` rows.
-    The ring is seamless for several documents, as the stream begins and ends with EOT; that of a one-document
-    corpus has its seam in one window of an epoch.
+    With several documents the ring has no seam, as the stream begins and ends with EOT; with one document one window
+    of each epoch spans the end and the beginning of the text.
     """
 
     def __init__(self, split: Split, block_size: int, order: Order, seed: int, rows_per_step: int = 1) -> None:
@@ -58,7 +58,7 @@ class Batches:
         self._n_windows = split.n_targets // block_size
         if order == "sequential":
             self._n_windows -= self._n_windows % rows_per_step
-        self._epoch = -1  # of the two fields below, which are only a cache
+        self._epoch = -1  # the epoch of the two fields below, which are only a cache
         self._turn = 0
         self._permutation = np.empty(0, dtype=np.int64)
 
@@ -114,7 +114,7 @@ def _random_bits(seed: int, stream: int, first: int, count: int) -> np.ndarray:
     Philox is a function of a counter (Salmon et al. 2011): any place of the stream is reached at once.
     """
     generator = np.random.Philox(key=np.array([seed % (1 << 64), stream], dtype=np.uint64))
-    generator.advance(first // 4)  # a step of the counter makes four numbers
+    generator.advance(first // 4)  # each step of the counter gives four numbers
     skip = first % 4
     return generator.random_raw(skip + count)[skip:]
 
@@ -145,19 +145,20 @@ def eval_batches(
         at_scored = at[:, skip:]
         return tokens[at].astype(np.int64), tokens[at_scored + 1].astype(np.int64), at_scored
 
-    def given(starts: np.ndarray, size: int, skip: int) -> np.ndarray:
+    def select(starts: np.ndarray, size: int, skip: int) -> np.ndarray:
         return starts if chosen is None else starts[chosen[starts + size] > chosen[starts + skip]]
 
     n_windows = 1 + max(0, -(-(n - context) // stride))
     starts = np.arange(n_windows, dtype=np.int64) * stride
     whole = starts[starts + context <= n]
-    # of one shape each: the first, whose targets all count, unless all of every window do; whole ones; the short one
+    # groups of windows of one shape: the first window, all of whose targets count (with an overlap), the other whole
+    # ones, and the one that the end of the split cuts short
     groups = [(whole[:1], context, 0), (whole[1:], context, overlap)] if overlap else [(whole, context, 0)]
     groups += [(starts[i : i + 1], n - int(starts[i]), overlap if i else 0) for i in range(len(whole), n_windows)]
     for group, size, skip in groups:
-        left = given(group, size, skip)
-        for first in range(0, len(left), batch_size):
-            yield batch(left[first : first + batch_size], size, skip)
+        selected = select(group, size, skip)
+        for first in range(0, len(selected), batch_size):
+            yield batch(selected[first : first + batch_size], size, skip)
 
 
 def subset(split: Split, n_tokens: int) -> Split:
@@ -192,7 +193,7 @@ def _chunks(split: Split, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def subset_hash(split: Split) -> str:
-    """sha256 over the tokens and document offsets of a split: recorded beside what was measured on it."""
+    """sha256 over the tokens and document offsets of a split, recorded beside the scores on it."""
     digest = hashlib.sha256()
     for values in (split.tokens, split.doc_starts):
         digest.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).data)

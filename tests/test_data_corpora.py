@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data import corpora, stories
+from data import corpora, kind_files, kind_stories, parallel_stories, stories
 from data.documents import Documents
 from data.download import download
 from data.errors import UserError
@@ -173,12 +173,12 @@ def test_a_bare_path_is_answered_with_the_right_spelling(tmp_path: Path) -> None
 
 
 def test_stories_are_the_generators_whoever_wrote_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpora, "processors", lambda: 3)
+    monkeypatch.setattr(parallel_stories, "processors", lambda: 3)
     documents = read("stories:3001", tmp_path)
     assert len(documents) == 3001
     assert documents.floor_nll is not None
     for i in (0, 999, 1000, 2000, 2001, 3000):
-        text, nats = stories.generate_with_nll(corpora.STORIES_SEED, i)
+        text, nats = stories.generate_with_nll(kind_stories.STORIES_SEED, i)
         assert documents.bytes_of(i).decode() == text
         assert documents.floor_nll[i] == nats
 
@@ -208,7 +208,7 @@ def test_a_download_is_made_once_and_checked(web: str, tmp_path: Path) -> None:
     (tmp_path / "web" / "f.txt").write_bytes(b"content")
     target = tmp_path / "cache" / "f.txt"
     sha256 = hashlib.sha256(b"content").hexdigest()
-    with pytest.raises(UserError, match=r"is not the file we know .*: give it"):
+    with pytest.raises(UserError, match=r"has changed .*expected 000000000000\.\.\.\): give it"):
         download(f"{web}/f.txt", "0" * 64, target, "give it")
     assert not target.exists()
     download(f"{web}/f.txt", sha256, target, "give it")
@@ -220,11 +220,11 @@ def test_a_download_is_made_once_and_checked(web: str, tmp_path: Path) -> None:
 
 
 def test_shakespeare_without_a_network_names_the_file_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpora, "SHAKESPEARE_URL", "http://127.0.0.1:9/input.txt")
+    monkeypatch.setattr(kind_files, "SHAKESPEARE_URL", "http://127.0.0.1:9/input.txt")
     with pytest.raises(UserError, match=r"Connection refused.*text:input\.txt$"):
         read("shakespeare", tmp_path)
 
 
 def test_the_sample_shakespeare_is_the_file_we_download(sample_data: Path) -> None:
     content = (sample_data / "shakespeare" / "input.txt").read_bytes()
-    assert hashlib.sha256(content).hexdigest() == corpora.SHAKESPEARE_SHA256
+    assert hashlib.sha256(content).hexdigest() == kind_files.SHAKESPEARE_SHA256

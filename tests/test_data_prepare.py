@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from data import encode, stories
-from data.corpora import STORIES_SEED
 from data.dataset import Dataset, Split
 from data.errors import UserError
+from data.kind_stories import STORIES_SEED
 from data.prepare import default_cache, load_test, open_dataset, prepare, token_dtype
 from data.tokenizers import Tokenizer, load
 

@@ -62,7 +62,7 @@ def test_a_corpus_with_a_validation_split_of_its_own_keeps_it() -> None:
 )
 def test_what_cannot_be_split_is_refused(documents: list[str], official: list[int] | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        titles.divide(titles.of(in_memory(documents, official)), "corpus")
+        titles.divide(titles.titles_of(in_memory(documents, official)), "corpus")
 
 
 def test_characters_are_counted_not_bytes() -> None:

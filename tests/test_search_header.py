@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,11 @@ def test_tokenizers_share_a_hash_and_have_each_its_own_facts() -> None:
     assert one["val_bytes"] == other["val_bytes"]
     assert one["val_tokens"] > other["val_tokens"]
     assert math.isclose(one["floor"]["val_bits_per_byte"], other["floor"]["val_bits_per_byte"])
+
+
+def test_the_source_of_an_own_corpus_is_noted_beside_its_hash() -> None:
+    data = tiny.stories()
+    own = replace(data, meta={**data.meta, "source_sha256": "ab" * 32})
+    assert "source_sha256" not in header.describe({"char": data}, header.pin_eval_tokens(tiny.config(), 1000))
+    described = header.describe({"char": own}, header.pin_eval_tokens(tiny.config(), 1000))
+    assert described["source_sha256"] == "ab" * 32

@@ -71,7 +71,7 @@ def test_the_package_holds_code_spec_and_base_and_nothing_that_lies_around(tmp_p
     (tmp_path / "token.env").write_text("s3cret")
     found, _ = packed(path, tmp_path)
     others = {name for name in found.files if not name.endswith(".py")}
-    page = {name for name in others if name.startswith("search/report/template/")}
+    page = {name for name in others if name.startswith(("search/report/template/", "trainer/comparison"))}
     assert others - page == {"pyproject.toml", "submitted/spec.yaml", "base.yaml"}
     rooms = {name.split("/")[0] for name in found.files if name.endswith(".py")}
     assert rooms == {"search", "trainer", "models", "data"}

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
-from data.corpora import NAMES
-from data.licences import KNOWN, UNKNOWN, terms
+from data.corpora import KINDS
+from data.corpus_kind import UNKNOWN_LICENCE, CorpusKind
+from data.licences import terms
 from tests import tiny
 from trainer import card, config, records, scores
 from trainer.__main__ import main
@@ -79,8 +81,19 @@ def test_the_rest_is_the_runs_own_too(run: Path) -> None:
     (yaml,) = re.findall(r"```yaml\n(.*?)```", text, re.S)
     assert yaml == config.dump(config.load(run / "config.yaml"))
     assert re.search(r"^# parameters: ([\d,]+)$", (run / "config.yaml").read_text(), re.M)[1] in text  # type: ignore[index]
-    assert KNOWN["stories"].licence in text
+    assert KINDS["stories"].licence in text
     assert "over-fitting" in text
+
+
+def test_a_model_hub_reads_the_cards_metadata(run: Path) -> None:
+    loaded = ModelCard.load(run / records.CARD)
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["metrics"]
+    results = {result.metric_type: result for result in loaded.data.eval_results or []}
+    assert results["perplexity"].metric_value == last["val_perplexity"]
+    assert {(result.dataset_name, result.dataset_split) for result in results.values()} == {
+        (tiny.config().corpus, "validation")
+    }
+    assert loaded.text.lstrip().startswith(f"# {run.name}")
 
 
 def test_where_the_config_comes_from_reaches_the_card_and_how_to_use_the_file_does_not(run: Path) -> None:
@@ -131,15 +144,16 @@ def test_a_card_goes_when_its_run_goes_on_and_stays_when_there_is_nothing_left_t
     assert not (folder / records.CARD).exists()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_corpus_has_a_licence_or_is_said_to_have_an_unknown_one(name: str) -> None:
-    kind = name.partition(":")[0]
-    assert kind in KNOWN
-    assert (terms(name, {}).licence == UNKNOWN) == (kind in ("text", "jsonl", "parquet", "hf"))
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+def test_every_corpus_has_a_licence_or_is_said_to_have_an_unknown_one(kind: CorpusKind) -> None:
+    found = terms(kind.example, {})
+    assert (found.text, found.licence) == (kind.text, kind.licence)
+    # what the user brings has the user's licence; what we name has one that we looked up
+    assert (found.licence == UNKNOWN_LICENCE) == (bool(kind.argument) and not kind.optional)
 
 
 def test_what_the_hubs_page_named_is_quoted_as_such() -> None:
     facts = {"licence": "mit", "revision": "abc"}
     assert terms("hf:some/thing#text", facts).licence == "its page on the hub named mit (revision abc)"
     assert terms("tinystories", facts).licence.startswith("CDLA-Sharing-1.0; its page on the hub named mit")
-    assert UNKNOWN in terms("nothing-known", {}).licence
+    assert UNKNOWN_LICENCE in terms("nothing-known", {}).licence

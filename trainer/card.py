@@ -1,5 +1,7 @@
 """The model card of a full run: MODEL_CARD.md in its folder, written when it has ended.
 
+It opens with the metadata that model hubs read (Hugging Face's model index: data, split, scores), as YAML.
+
 Everything in it is read from the run folder, from the prepared corpus and from the machine; what none of them knows
 is left out, or said to be unknown.
 """
@@ -39,6 +41,7 @@ def text(folder: Path, data: Dataset, status: Status, source: Path, changes: lis
     except UserError:
         measured = None  # then there are no intervals
     parts = [
+        f"---\n{_metadata(folder.resolve().name, config, reports[-1])}\n---",
         f"# {folder.resolve().name}",
         _what(config, data, notes),
         "## Data",
@@ -64,6 +67,29 @@ def exported(source: Path) -> list[str]:
         return []
     ends = (i for i, line in enumerate(lines) if not line.startswith("# "))  # then comes how to use the file
     return [line.removeprefix("# ") for line in lines[: next(ends, len(lines))]]
+
+
+def _metadata(name: str, config: TrainConfig, report: dict[str, Any]) -> str:
+    """The card's metadata as YAML: tags, and the final scores as a model index."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    named = {"perplexity": "val_perplexity", "bits_per_byte": "val_bits_per_byte", "accuracy": "val_accuracy"}
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=config.corpus,
+            dataset_name=config.corpus,
+            dataset_split="validation",
+            metric_type=kind,
+            metric_value=report["metrics"][key],
+        )
+        for kind, key in named.items()
+        if key in report["metrics"]
+    ]
+    tags = ["gpt", "nanosweep", config.loss, config.tokenizer]
+    return ModelCardData(
+        model_name=name, pipeline_tag="text-generation", library_name="pytorch", tags=tags, eval_results=results
+    ).to_yaml()
 
 
 def _what(config: TrainConfig, data: Dataset, notes: dict[str, str]) -> str:

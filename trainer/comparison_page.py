@@ -5,21 +5,14 @@ What models write is not to be trusted: control characters are shown as U+FFFD, 
 
 from __future__ import annotations
 
-import html
 import io
 import re
+from pathlib import Path
 
 from trainer.model_comparison import Comparison
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_STYLE = """
-:root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem }
-table { border-collapse: collapse; table-layout: fixed; width: 100% }
-th, td { border-top: 1px solid gray; padding: .6rem; text-align: left; vertical-align: top; overflow-wrap: anywhere }
-th:first-child { width: 18% }
-tbody th, td { white-space: pre-wrap }
-"""
+TEMPLATE = Path(__file__).with_name("comparison.html.jinja")
 
 
 def render(comparison: Comparison, width: int | None = None) -> str:
@@ -44,35 +37,16 @@ def render(comparison: Comparison, width: int | None = None) -> str:
 
 
 def page(comparison: Comparison) -> str:
-    """The same as HTML."""
-    heads = ["prompt", clean(comparison.ours.title), clean(comparison.theirs.title)]
-    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
-    body = "\n".join(
-        f'<tr><th scope="row">{html.escape(prompt)}</th><td>{html.escape(ours)}</td><td>{html.escape(theirs)}</td></tr>'
-        for prompt, ours, theirs in _rows(comparison)
+    """The same as HTML, everything that a model wrote escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        ours=clean(comparison.ours.title),
+        theirs=clean(comparison.theirs.title),
+        rule=str(comparison.rule),
+        rows=_rows(comparison),
     )
-    title = html.escape(f"{heads[1]} and {heads[2]}")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>The same prompts, two models</h1>
-<p>{html.escape(str(comparison.rule))}</p>
-<table>
-<thead><tr>{head}</tr></thead>
-<tbody>
-{body}
-</tbody>
-</table>
-</body>
-</html>
-"""
 
 
 def clean(text: str) -> str:

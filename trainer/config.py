@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
+from data.corpora import DESCRIPTION as CORPORA
 from data.errors import UserError, nearest
 from models.config import GPT2_SHAPES, LOSSES, READOUTS, GPTConfig, Mlp, Norm, Position, misfit
 from trainer import yaml_file
@@ -62,8 +63,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     # data
-    corpus: str = "stories"
-    """stories | shakespeare | tinystories | hackernews | text:PATH | jsonl:PATH#field | hf:NAME#field ..."""
+    corpus: Annotated[str, Field(description=CORPORA)] = "stories"
     tokenizer: str = "char"
     """char | gpt2 | gpt2:PATH | bpe:N"""
     split: Literal["documents", "nanogpt", "mainrun"] = "documents"

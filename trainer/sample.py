@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from data import tokenizers
+from data.corpora import kind_of
 from data.errors import UserError
 from data.tokenizers import Tokenizer
 from models.gpt import GPT
@@ -266,15 +267,9 @@ def main(argv: list[str] | None = None, prog: str = "python -m trainer.sample") 
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
     texts = [one.text for one in written]
-    if trained.corpus.partition(":")[0] == "stories":
-        from data.stories import intelligibility
-
-        judged = intelligibility(texts)
-        print(
-            f"intelligibility: {judged.sentence_share:.0%} of {judged.sentences} sentences are sentences of the "
-            f"stories' language, {judged.story_share:.0%} of {judged.stories} texts are whole stories of it",
-            file=sys.stderr,  # the text alone is the output
-        )
+    kind = kind_of(trained.corpus)
+    if kind is not None and kind.judge is not None:
+        print(f"intelligibility: {', '.join(kind.judge(texts))}", file=sys.stderr)  # the text alone is the output
     return 0
 
 

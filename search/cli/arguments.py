@@ -25,8 +25,8 @@ def port(text: str) -> int:
 
 def study(parser: argparse.ArgumentParser) -> None:
     """A study, wherever it lies."""
-    about = "its name in the storage, its folder, or its name on the server of MLFLOW_TRACKING_URI"
-    parser.add_argument("study", metavar="STUDY", help=about)
+    where = "its name in the storage, its folder, or its name on the server of MLFLOW_TRACKING_URI"
+    parser.add_argument("study", metavar="STUDY", help=where)
     parser.add_argument("--storage", type=Path, help="where studies live; default ./runs")
 
 

@@ -32,46 +32,46 @@ def add(command: Command, study_options: Callable[[argparse.ArgumentParser], Non
     logs = command("logs", _logs, "what a job has said")
     logs.add_argument("-f", "--follow", action="store_true", help="and what it says, until it ends")
     stop = command("stop", _stop, "stop a job: its trials are interrupted, submitting again goes on")
-    for made in (logs, stop):
-        made.add_argument("job", metavar="JOB", help="a job's id, or a study's name: its newest job")
-    for made in (jobs, logs, stop):
-        made.add_argument("--storage", type=Path, default=RUNS, help="whose `nanosweep up` is meant; default ./runs")
-    for made in (submit, jobs, logs, stop):
-        about = "of Ray's dashboard, http://HOST:8265; default: RAY_API_SERVER_ADDRESS, else what `nanosweep up` left"
-        made.add_argument("--address", metavar="URL", help=about)
+    for parser in (logs, stop):
+        parser.add_argument("job", metavar="JOB", help="a job's id, or a study's name: its newest job")
+    for parser in (jobs, logs, stop):
+        parser.add_argument("--storage", type=Path, default=RUNS, help="whose `nanosweep up` is meant; default ./runs")
+    for parser in (submit, jobs, logs, stop):
+        text = "of Ray's dashboard, http://HOST:8265; default: RAY_API_SERVER_ADDRESS, else what `nanosweep up` left"
+        parser.add_argument("--address", metavar="URL", help=text)
 
 
-def _open(given: argparse.Namespace) -> Jobs:
+def _open(args: argparse.Namespace) -> Jobs:
     from search.jobs.cluster import find
 
-    found = find(given.address, [given.storage])
+    cluster = find(args.address, [args.storage])
     from search.jobs.ray_jobs import Jobs
 
-    return Jobs(found.address)
+    return Jobs(cluster.address)
 
 
-def _submit(given: argparse.Namespace) -> int:
+def _submit(args: argparse.Namespace) -> int:
     from search.jobs.cluster import find
     from search.spec.load import with_options
 
-    spec, _, _ = with_options(given.spec, given.set, given.scale, given.name, given.storage)
-    cluster = find(given.address, [spec.folder.parent, RUNS])
+    spec, _, _ = with_options(args.spec, args.set, args.scale, args.name, args.storage)
+    cluster = find(args.address, [spec.folder.parent, RUNS])
     from search.jobs.ray_jobs import Jobs
     from search.jobs.submit import Order, links, submit
 
     jobs = Jobs(cluster.address)
-    order = Order(given.spec, tuple(given.set), given.scale, given.name, given.storage)
+    order = Order(args.spec, tuple(args.set), args.scale, args.name, args.storage)
     job = submit(order, cluster, jobs, lambda line: print(line, flush=True))
     print("\n".join(links(job, jobs)), flush=True)
-    return _follow(jobs, job) if given.follow else 0
+    return _follow(jobs, job) if args.follow else 0
 
 
-def _jobs(given: argparse.Namespace) -> None:
-    found = _open(given).all()[::-1]
-    shown = found[: given.limit] if given.limit else found
+def _jobs(args: argparse.Namespace) -> None:
+    listed = _open(args).all()[::-1]
+    shown = listed[: args.limit] if args.limit else listed
     print(table(shown, time.time()), end="")
-    if len(found) > len(shown):
-        print(f"... and {len(found) - len(shown)} older (--limit 0 shows all)")
+    if len(listed) > len(shown):
+        print(f"... and {len(listed) - len(shown)} older (--limit 0 shows all)")
 
 
 def table(jobs: list[Job], now: float) -> str:
@@ -88,18 +88,18 @@ def table(jobs: list[Job], now: float) -> str:
     return "\n".join(lines if jobs else ["no jobs yet: nanosweep submit SPEC"]) + "\n"
 
 
-def _logs(given: argparse.Namespace) -> int:
-    jobs = _open(given)
-    job = jobs.find(given.job)
-    if given.follow:
+def _logs(args: argparse.Namespace) -> int:
+    jobs = _open(args)
+    job = jobs.find(args.job)
+    if args.follow:
         return _follow(jobs, job)
     print(jobs.logs(job.id), end="")
     return 0
 
 
-def _stop(given: argparse.Namespace) -> None:
-    jobs = _open(given)
-    job = jobs.find(given.job, running=True)
+def _stop(args: argparse.Namespace) -> None:
+    jobs = _open(args)
+    job = jobs.find(args.job, running=True)
     if job.over:
         print(f"{job.id} has ended already: {job.status.lower()}")
         return

@@ -1,7 +1,7 @@
 """The `nanosweep` command, also `python -m search`. `nanosweep COMMAND --help` has each command's options.
 
 Exit codes: 0 done; 1 a search without a single trial of full length, or Ray died under it; 2 a mistake in what was
-given, in one line; 130 stopped by Ctrl-C.
+the input, in one line; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    given = sys.argv[1:] if argv is None else argv
+    args = sys.argv[1:] if argv is None else argv
     try:
-        if given[:1] == ["train"]:
+        if args[:1] == ["train"]:
             from search.run.full_run import main as train
 
-            return train(given[1:])
-        if given[:1] == ["sample"]:
+            return train(args[1:])
+        if args[:1] == ["sample"]:
             from trainer.sample import main as sample
 
-            return sample(given[1:], prog="nanosweep sample")
-        arguments = parser().parse_args(given)
+            return sample(args[1:], prog="nanosweep sample")
+        arguments = parser().parse_args(args)
         return int(arguments.command(arguments) or 0)
     except UserError as error:
         print(f"nanosweep: {error}", file=sys.stderr)
@@ -53,15 +53,15 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nanosweep", description=__doc__, formatter_class=text)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, does: Callable[[argparse.Namespace], int | None], about: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
-        made.set_defaults(command=does)
-        return made
+    def command(name: str, does: Callable[[argparse.Namespace], int | None], help_: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".")
+        added.set_defaults(command=does)
+        return added
 
     run = command("run", _run, "search: run a spec's study, or go on with it")
     plan = command("plan", _plan, "what a spec would run, and whether it can; trains nothing")
-    for made in (run, plan):
-        _spec(made)
+    for searching in (run, plan):
+        _spec(searching)
     run.add_argument("--address", help="a Ray cluster's address; default: RAY_ADDRESS, else this machine")
 
     commands.add_parser("train", help="train one config, here or on a Ray cluster", add_help=False)
@@ -75,8 +75,9 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt per line")
     compared.add_argument("--html", type=Path, metavar="OUT", help="write it as a page, too")
     compared.add_argument("--max-new-tokens", type=whole, default=200, metavar="N", help="of each (default 200)")
-    about = "0 takes the likeliest token (default 0.8)"
-    compared.add_argument("--temperature", type=float, default=0.8, metavar="X", help=about)
+    compared.add_argument(
+        "--temperature", type=float, default=0.8, metavar="X", help="0 takes the likeliest token (default 0.8)"
+    )
     compared.add_argument("--seed", type=whole, default=1337)
 
     ui = command("ui", _ui, "MLflow's page over the storage, on this machine, until Ctrl-C")
@@ -100,14 +101,14 @@ def _spec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", help="where studies live instead of the spec's place")
 
 
-def _run(given: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     from search.results import table
     from search.run import study_run
     from search.service import links
     from search.study.scores import best
 
-    spec, base, file = _load(given)
-    study = study_run.run(spec, base, file, address=given.address)
+    spec, base, file = _load(args)
+    study = study_run.run(spec, base, file, address=args.address)
     print(table.render(study, by=spec.compare, limit=10, width=width(), color=color()))
     if best(study) is not None:
         print(f"best config: {spec.folder / 'best.yaml'} (train it longer: nanosweep train FILE --set max_tokens=...)")
@@ -122,39 +123,38 @@ def _run(given: argparse.Namespace) -> int:
     return 0 if best(study) is not None else 1
 
 
-def _plan(given: argparse.Namespace) -> None:
+def _plan(args: argparse.Namespace) -> None:
     from search.run.plan import describe
 
-    print(describe(*_load(given)), end="")
+    print(describe(*_load(args)), end="")
 
 
-def _load(given: argparse.Namespace) -> tuple[StudySpec, TrainConfig, YamlFile]:
+def _load(args: argparse.Namespace) -> tuple[StudySpec, TrainConfig, YamlFile]:
     """The spec with what the command line changes."""
     from search.spec.load import with_options
 
-    return with_options(given.spec, given.set, given.scale, given.name, given.storage)
+    return with_options(args.spec, args.set, args.scale, args.name, args.storage)
 
 
-def _compare(given: argparse.Namespace) -> None:
-    from search.results import export
-    from trainer import comparison_page
+def _compare(args: argparse.Namespace) -> None:
+    from trainer import comparison_page, files
     from trainer.model_comparison import Rule, compare
 
-    rule = Rule(given.max_new_tokens, given.temperature, given.seed)
-    found = compare(given.run, given.against, given.prompts, rule)
-    print(comparison_page.render(found, width()), end="")
-    if given.html is not None:
-        export.replace_text(given.html, comparison_page.page(found))
-        print(f"\n{given.html}: the same as a page")
+    rule = Rule(args.max_new_tokens, args.temperature, args.seed)
+    comparison = compare(args.run, args.against, args.prompts, rule)
+    print(comparison_page.render(comparison, width()), end="")
+    if args.html is not None:
+        files.replace_text(args.html, comparison_page.page(comparison))
+        print(f"\n{args.html}: the same as a page")
 
 
-def _ui(given: argparse.Namespace) -> None:
+def _ui(args: argparse.Namespace) -> None:
     from search.service.ui import serve
 
-    serve(given.storage, given.port, given.study)
+    serve(args.storage, args.port, args.study)
 
 
-def _schema(given: argparse.Namespace) -> None:
+def _schema(args: argparse.Namespace) -> None:
     from search.spec.schema import text
 
     print(text())

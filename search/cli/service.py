@@ -17,24 +17,24 @@ Command = Callable[..., argparse.ArgumentParser]
 
 
 def add(command: Command) -> None:
-    """Their parsers. command(name, does, about) makes one."""
+    """Add their parsers. command(name, does, help) makes one."""
     up = command("up", _up, "start Ray and MLflow over the storage, in the background; or say that they are up")
     _storage(up)
-    about = "of the Ray dashboard, which takes submitted jobs (default 8265)"
-    up.add_argument("--dashboard-port", type=port, metavar="PORT", help=about)
+    text = "of the Ray dashboard, which takes submitted jobs (default 8265)"
+    up.add_argument("--dashboard-port", type=port, metavar="PORT", help=text)
     up.add_argument("--mlflow-port", type=port, metavar="PORT", help="of MLflow (default 5000)")
     up.add_argument("--ray-port", type=port, metavar="PORT", help="of Ray itself (default 6379)")
-    about = "where both servers listen (default 127.0.0.1); another address makes MLflow ask for a password"
-    up.add_argument("--host", metavar="ADDRESS", help=about)
-    about = "further names under which MLflow may be asked for, behind a proxy say"
-    up.add_argument("--allowed-hosts", metavar="NAME,NAME", help=about)
+    text = "where both servers listen (default 127.0.0.1); another address makes MLflow ask for a password"
+    up.add_argument("--host", metavar="ADDRESS", help=text)
+    text = "further names under which MLflow may be asked for, behind a proxy say"
+    up.add_argument("--allowed-hosts", metavar="NAME,NAME", help=text)
     up.add_argument("--num-cpus", type=_amount, metavar="N", help="cores that Ray may use; default: all")
     up.add_argument("--num-gpus", type=_amount, metavar="N", help="GPUs that Ray may use; default: all")
     status = command("status", _status, "what is up, and what runs there; exit code 3 when it is not up")
     _storage(status)
-    for made in (up, status):
-        about = "print the secrets that another machine needs, instead of the files they are in"
-        made.add_argument("--show-secrets", action="store_true", help=about)
+    for added in (up, status):
+        text = "print the secrets that another machine needs, instead of the files they are in"
+        added.add_argument("--show-secrets", action="store_true", help=text)
     _storage(command("down", _down, "end what up started; what is interrupted goes on with the same submit"))
 
 
@@ -52,39 +52,39 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _up(given: argparse.Namespace) -> None:
+def _up(args: argparse.Namespace) -> None:
     from search.service.up import study_links, up
     from search.tracking.mlflow_store import shown
 
-    options = {"host": given.host, "cpus": given.num_cpus, "gpus": given.num_gpus}
-    options |= {name: getattr(given, name) for name in ("dashboard_port", "mlflow_port", "ray_port")}
+    options = {"host": args.host, "cpus": args.num_cpus, "gpus": args.num_gpus}
+    options |= {name: getattr(args, name) for name in ("dashboard_port", "mlflow_port", "ray_port")}
     changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if given.allowed_hosts:
-        changes["allowed_hosts"] = [name.strip() for name in given.allowed_hosts.split(",") if name.strip()]
-    service, started = up(given.storage, changes, _say)
+    if args.allowed_hosts:
+        changes["allowed_hosts"] = [name.strip() for name in args.allowed_hosts.split(",") if name.strip()]
+    service, started = up(args.storage, changes, _say)
     _say(f"{'up' if started else 'up already'} in {service.storage} (nanosweep down ends it)")
     _say(f"Ray's dashboard: {service.dashboard} (asks for the token in {service.token_file})")
     secret = f" (password: {service.mlflow_credentials})" if service.mlflow_credentials else ""
     _say(f"MLflow: {shown(service.mlflow)}{secret}")
     for line in study_links(service):
         _say(line)
-    _elsewhere(service, given.show_secrets)
+    _elsewhere(service, args.show_secrets)
 
 
-def _status(given: argparse.Namespace) -> int:
+def _status(args: argparse.Namespace) -> int:
     from search.service.down import status
     from search.service.state import running
 
-    code = status(given.storage, _say)
-    if (service := running(given.storage)) is not None:
-        _elsewhere(service, given.show_secrets)
+    code = status(args.storage, _say)
+    if (service := running(args.storage)) is not None:
+        _elsewhere(service, args.show_secrets)
     return code
 
 
-def _down(given: argparse.Namespace) -> None:
+def _down(args: argparse.Namespace) -> None:
     from search.service.down import down
 
-    down(given.storage, _say)
+    down(args.storage, _say)
 
 
 def _elsewhere(service: Service, secrets: bool) -> None:

@@ -16,7 +16,7 @@ Command = Callable[..., argparse.ArgumentParser]
 
 
 def add(command: Command) -> None:
-    """Their parsers. command(name, does, about) makes one."""
+    """Add their parsers. command(name, does, help) makes one."""
     board = command("leaderboard", _leaderboard, "the trials of a study, best first")
     study(board)
     board.add_argument("--by", metavar="KEY", help="the best of each value of a config key: --by loss")
@@ -33,8 +33,8 @@ def add(command: Command) -> None:
     page.add_argument("-o", "--out", type=Path, metavar="FILE", help="default: report.html in the study's folder")
 
     figures = command("figures", _figures, "loss curves, perplexity by document, reliability as PNG files")
-    about = "a study as for leaderboard, or the folder of one run"
-    figures.add_argument("study", metavar="STUDY", help=about)
+    text = "a study as for leaderboard, or the folder of one run"
+    figures.add_argument("study", metavar="STUDY", help=text)
     figures.add_argument("--storage", type=Path, help="where studies live; default ./runs")
     figures.add_argument("--by", metavar="KEY", help="the best trial for each value of a config key (default: loss)")
     figures.add_argument("-o", "--out", type=Path, metavar="DIR", help="default: figures/ in the study's folder")
@@ -58,104 +58,104 @@ def add(command: Command) -> None:
     final = command("finalize", _finalize, "the finalists on the test split, once; nothing is chosen by it")
     study_folder(final)
 
-    about = "the best trial as a version in MLflow's model registry, alias champion; run does it by itself"
-    registered = command("register", _register, about)
+    text = "the best trial as a version in MLflow's model registry, alias champion; run does it by itself"
+    registered = command("register", _register, text)
     study_folder(registered)
-    about = "another trial than the best; champion stays who leads"
-    registered.add_argument("--trial", type=whole, metavar="N", help=about)
+    text = "another trial than the best; champion stays who leads"
+    registered.add_argument("--trial", type=whole, metavar="N", help=text)
     registered.add_argument("--name", help="of the registered model; default: the study's")
 
 
-def _leaderboard(given: argparse.Namespace) -> None:
+def _leaderboard(args: argparse.Namespace) -> None:
     from search.results import table
     from search.service import links
     from search.study.lookup import find_folder
     from search.tracking.open_study import open_study
 
-    found = open_study(given.study, given.storage)
-    limit = given.limit or None
-    if given.format == "json":
-        text = table.as_json(found, given.by)
-    elif given.format == "csv":
-        text = table.as_csv(found, given.by)
-    elif given.format == "md":
-        text = table.markdown(found, given.by, limit)
+    study = open_study(args.study, args.storage)
+    limit = args.limit or None
+    if args.format == "json":
+        text = table.as_json(study, args.by)
+    elif args.format == "csv":
+        text = table.as_csv(study, args.by)
+    elif args.format == "md":
+        text = table.markdown(study, args.by, limit)
     else:
-        text = table.render(found, given.by, limit, width(), color())
+        text = table.render(study, args.by, limit, width(), color())
     print(text, end="")
     sys.stdout.flush()
-    if given.format == "table":
-        print(links.line(given.study, find_folder(given.study, given.storage)), end="")
+    if args.format == "table":
+        print(links.line(args.study, find_folder(args.study, args.storage)), end="")
 
 
-def _export(given: argparse.Namespace) -> None:
+def _export(args: argparse.Namespace) -> None:
     from search.results import export
     from search.tracking.open_study import open_study
 
-    found = open_study(given.study, given.storage)
-    if str(given.out) == "-":
-        print(export.text(found, given.trial), end="")
+    study = open_study(args.study, args.storage)
+    if str(args.out) == "-":
+        print(export.text(study, args.trial), end="")
         return
-    export.write(found, given.out, given.trial)
-    print(f"{given.out}: {export.title(found, export.choose(found, given.trial))}")
+    export.write(study, args.out, args.trial)
+    print(f"{args.out}: {export.title(study, export.choose(study, args.trial))}")
 
 
-def _report(given: argparse.Namespace) -> None:
+def _report(args: argparse.Namespace) -> None:
     from search.report import page
     from search.study.lookup import find_folder
     from search.tracking.open_study import open_study
 
-    study = open_study(given.study, given.storage)
-    path = given.out or page.place(study, find_folder(given.study, given.storage))
+    study = open_study(args.study, args.storage)
+    path = args.out or page.place(study, find_folder(args.study, args.storage))
     page.write(study, path)
     size = path.stat().st_size / 1e6
     print(f"{path}: {len(study.searched)} trials, one page that needs no network ({size:.1f} MB)")
 
 
-def _figures(given: argparse.Namespace) -> None:
+def _figures(args: argparse.Namespace) -> None:
     from search.report import gallery
     from search.study.lookup import find_folder
     from search.tracking.open_study import open_study
     from trainer.records import METRICS
 
-    folder, run = find_folder(given.study, given.storage), Path(given.study).expanduser()
+    folder, run = find_folder(args.study, args.storage), Path(args.study).expanduser()
     if folder is None and (run / METRICS).is_file():
-        if given.by is not None:
-            raise UserError(f"--by {given.by}: {given.study} is one run; --by compares the trials of a study")
-        drawn = gallery.of_run(run, given.out)
+        if args.by is not None:
+            raise UserError(f"--by {args.by}: {args.study} is one run; --by compares the trials of a study")
+        drawn = gallery.of_run(run, args.out)
     else:
-        out = given.out or (None if folder is None else folder / gallery.FOLDER)
-        drawn = gallery.of_study(open_study(given.study, given.storage), out, given.by)
+        out = args.out or (None if folder is None else folder / gallery.FOLDER)
+        drawn = gallery.of_study(open_study(args.study, args.storage), out, args.by)
     print("\n".join([*map(str, drawn.paths), *drawn.lines]))
 
 
-def _documents(given: argparse.Namespace) -> None:
+def _documents(args: argparse.Namespace) -> None:
     from search.results.documents import describe
     from search.study import lookup
 
-    print(describe(lookup.study_folder(given.study, given.storage), given.trial, given.worst), end="")
+    print(describe(lookup.study_folder(args.study, args.storage), args.trial, args.worst), end="")
 
 
-def _samples(given: argparse.Namespace) -> None:
+def _samples(args: argparse.Namespace) -> None:
     from search.report import samples
     from search.study import lookup
 
-    folder = lookup.study_folder(given.study, given.storage)
-    rule = samples.Rule(given.prompt, given.max_new_tokens, given.temperature, given.seed)
-    found = samples.write(folder, given.by, rule)
-    print(samples.render(found) if given.format == "text" else samples.markdown(folder.name, rule, found), end="")
+    folder = lookup.study_folder(args.study, args.storage)
+    rule = samples.Rule(args.prompt, args.max_new_tokens, args.temperature, args.seed)
+    written = samples.write(folder, args.by, rule)
+    print(samples.render(written) if args.format == "text" else samples.markdown(folder.name, rule, written), end="")
 
 
-def _finalize(given: argparse.Namespace) -> None:
+def _finalize(args: argparse.Namespace) -> None:
     from search.results import finalize
     from search.study import lookup
 
-    folder = lookup.study_folder(given.study, given.storage)
+    folder = lookup.study_folder(args.study, args.storage)
     print(finalize.render(finalize.finalize(folder)), end="")
 
 
-def _register(given: argparse.Namespace) -> None:
+def _register(args: argparse.Namespace) -> None:
     from search.study import lookup
     from search.tracking.registry import register
 
-    print(register(lookup.study_folder(given.study, given.storage), given.trial, given.name))
+    print(register(lookup.study_folder(args.study, args.storage), args.trial, args.name))

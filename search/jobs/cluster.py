@@ -31,13 +31,13 @@ class Cluster:
     service: Service | None = None
 
 
-def find(given: str | None, storages: list[Path]) -> Cluster:
+def find(address: str | None, storages: list[Path]) -> Cluster:
     """The cluster meant, which has answered on its port. storages: where a service is looked for, the first wins.
 
     Sets what Ray's client reads from the environment: call it before Ray is imported. Raises UserError.
     """
-    found = next((one for storage in storages if (one := state.running(storage)) is not None), None)
-    wanted = given or os.environ.get(ADDRESS) or (found.dashboard if found else None)
+    service = next((one for storage in storages if (one := state.running(storage)) is not None), None)
+    wanted = address or os.environ.get(ADDRESS) or (service.dashboard if service else None)
     if wanted is None:
         places = " or ".join(dict.fromkeys(str(at_home(storage).resolve()) for storage in storages))
         raise UserError(
@@ -45,13 +45,13 @@ def find(given: str | None, storages: list[Path]) -> Cluster:
             f"--address http://HOST:{PORT} (or {ADDRESS})"
         )
     cluster = Cluster(normal(wanted))
-    if found is not None and normal(found.dashboard) == cluster.address:
-        cluster = Cluster(cluster.address, found)
+    if service is not None and normal(service.dashboard) == cluster.address:
+        cluster = Cluster(cluster.address, service)
         os.environ.pop("RAY_AUTH_TOKEN", None)  # of another cluster: Ray would take it before the file
-        for name, value in state.environment(found).items():
+        for name, value in state.environment(service).items():
             if name.startswith("RAY_"):
                 os.environ[name] = value
-            elif "MLFLOW_TRACKING_URI" not in os.environ or os.environ["MLFLOW_TRACKING_URI"] == found.mlflow:
+            elif "MLFLOW_TRACKING_URI" not in os.environ or os.environ["MLFLOW_TRACKING_URI"] == service.mlflow:
                 os.environ.setdefault(name, value)
     os.environ[ADDRESS] = cluster.address
     os.environ.setdefault("RAY_AUTH_MODE", "token")

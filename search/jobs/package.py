@@ -20,7 +20,7 @@ from trainer import yaml_file
 from trainer.yaml_file import YamlFile
 
 PACKAGES = ("search", "trainer", "models", "data")
-TEMPLATE = "search/report/template"
+TEMPLATES = ("search/report/template/*", "trainer/*.jinja")  # what pages are made of
 ELSEWHERE = "submitted"  # where a spec goes that lies outside of the checkout
 # Ray's own limit on what its API takes in one request (DASHBOARD_CLIENT_MAX_SIZE); it advertises more, and answers 413
 LIMIT = 100 * 2**20
@@ -57,9 +57,9 @@ def collect(path: Path, spec: StudySpec, file: YamlFile, root: Path = ROOT) -> P
 
 
 def code(root: Path = ROOT) -> dict[str, bytes]:
-    """The program by its files: the modules of each package, and what the report's page is made of."""
+    """The program by its files: the modules of each package, and what pages are made of."""
     paths = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
-    paths += sorted(path for path in (root / TEMPLATE).glob("*") if path.is_file())
+    paths += sorted(path for place in TEMPLATES for path in root.glob(place) if path.is_file())
     paths += [path for path in [root / "pyproject.toml"] if path.is_file()]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
@@ -92,9 +92,9 @@ def write(package: Package, target: Path) -> None:
     """The package as a zip. Raises UserError when it is over Ray's limit, naming the largest files."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in sorted(package.files.items()):
-            about = zipfile.ZipInfo(name, _OLDEST)
-            about.external_attr = 0o644 << 16
-            archive.writestr(about, content, zipfile.ZIP_DEFLATED)
+            entry = zipfile.ZipInfo(name, _OLDEST)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
     check_size(target)
 
 
@@ -104,8 +104,8 @@ def check_size(archive: Path, limit: int = LIMIT) -> None:
     if size <= limit:
         return
     with zipfile.ZipFile(archive) as opened:
-        largest = sorted(opened.infolist(), key=lambda about: -about.compress_size)[:_LISTED]
-    named = ", ".join(f"{about.filename} {_mib(about.compress_size)}" for about in largest)
+        largest = sorted(opened.infolist(), key=lambda entry: -entry.compress_size)[:_LISTED]
+    named = ", ".join(f"{entry.filename} {_mib(entry.compress_size)}" for entry in largest)
     raise UserError(
         f"the package for the cluster has {_mib(size)}, more than the {_mib(limit)} that Ray takes; the largest: "
         f"{named}. Keep data out of the code: name it by a path that the cluster sees (corpus: text:/shared/FILE)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from data import corpora, tokenizers
 from data.errors import UserError
 from data.paths import at_home
 from models.config import GPT2_SHAPES
@@ -12,9 +13,6 @@ from search.spec import space
 from search.spec.study_spec import StudySpec
 from trainer.config import TrainConfig
 from trainer.yaml_file import YamlFile
-
-_FIELDS = ("corpus", "tokenizer", "init_from")
-_FILES = ("text", "jsonl", "parquet", "gpt2")  # what stands before the path of a file
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ def absolute(spec: StudySpec, base: TrainConfig, file: YamlFile, address: str | 
             f"{file.where(('warm_start',))}: {earlier}: a job has its own working directory; give the study's name in "
             "the storage, or an absolute path"
         )
-    for field in _FIELDS:
+    for field in _SPLIT:
         for value in space.values_of(field, spec, base):
             head, path, tail = _split(field, value)
             if path is None:
@@ -65,11 +63,13 @@ def _split(field: str, value: str | None) -> tuple[str, Path | None, str]:
     """`text:a/b` as (`text:`, a/b, ``); the path is None where the value names no file or folder of one's own."""
     if value is None:
         return "", None, ""
-    if field == "init_from":
-        return "", None if value in GPT2_SHAPES else Path(value), ""
-    kind, colon, rest = value.partition(":")
-    location, hash_sign, name = rest.rpartition("#") if kind in ("jsonl", "parquet", "hf") else (rest, "", "")
-    if not hash_sign and kind in ("jsonl", "parquet", "hf"):
-        location, name = rest, ""
-    own = kind in _FILES or (kind == "hf" and (at_home(location).is_dir() or location[:1] in ("/", ".", "~")))
-    return (f"{kind}{colon}", Path(location), f"{hash_sign}{name}") if own and location else ("", None, "")
+    head, path, tail = _SPLIT[field](value)
+    return head, Path(path) if path else None, tail
+
+
+def _split_weights(source: str) -> tuple[str, str, str]:
+    return "", "" if source in GPT2_SHAPES else source, ""
+
+
+# the fields that may name a path of this machine, and what splits their value around it
+_SPLIT = {"corpus": corpora.split_path, "tokenizer": tokenizers.split_path, "init_from": _split_weights}

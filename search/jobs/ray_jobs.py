@@ -64,33 +64,32 @@ class Jobs:
 
     def all(self) -> list[Job]:
         """All jobs that were submitted, the newest last."""
-        found = self._ask(self._client.list_jobs)
-        return sorted((_job(details) for details in found if details.submission_id), key=lambda job: job.started or 0)
+        listed = self._ask(self._client.list_jobs)
+        return sorted((_job(details) for details in listed if details.submission_id), key=lambda job: job.started or 0)
 
     def get(self, id_: str) -> Job:
         return _job(self._ask(self._client.get_job_info, id_))
 
     def find(self, name: str, running: bool = False) -> Job:
         """The job of that id, or the newest of the study of that name. running: one that is not over, if there is."""
-        known = self.all()
-        for job in known:
+        jobs = self.all()
+        for job in jobs:
             if job.id == name:
                 return job
-        found = [job for job in known if job.study == name]
-        if found:
-            return next((job for job in reversed(found) if running and not job.over), found[-1])
-        names = {name for job in known for name in (job.id, job.study) if name}
+        of_study = [job for job in jobs if job.study == name]
+        if of_study:
+            return next((job for job in reversed(of_study) if running and not job.over), of_study[-1])
+        names = {name for job in jobs for name in (job.id, job.study) if name}
         hint = nearest(name, names) if names else "it has no jobs"
         raise UserError(f"{name}: no such job or study at {self.address}; {hint}")
 
     def submit(
-        self, id_: str, entrypoint: str, package: Path, variables: dict[str, str], about: dict[str, str]
+        self, id_: str, entrypoint: str, package: Path, variables: dict[str, str], metadata: dict[str, str]
     ) -> None:
         """Upload a package (a zip) and start a job in it. Raises UserError."""
         environment: dict[str, Any] = {"working_dir": str(package), "env_vars": variables}
-        self._ask(
-            self._client.submit_job, entrypoint=entrypoint, submission_id=id_, runtime_env=environment, metadata=about
-        )
+        named = {"entrypoint": entrypoint, "submission_id": id_, "runtime_env": environment, "metadata": metadata}
+        self._ask(self._client.submit_job, **named)
 
     def stop(self, id_: str) -> Job:
         """Ask a job to end, and wait until it has. A driver that does not is killed by Ray after GRACE seconds."""
@@ -144,13 +143,13 @@ class Jobs:
     def page(self, id_: str) -> str:
         return f"{self.address}/#/jobs/{id_}"
 
-    def _ask(self, what: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    def _ask(self, what: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """A request, its errors in one line of ours."""
         import requests
         from ray.exceptions import AuthenticationError
 
         try:
-            return what(*given, **named)
+            return what(*arguments, **options)
         except AuthenticationError:
             raise UserError(
                 f"{self.address} wants its token: put the cluster's into ~/.ray/auth_token (mode 600), or name its "
@@ -165,11 +164,11 @@ class Jobs:
 
 def _job(details: Any) -> Job:
     """Ray's details, as far as we tell them."""
-    about = details.metadata or {}
+    metadata = details.metadata or {}
     return Job(
         id=str(details.submission_id),
-        study=about.get(STUDY, ""),
-        storage=about.get(STORAGE, ""),
+        study=metadata.get(STUDY, ""),
+        storage=metadata.get(STORAGE, ""),
         status=str(getattr(details.status, "value", details.status)),
         message=brief(details.message or ""),
         started=details.start_time / 1000 if details.start_time else None,

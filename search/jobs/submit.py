@@ -52,23 +52,23 @@ def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None
     space.check(spec, base, file)
     here = cluster.service is not None or jobs.here()
     folder = folder_there(spec.storage, spec.folder, here, cluster.address)
-    known = jobs.all()
-    check_free(known, spec.study, folder.parent, jobs.address)
+    listed = jobs.all()
+    check_free(listed, spec.study, folder.parent, jobs.address)
     paths = absolute(spec, base, file, None if here else cluster.address)
     for path in paths.there:
         say(f"note: {path} is read on the cluster: it must lie there, at that path")
-    given = variables(cluster, folder.parent, here)
+    environment_variables = variables(cluster, folder.parent, here)
     packed = package.collect(order.spec, spec, file)
     options = [f"--set={text}" for text in (*order.set, *paths.changes)] + [f"--storage={folder.parent}"]
     options += [f"--{key}={value}" for key, value in (("scale", order.scale), ("name", order.name)) if value]
     python = sys.executable if here else "python"
     entrypoint = f"exec {shlex.join([python, '-m', 'search', 'run', packed.spec, *options])}"
-    about = {STUDY: spec.study, STORAGE: str(folder.parent)}
+    metadata = {STUDY: spec.study, STORAGE: str(folder.parent)}
     with tempfile.TemporaryDirectory(prefix="nanosweep-submit-") as scratch:
         archive = Path(scratch) / "package.zip"
         package.write(packed, archive)
-        id_ = job_id(spec.study, [job.id for job in known])
-        jobs.submit(id_, entrypoint, archive, {**given, JOB: id_}, about)
+        id_ = job_id(spec.study, [job.id for job in listed])
+        jobs.submit(id_, entrypoint, archive, {**environment_variables, JOB: id_}, metadata)
     return jobs.get(id_)
 
 
@@ -100,8 +100,8 @@ def folder_there(storage: str, folder: Path, here: bool, address: str) -> Path:
     )
 
 
-def check_free(known: list[Job], study: str, storage: Path, address: str) -> None:
-    for job in known:
+def check_free(jobs: list[Job], study: str, storage: Path, address: str) -> None:
+    for job in jobs:
         if not job.over and (job.study, job.storage) == (study, str(storage)):
             raise UserError(
                 f"study {study} in {storage} is being run by job {job.id} at {address}; see it with "
@@ -111,9 +111,9 @@ def check_free(known: list[Job], study: str, storage: Path, address: str) -> Non
 
 def variables(cluster: Cluster, storage: Path, here: bool) -> dict[str, str]:
     """The job's environment. Ray shows it to whoever may list jobs, and logs it: no secrets. Raises UserError."""
-    found = {name: os.environ[name] for name in (*_PASSED, *(_PASSED_HERE if here else ())) if os.environ.get(name)}
-    found |= environment.as_variables()
-    found["RAY_JOB_STOP_WAIT_TIME_S"] = str(GRACE)  # Ray's own patience, 3 s, would kill a driver that is tidying up
+    passed = {name: os.environ[name] for name in (*_PASSED, *(_PASSED_HERE if here else ())) if os.environ.get(name)}
+    passed |= environment.as_variables()
+    passed["RAY_JOB_STOP_WAIT_TIME_S"] = str(GRACE)  # Ray's own patience, 3 s, would kill a driver that is tidying up
     uri = os.environ.get(URI, "").strip()
     if uri:
         choose_uri(storage)  # refuses a folder of files
@@ -123,14 +123,14 @@ def variables(cluster: Cluster, storage: Path, here: bool) -> dict[str, str]:
                 raise UserError(f"{URI}: {uri} is a file of this machine; give a server that the cluster reaches")
             uri = f"sqlite:///{Path(path).absolute()}"
         if not credentials.has_password(uri):
-            found[URI] = uri
-    if given := os.environ.get(credentials.VARIABLE):
-        return {**found, credentials.VARIABLE: given}
+            passed[URI] = uri
+    if secret_file := os.environ.get(credentials.VARIABLE):
+        return {**passed, credentials.VARIABLE: secret_file}
     service = cluster.service
     if service is not None and service.mlflow_credentials is not None and uri == service.mlflow:
-        return {**found, credentials.VARIABLE: str(service.mlflow_credentials)}
+        return {**passed, credentials.VARIABLE: str(service.mlflow_credentials)}
     if uri and (secret := credentials.secrets(os.environ)):
         if not here:
             raise credentials.refuse_to_send(secret, cluster.address)
-        found[credentials.VARIABLE] = str(credentials.save(secret, storage))
-    return found
+        passed[credentials.VARIABLE] = str(credentials.save(secret, storage))
+    return passed

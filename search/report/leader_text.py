@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.corpora import kind_of
 from data.errors import UserError
 from search.results.export import replace_text
 from search.study.folder import trial_folder
@@ -90,10 +91,7 @@ def _write(file: Path, run: int, leader: int) -> Samples:
         torch.set_num_threads(threads)
     whose = f"trial {leader}" if run == leader else f"trial {run}, a run of trial {leader} with a fresh seed"
     about = f"{whose}, {file.name}; temperature {TEMPERATURE}, at most {TOKENS} tokens, seed {SEED}"
-    if trained.corpus.partition(":")[0] == "stories":
-        from data.stories import intelligibility
-
-        judged = intelligibility(texts)
-        share = f"{judged.sentence_share:.0%} of {judged.sentences} sentences"
-        about += f"; {share} are sentences of the stories' language"
+    kind = kind_of(trained.corpus)
+    if kind is not None and kind.judge is not None:
+        about += f"; {kind.judge(texts)[0]}"
     return Samples(texts, about)

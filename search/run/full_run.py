@@ -22,39 +22,39 @@ PROG = "nanosweep train"
 
 
 def parser() -> argparse.ArgumentParser:
-    made = command.parser(PROG)
-    made.add_argument("--workers", type=int, metavar="N", help="processes on Ray's machines that share each step")
-    made.add_argument("--address", help="with --workers: a Ray cluster's; default: RAY_ADDRESS, else this machine")
-    about = "with --workers: go on from the last checkpoint after so many lost workers (default 3)"
-    made.add_argument("--max-failures", type=int, default=3, metavar="N", help=about)
-    about = "where the config's study lives, for MLflow; default: beside the file, else ./runs"
-    made.add_argument("--storage", type=Path, help=about)
-    return made
+    added = command.parser(PROG)
+    added.add_argument("--workers", type=int, metavar="N", help="processes on Ray's machines that share each step")
+    added.add_argument("--address", help="with --workers: a Ray cluster's; default: RAY_ADDRESS, else this machine")
+    text = "with --workers: go on from the last checkpoint after so many lost workers (default 3)"
+    added.add_argument("--max-failures", type=int, default=3, metavar="N", help=text)
+    text = "where the config's study lives, for MLflow; default: beside the file, else ./runs"
+    added.add_argument("--storage", type=Path, help=text)
+    return added
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
-    given = parser().parse_args(argv)
-    return command.answered(PROG, command.folder(given), lambda: _run(given))
+    args = parser().parse_args(argv)
+    return command.answered(PROG, command.folder(args), lambda: _run(args))
 
 
-def _run(given: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     def follow(order: Order) -> Any:
         from search.tracking.full_run_log import following
 
-        return following(order, given.config, given.storage)
+        return following(order, args.config, args.storage)
 
-    if given.workers is None:
-        if given.address:
-            raise UserError(f"--address {given.address} says where workers are; say with --workers N how many")
-        return command.train_here(given, follow)
-    for name, value, least in (("--workers", given.workers, 1), ("--max-failures", given.max_failures, 0)):
+    if args.workers is None:
+        if args.address:
+            raise UserError(f"--address {args.address} says where workers are; say with --workers N how many")
+        return command.train_here(args, follow)
+    for name, value, least in (("--workers", args.workers, 1), ("--max-failures", args.max_failures, 0)):
         if value < least:
             raise UserError(f"{name} {value}: expected at least {least}")
     from search.run.full_run_workers import train_on_workers
 
     try:
-        return train_on_workers(given, follow)
+        return train_on_workers(args, follow)
     except Lost as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1

@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 WAITING = 60.0  # seconds without a worker that has begun, until that is said
 
 
-def train_on_workers(given: argparse.Namespace, follow: Follow) -> int:
+def train_on_workers(args: argparse.Namespace, follow: Follow) -> int:
     """The whole command, with the training in Ray's workers. Returns the exit code.
 
     Raises UserError, or Lost where the run cannot continue.
     """
-    address = given.address or os.environ.get("RAY_ADDRESS")
-    order = command.order(given)
+    address = args.address or os.environ.get("RAY_ADDRESS")
+    order = command.order(args)
     machine = this_machine()
-    check(order, given.workers)
+    check(order, args.workers)
     if not address:  # known before anything is started
-        share(given.workers, [machine], order.config.device)
+        share(args.workers, [machine], order.config.device)
     with _folder(order), follow(order) as follower:
         with resources.ray_session(address, machine) as scratch:
             there = resources.cluster()
-            each = share(given.workers, there, order.config.device)
+            each = share(args.workers, there, order.config.device)
             nodes.check(order.out.resolve(), "--out:")
             from search.run.train_workers import Group  # loads Ray Train
 
             print(
-                f"{given.workers} workers of {each.cpus:g} CPUs, {each.gpus:g} GPUs; {resources.has(there)}", flush=True
+                f"{args.workers} workers of {each.cpus:g} CPUs, {each.gpus:g} GPUs; {resources.has(there)}", flush=True
             )
-            group = Group(order, given.workers, each, given.max_failures, scratch)
+            group = Group(order, args.workers, each, args.max_failures, scratch)
             result = watch(group, order, follower)
         if follower is not None:
             follower.ended(result)
@@ -96,7 +96,7 @@ def _folder(order: Order) -> Iterator[None]:
     """The run folder, there before any worker; one that no run has begun in leaves nothing behind."""
     from trainer.checkpoint import CONFIG
 
-    made = [path for path in (order.out, *order.out.parents) if not path.exists()]
+    missing = [path for path in (order.out, *order.out.parents) if not path.exists()]
     try:
         order.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -104,9 +104,9 @@ def _folder(order: Order) -> Iterator[None]:
     try:
         yield
     finally:
-        if made and not (order.out / CONFIG).exists():
+        if missing and not (order.out / CONFIG).exists():
             shutil.rmtree(order.out, ignore_errors=True)
-            for parent in made[1:]:  # from the folder upwards; one that is not empty stays
+            for parent in missing[1:]:  # from the folder upwards; one that is not empty stays
                 with suppress(OSError):
                     parent.rmdir()
 

@@ -141,12 +141,12 @@ def group(pid: int) -> list[psutil.Process]:
     """The processes of a process's group, it included: also those whose parent has died."""
     import psutil
 
-    found = []
+    members = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError, PermissionError):
             if os.getpgid(process.pid) == pid:
-                found.append(process)
-    return found
+                members.append(process)
+    return members
 
 
 def _descendants(family: set[psutil.Process]) -> set[psutil.Process]:
@@ -157,12 +157,12 @@ def _descendants(family: set[psutil.Process]) -> set[psutil.Process]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             children.setdefault(process.ppid(), []).append(process)
-    found: set[psutil.Process] = set()
+    family_of: set[psutil.Process] = set()
     fresh = family
     while fresh:
-        fresh = {child for member in fresh for child in children.get(member.pid, [])} - found - family
-        found |= fresh
-    return found
+        fresh = {child for member in fresh for child in children.get(member.pid, [])} - family_of - family
+        family_of |= fresh
+    return family_of
 
 
 def _send(process: psutil.Process, how: int) -> None:

@@ -47,12 +47,12 @@ def status(storage: Path, say: Callable[[str], None]) -> int:
 
 
 def _ray(service: Service, say: Callable[[str], None]) -> bool:
-    found = None if "Ray" in state.missing(service) else ray_head.nodes(service)
-    if not found:
+    nodes = None if "Ray" in state.missing(service) else ray_head.nodes(service)
+    if not nodes:
         say(f"  Ray       {_silent(service, 'Ray')} at {service.dashboard}")
         return False
-    total = {name: sum(node["resources_total"].get(name, 0) for node in found) for name in ("CPU", "GPU")}
-    size = f"{len(found)} node{'s' * (len(found) != 1)}, {total['CPU']:g} CPUs, {total['GPU']:g} GPUs"
+    total = {name: sum(node["resources_total"].get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+    size = f"{len(nodes)} node{'s' * (len(nodes) != 1)}, {total['CPU']:g} CPUs, {total['GPU']:g} GPUs"
     say(f"  Ray       {service.dashboard} ({size}; drivers: {service.ray_address}; token: {service.token_file})")
     return True
 

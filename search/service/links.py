@@ -28,12 +28,12 @@ def line(study: Path | str, folder: Path | None) -> str:
     if not uri:
         return ""
     try:
-        found = _link(str(study), folder, uri)
+        address = _link(str(study), folder, uri)
     except UserError as error:
         return f"no link: {error}\n"
     except Exception as error:  # whatever MLflow raises
         return f"no link: MLflow at {shown(uri)}: {reason(error)}\n"
-    return f"in the browser, sorted by objective: {found}\n" if found else ""
+    return f"in the browser, sorted by objective: {address}\n" if address else ""
 
 
 def _server(folder: Path | None) -> str:
@@ -42,12 +42,12 @@ def _server(folder: Path | None) -> str:
     if uri:
         return uri if served(uri) else ""
     try:
-        found = None if folder is None else state.running(folder.parent)
+        service = None if folder is None else state.running(folder.parent)
     except UserError:
         return ""
-    if found is None or found.mlflow_credentials is not None:
+    if service is None or service.mlflow_credentials is not None:
         return ""  # with a password MLflow answers to those alone who have set it
-    return found.mlflow
+    return service.mlflow
 
 
 def _link(study: str, folder: Path | None, uri: str) -> str | None:
@@ -70,16 +70,16 @@ def address_of(study: str, uri: str, seconds: float) -> str | None:
 
 def lines(server: str, uri: str, study: str | None = None) -> list[str]:
     """Lines with the link to a study, or to the newest, and the names of the others. Raises UserError."""
-    known = _parents(uri)
-    chosen = [parent for parent in known if study in (None, parent.study, parent.run_id)][:1]
+    parents = _parents(uri)
+    chosen = [parent for parent in parents if study in (None, parent.study, parent.run_id)][:1]
     if not chosen and study is not None:
-        hint = nearest(study, {parent.study for parent in known}) if known else "it has no studies"
+        hint = nearest(study, {parent.study for parent in parents}) if parents else "it has no studies"
         raise UserError(f"{study}: no such study in {shown(uri)}; {hint}")
     lines = []
     for parent in chosen:
         address = _address(server, parent)
         lines += [f"{parent.study}, sorted by objective: {address}", f"its curves: {address}&compareRunsMode=CHART"]
-    others = sorted({parent.study for parent in known} - {parent.study for parent in chosen})
+    others = sorted({parent.study for parent in parents} - {parent.study for parent in chosen})
     if others:
         lines.append(f"others (nanosweep ui STUDY): {', '.join(others)}")
     return lines or [f"{server} (no study in it yet)"]

@@ -34,13 +34,13 @@ def command(storage: Path, port: int, host: str = HOST, password: bool = False) 
 def environment(uri: str) -> dict[str, str]:
     """The server's environment over a store."""
     # its background jobs serve language-model evaluation, and cost a second process of 200 MB
-    made = {**os.environ, **QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    variables = {**os.environ, **QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     if uri.startswith("sqlite:///"):
         uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).resolve()}"  # the server works in another folder
-    made["MLFLOW_BACKEND_STORE_URI"] = uri  # not an argument: it may hold a password, and `ps` shows those
+    variables["MLFLOW_BACKEND_STORE_URI"] = uri  # not an argument: it may hold a password, and `ps` shows those
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
-        made.pop(name, None)
-    return made
+        variables.pop(name, None)
+    return variables
 
 
 def healthy(port: int, host: str = HOST) -> bool:
@@ -92,22 +92,22 @@ def protect(folder: Path) -> Path:
     return path
 
 
-def protected(made: dict[str, str], credentials: Path) -> dict[str, str]:
+def protected(variables: dict[str, str], credentials: Path) -> dict[str, str]:
     """The environment of a server that asks for the password."""
-    made = {name: value for name, value in made.items() if not name.startswith("MLFLOW_AUTH_ADMIN_")}
+    variables = {name: value for name, value in variables.items() if not name.startswith("MLFLOW_AUTH_ADMIN_")}
     key = secrets.token_hex(32)  # of its sessions, which end with it
-    return {**made, "MLFLOW_AUTH_CONFIG_PATH": str(credentials), "MLFLOW_FLASK_SERVER_SECRET_KEY": key}
+    return {**variables, "MLFLOW_AUTH_CONFIG_PATH": str(credentials), "MLFLOW_FLASK_SERVER_SECRET_KEY": key}
 
 
-def named(made: dict[str, str], port: int, names: list[str]) -> dict[str, str]:
+def named(variables: dict[str, str], port: int, names: list[str]) -> dict[str, str]:
     """The environment of a server that answers to these names alone, and whose page may be opened under them."""
-    hosts = [found for name in names for found in (name, f"{name}:{port}")]
-    origins = [f"{scheme}://{found}" for scheme in ("http", "https") for found in hosts]
+    hosts = [host for name in names for host in (name, f"{name}:{port}")]
+    origins = [f"{scheme}://{host}" for scheme in ("http", "https") for host in hosts]
     hosts_and_origins = {
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),  # the page sends its own with each change
     }
-    return {**made, **hosts_and_origins}
+    return {**variables, **hosts_and_origins}
 
 
 def names(host: str, more: list[str]) -> list[str]:

@@ -68,9 +68,9 @@ def was_slow(log: Path) -> bool:
 
 def environment(token: Path, more: dict[str, str]) -> dict[str, str]:
     """The head's environment, which its jobs inherit; more: what they need besides."""
-    made = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
+    variables = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-    return {**made, **quiet, **more, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    return {**variables, **quiet, **more, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
 
 
 def _some_port() -> int:
@@ -105,8 +105,8 @@ def nodes(service: Service, timeout: float = 5) -> list[dict[str, Any]] | None:
 def jobs(service: Service) -> list[dict[str, Any]]:
     """The submitted jobs that are not over, each with submission_id, status, entrypoint."""
     said = ask(service, "/api/jobs/")
-    found = said if isinstance(said, list) else []
-    return [job for job in found if job["type"] == "SUBMISSION" and job["status"] in ("PENDING", "RUNNING")]
+    listed = said if isinstance(said, list) else []
+    return [job for job in listed if job["type"] == "SUBMISSION" and job["status"] in ("PENDING", "RUNNING")]
 
 
 def stop_job(service: Service, name: str) -> None:

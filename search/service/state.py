@@ -57,8 +57,8 @@ class Service:
     @property
     def parts(self) -> dict[str, Process]:
         """The first process of each part, by the name of the part."""
-        found = {"Ray": self.ray, "MLflow": self.mlflow_server}
-        return {name: process for name, process in found.items() if process is not None}
+        processes = {"Ray": self.ray, "MLflow": self.mlflow_server}
+        return {name: process for name, process in processes.items() if process is not None}
 
 
 def running(storage: Path | None = None) -> Service | None:
@@ -75,17 +75,18 @@ def environment(service: Service) -> dict[str, str]:
 
     Raises UserError when the password's file is gone.
     """
-    found = {
+    variables = {
         "RAY_ADDRESS": service.ray_address,
         "RAY_API_SERVER_ADDRESS": service.dashboard,  # `ray job` takes it before RAY_ADDRESS
         "RAY_AUTH_MODE": "token",
         "MLFLOW_TRACKING_URI": service.mlflow,
     }
     if service.token_file is not None:
-        found["RAY_AUTH_TOKEN_PATH"] = str(service.token_file)
+        variables["RAY_AUTH_TOKEN_PATH"] = str(service.token_file)
     if service.mlflow_credentials is not None:
-        found["MLFLOW_TRACKING_USERNAME"], found["MLFLOW_TRACKING_PASSWORD"] = credentials(service.mlflow_credentials)
-    return found
+        user, password = credentials(service.mlflow_credentials)
+        variables |= {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+    return variables
 
 
 def credentials(path: Path) -> tuple[str, str]:
@@ -157,10 +158,10 @@ def lives(process: Process) -> bool:
     import psutil
 
     try:
-        found = psutil.Process(process.pid)
+        candidate = psutil.Process(process.pid)
         # the mark decides where the clock was set meanwhile
-        same = abs(found.create_time() - process.created) < _CLOCK or environ(found).get(MARK) == process.mark
-        return same and breathes(found)
+        same = abs(candidate.create_time() - process.created) < _CLOCK or environ(candidate).get(MARK) == process.mark
+        return same and breathes(candidate)
     except psutil.NoSuchProcess:
         return False
 
@@ -174,6 +175,6 @@ def members(process: Process) -> Iterator[psutil.Process]:
 
     if lives(process):
         yield from group(process.pid)
-    for found in psutil.process_iter():
-        if environ(found).get(MARK) == process.mark and breathes(found):
-            yield found
+    for candidate in psutil.process_iter():
+        if environ(candidate).get(MARK) == process.mark and breathes(candidate):
+            yield candidate

@@ -93,33 +93,33 @@ class Standing:
 
 def fit(values: Mapping[int, Sequence[float]]) -> Seeds:
     """The additive model. values: by trial, one per round from the first; finite, of any length, none is left out."""
-    kept = {number: list(found) for number, found in values.items() if found}
+    kept = {number: list(scores) for number, scores in values.items() if scores}
     if not kept:
         return Seeds({}, {}, Noise(), Noise(), np.zeros((0, 0)))
     k, rounds = len(kept), max(map(len, kept.values()))
-    cells = [(i, r, value) for i, found in enumerate(kept.values()) for r, value in enumerate(found)]
+    cells = [(i, r, value) for i, scores in enumerate(kept.values()) for r, value in enumerate(scores)]
     design, y = np.zeros((len(cells), k + rounds)), np.array([value for _, _, value in cells])
     for row, (i, r, _) in enumerate(cells):
         design[row, [i, k + r]] = 1
     inverse = np.linalg.pinv(design.T @ design)
     effects = inverse @ design.T @ y
     means = effects[:k] + effects[k:].mean()
-    within = sum(float(np.var(found)) * len(found) for found in kept.values())
+    within = sum(float(np.var(scores)) * len(scores) for scores in kept.values())
     left = min(within, float(((y - design @ effects) ** 2).sum()))
     df_within, df_rounds = len(y) - k, rounds - 1
     df_left = df_within - df_rounds
     residual = Noise(left / df_left, df_left) if df_left else Noise()
     parts = [Noise((within - left) / df_within, df_rounds), Noise(left / df_within, df_left)] if df_within else []
-    runs = {number: len(found) for number, found in kept.items()}
+    runs = {number: len(scores) for number, scores in kept.items()}
     return Seeds(dict(zip(kept, map(float, means), strict=True)), runs, residual, added(parts), inverse)
 
 
 def added(parts: Iterable[Noise]) -> Noise:
     """The sum of independent sources, with Satterthwaite's degrees of freedom; sources not known are left out."""
-    known = [part for part in parts if part.df]
-    variance = sum(part.variance for part in known)
-    spread = sum(part.variance**2 / part.df for part in known)
-    return Noise(variance, variance**2 / spread if spread else max((part.df for part in known), default=0.0))
+    estimated = [part for part in parts if part.df]
+    variance = sum(part.variance for part in estimated)
+    spread = sum(part.variance**2 / part.df for part in estimated)
+    return Noise(variance, variance**2 / spread if spread else max((part.df for part in estimated), default=0.0))
 
 
 def margin(noise: Noise, compared: int, level: float = TABLE) -> float:
@@ -176,14 +176,14 @@ def _half(one: int, other: int, order: list[int], seeds: Seeds, text: Text | Non
 
 def _groups(order: list[int], value: dict[int, float], seeds: Seeds, text: Text | None) -> dict[int, int]:
     """By trial: the best of those left, and all that cannot be told apart from it, make the next group."""
-    found: dict[int, int] = {}
+    groups: dict[int, int] = {}
     left = order
     while left:
-        group = max(found.values(), default=0) + 1
+        group = max(groups.values(), default=0) + 1
         same = [n for n in left if n == left[0] or value[n] - value[left[0]] <= _half(n, left[0], order, seeds, text)]
-        found.update(dict.fromkeys(same, group))
-        left = [number for number in left if number not in found]
-    return found
+        groups.update(dict.fromkeys(same, group))
+        left = [number for number in left if number not in groups]
+    return groups
 
 
 def _standing(

@@ -53,7 +53,14 @@ def describe(datasets: Mapping[str, Dataset], base: TrainConfig) -> dict[str, An
         "hash": hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
         "floor": first["floor"],  # with several tokenizers only its bits per byte hold for all of them
         "tokenizers": each,
+        **_source(next(iter(datasets.values()))),
     }
+
+
+def _source(dataset: Dataset) -> dict[str, str]:
+    """The digest of the source of a corpus that is the user's own code; nothing for any other corpus."""
+    digest = dataset.meta.get("source_sha256")
+    return {"source_sha256": digest} if digest else {}
 
 
 def _describe(dataset: Dataset, base: TrainConfig) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class _Data(TypedDict):
     hash: NotRequired[str]
     floor: NotRequired[_Floor | None]
     tokenizers: NotRequired[dict[str, _Tokenized] | None]
+    source_sha256: NotRequired[str]  # of a corpus that is the user's own code
 
 
 @_open
