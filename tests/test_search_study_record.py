@@ -101,10 +101,10 @@ def test_everything_that_reads_a_study_takes_a_spec_of_another_release(
 
 def test_a_study_of_another_release_is_not_gone_on_with(tmp_path: Path) -> None:
     written = record(spec=spec(mood="good"))
-    with pytest.raises(UserError, match="another release: .* the mood of its spec"):
+    with pytest.raises(UserError, match=r"another release: .* the mood of its spec"):
         header.check_same(written.spec, written.base, written)
     written = record(base={"flux": 1})
-    with pytest.raises(UserError, match="another release: .* the flux of its base config"):
+    with pytest.raises(UserError, match=r"another release: .* the flux of its base config"):
         header.check_same(written.spec, written.base, written)
     exact = record()
     header.check_same(exact.spec, exact.base, exact)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from data.corpora import DESCRIPTION as CORPORA
 from data.errors import UserError, nearest
 from models.config import GPT2_SHAPES, LOSSES, READOUTS, GPTConfig, Mlp, Norm, Position, misfit
-from trainer import yaml_file
+from trainer import provenance, yaml_file
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
@@ -250,7 +250,8 @@ def load(path: Path, overrides: list[str] | None = None) -> TrainConfig:
     Raises UserError with file, line and key for anything that is not a valid config.
     """
     file = yaml_file.read(path)
-    value, lines = dict(file.value), dict(file.lines)
+    provenance.parse(file)  # a damaged block is said; a sound one is for whoever asks where the file comes from
+    value, lines = {key: item for key, item in file.value.items() if key != provenance.KEY}, dict(file.lines)
     for text in overrides or []:
         key, sign, given = text.partition("=")
         if not sign:

@@ -21,16 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
-from search.results import export
-from search.results.export import Origin
 from search.study import environment
 from search.study.journal import NAME
 from search.study.lookup import STORAGE
 from search.tracking import mlflow_facts as facts
 from search.tracking.mlflow_runs import FULL_RUN, PARENT, STUDY, send
 from search.tracking.mlflow_store import choose_uri, connect, passing, reason, shown
-from trainer import files
+from trainer import files, provenance
 from trainer.__main__ import Order
+from trainer.provenance import Provenance
 from trainer.records import CONFIG, METRICS
 from trainer.report import Report, Result
 from trainer.run_folder import begun_at, lines
@@ -57,7 +56,7 @@ def following(
     None, with a line of why where that needs saying, for a config of no study and for a study without a store here.
     """
     log = None
-    if (came_from := export.origin(config)) is not None:
+    if (came_from := provenance.read(config)) is not None:
         uri = _store(came_from, config, storage)
         if uri is None:
             place = (storage or STORAGE).resolve()
@@ -84,7 +83,7 @@ def following(
         log.close(status, cause)
 
 
-def _store(came_from: Origin, config: Path, storage: Path | None) -> str | None:
+def _store(came_from: Provenance, config: Path, storage: Path | None) -> str | None:
     """Where the study's records lie: what MLFLOW_TRACKING_URI names, else the storage that the study is in."""
     places = [storage] if storage else [config.resolve().parent.parent, STORAGE]
     found = next((place for place in places if (place / came_from.study / NAME).exists()), None)
@@ -95,7 +94,7 @@ def _store(came_from: Origin, config: Path, storage: Path | None) -> str | None:
 class FullRunLog:
     """One full run on its way to MLflow. Its methods are for the thread that trains, and return at once."""
 
-    def __init__(self, uri: str, came_from: Origin, order: Order, say: Callable[[str], None]) -> None:
+    def __init__(self, uri: str, came_from: Provenance, order: Order, say: Callable[[str], None]) -> None:
         self.uri, self.came_from, self.order, self.say = uri, came_from, order, say
         self._client: MlflowClient | None = None
         self._run_id = ""
@@ -217,8 +216,8 @@ class FullRunLog:
         """The ids of the study's experiment and parent run: the newest of that name on the same data."""
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         wanted = f"tags.`{STUDY}` = '{self.came_from.study}'"
-        if self.came_from.data not in ("", "unknown"):
-            wanted += f" and params.`data.hash` = '{self.came_from.data}'"
+        if self.came_from.data_hash:
+            wanted += f" and params.`data.hash` = '{self.came_from.data_hash}'"
         found = client.search_runs(experiments, wanted, max_results=1, order_by=["attributes.start_time DESC"])
         if not found:
             raise _NoStudyError(f"it has no study {self.came_from.study} of the data that the config names")

@@ -108,19 +108,19 @@ def with_weights(study: Study, folder: Path, trial: Trial) -> Trial:
 
 def _tags(study: Study, folder: Path, trial: Trial, run: Trial) -> dict[str, str]:
     """What a version says of itself. run: whose weights they are, and whose number `objective` is."""
-    header = study.header
+    source = export.provenance_of(study, trial, [])
     return texts(
         {
-            "study": header.name,
+            "study": source.study,
             ID: identity_of(folder / NAME),
-            "trial": str(trial.number),
+            "trial": str(source.trial),
             "run": str(run.number),
-            "config": trial.name,
+            "config": source.name,
             "objective": repr(objective(study, run)),
-            "objective_name": objective_of(study).name,
-            "data": header.data.hash or None,
-            "commit": header.commit or None,
-            "dirty": header.dirty,
+            "objective_name": source.objective,
+            "data": source.data_hash or None,
+            "commit": source.commit or None,
+            "dirty": source.dirty,
         }
     )
 
