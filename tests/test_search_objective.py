@@ -130,9 +130,10 @@ def test_finalists_with_fresh_seeds_are_compared_and_tested_by_it(ledger: Ledger
     leader = best(ledger.study)
     assert leader is not None
     assert leader.number == 3
-    first, second = standing.rows(ledger.study)[:2]
+    first, *others = standing.rows(ledger.study)
     assert (first["trial"], first["value"]) == (3, pytest.approx(0.755))
     assert first["seed_low"] < first["value"] < first["seed_high"]
+    second = next(row for row in others if row["trial"] == 1)
     assert second["difference"] == pytest.approx(-0.05)
     assert second["difference_low"] < second["difference"] < second["difference_high"]
     assert re.search(r"trial 3 +0\.655", finalize.render(ledger.study))
@@ -178,9 +179,6 @@ def test_what_a_rung_decided_is_read_in_its_unit(ledger: Ledger) -> None:
     (row, *_) = survival.survival(ledger.study)
     assert row.value == pytest.approx({0: 0.4, 1: 0.5, 2: 0.6, 3: 0.7})
     assert {*row.cutoff.values()} == {0.4}
-    assert (
-        agreement.kendall(np.arange(4.0), np.array([score(ledger.study, t) for t in ledger.study.searched])) is not None
-    )
 
 
 @pytest.mark.parametrize("objective", ["val_perplexity", "val_bits_per_byte"])
