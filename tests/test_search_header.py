@@ -14,7 +14,7 @@ from search.study import header
 from search.study.study_record import Header, read_header
 from tests import specs, tiny
 from trainer.config import TrainConfig
-from trainer.loop import default_eval_tokens
+from trainer.measure import default_eval_tokens
 
 SPACE = "space: {learning_rate: {log: [1e-4, 1e-2]}}\nsampler: random\n"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from search.spec.study_spec import Budget
 from search.study.study import Ledger
 from tests import journals
 from tests.journals import LENGTH
+from tests.waiting import until
 
 
 def terminal(height: int = 24, width: int = 100) -> Console:
@@ -132,7 +132,8 @@ def test_a_terminal_is_left_as_it_was(tmp_path: Path) -> None:
     with live.shown(ledger.study, 2, LENGTH, console) as view:
         ledger.listeners.append(view)
         journals.end(ledger, 5, "completed")
-        time.sleep(0.6)  # at least one refresh
+        assert isinstance(console.file, io.StringIO)
+        until(lambda: "workers busy" in console.file.getvalue())
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert "workers busy" in text

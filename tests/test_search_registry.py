@@ -24,6 +24,7 @@ from search.tracking.tracker import Tracker
 from tests import journals, tiny
 from tests.stores import fresh_store
 from tests.test_trainer_portable import documents
+from tests.waiting import CEILING
 from trainer.checkpoint import CHECKPOINT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,9 +96,9 @@ def champion(storage: Path, name: str) -> Any:
 ELSEWHERE = """
 import json, sys
 sys.modules.update(dict.fromkeys(("ray", "optuna", "search")))
-import mlflow, pandas
+import pandas
+exec(open("snippet.py").read())
 texts = pandas.DataFrame({"prompt": json.load(open("texts.json"))})
-model = mlflow.pyfunc.load_model("models:/quick@champion")
 scored = model.predict(texts, params={"mode": "score"})
 options = {"max_new_tokens": 12, "seed": 3, "top_k": 5}
 written = [list(model.predict(texts[:2], params=options)["text"]) for _ in range(2)]
@@ -110,10 +111,16 @@ print(json.dumps([scored.nats.sum(), int(scored.tokens.sum()), written, trainer.
 def test_loaded_elsewhere_it_scores_the_leaderboards_number(storage: Path, folder: Path, tmp_path: Path) -> None:
     texts = documents(tiny.stories())
     (tmp_path / "texts.json").write_text(json.dumps(texts))
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{storage / DATABASE}", "OMP_NUM_THREADS": "1"}
+    (tmp_path / "snippet.py").write_text(register(folder).snippet)
+    unwanted = ("PYTHONPATH", "MLFLOW_TRACKING_URI")
+    environment = {key: value for key, value in os.environ.items() if key not in unwanted} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250
+        [sys.executable, "-c", ELSEWHERE],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=CEILING,
     )
     assert done.returncode == 0, done.stderr
     nats, tokens, written, code = json.loads(done.stdout.splitlines()[-1])
@@ -122,6 +129,7 @@ def test_loaded_elsewhere_it_scores_the_leaderboards_number(storage: Path, folde
     assert written[0] == written[1]
     assert all(text.startswith(prompt) for text, prompt in zip(written[0], texts, strict=False))
     assert not Path(code).is_relative_to(ROOT)  # the code that was logged with it
+    assert not list(tmp_path.glob("mlflow.db*"))  # the snippet names the store: MLflow makes none of its own
 
 
 def test_the_logged_model_is_data_and_code_and_no_pickle(storage: Path, folder: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from search.cli.main import main
 from search.service import background, mlflow_server, state, up, upkeep
 from search.service.state import Process, Service
 from search.spec.study_spec import StudySpec
+from tests.waiting import until
 from trainer.files import write_private
 from trainer.yaml_file import YamlFile, validate
 
@@ -29,7 +30,7 @@ GONE = Process(2**22 - 1, 1.0, "mark")  # above the usual number of processes
 @pytest.fixture
 def sleeper() -> Iterator[tuple[psutil.Process, str]]:
     """A process with a mark, and the mark."""
-    popen = subprocess.Popen(["sleep", "60"], env={**os.environ, background.MARK: "a#Ray#1"}, start_new_session=True)
+    popen = subprocess.Popen(["sleep", "3600"], env={**os.environ, background.MARK: "a#Ray#1"}, start_new_session=True)
     yield psutil.Process(popen.pid), "a#Ray#1"
     popen.kill()
     popen.wait()
@@ -78,8 +79,7 @@ def test_a_process_is_ours_by_number_and_time_or_by_its_mark(sleeper: tuple[psut
 def test_a_process_that_nobody_waited_for_does_not_live() -> None:
     popen = subprocess.Popen(["true"])
     created = psutil.Process(popen.pid).create_time()
-    while psutil.Process(popen.pid).status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.01)
+    until(lambda: psutil.Process(popen.pid).status() == psutil.STATUS_ZOMBIE)
     assert not state.lives(Process(popen.pid, created, "mark"))
     popen.wait()
 
@@ -154,6 +154,23 @@ def test_a_client_gets_addresses_the_path_of_the_token_and_the_password(tmp_path
         state.environment(replace(found, mlflow_credentials=path))
 
 
+def test_a_shell_that_reads_the_clients_file_has_the_clients_environment(tmp_path: Path) -> None:
+    storage = tmp_path / "it's here"
+    found = written(storage, dashboard="http://10.0.0.7:8265")
+    found = replace(found, mlflow_credentials=mlflow_server.protect(state.folder(storage)))
+    path = state.write_client(found)
+    assert state.environment(found)["MLFLOW_TRACKING_PASSWORD"] not in path.read_text()
+    before = {"PATH": os.environ["PATH"], "RAY_AUTH_TOKEN": "of another cluster", "NO_PROXY": "corp"}
+    script = 'set -eu; . "$0"; env -0'
+    said = subprocess.run(["sh", "-c", script, str(path)], env=before, capture_output=True, text=True, check=True)
+    environment = dict(line.split("=", 1) for line in said.stdout.split("\0") if line)
+    assert environment.items() >= state.environment(found).items()
+    assert "RAY_AUTH_TOKEN" not in environment
+    assert environment["no_proxy"] == "10.0.0.7,corp"
+    state.forget(found)
+    assert not path.exists()
+
+
 def test_a_secret_that_others_could_read_is_closed_again(tmp_path: Path) -> None:
     path = mlflow_server.protect(tmp_path)
     path.chmod(0o644)
@@ -211,7 +228,7 @@ def test_the_end_finds_what_lost_its_parent() -> None:
     mark = background.mark_of(Path("/storage"), "Ray")
     assert background.storage_of(mark) == "/storage"
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)\n"
-    script = f'{sys.executable} -c "{stubborn}time.sleep(60)" & setsid sleep 60 & wait'
+    script = f'{sys.executable} -c "{stubborn}time.sleep(3600)" & setsid sleep 3600 & wait'
     popen = subprocess.Popen(
         ["sh", "-c", script],
         env={**os.environ, background.MARK: mark},
@@ -228,5 +245,5 @@ def test_the_end_finds_what_lost_its_parent() -> None:
     part = Process(popen.pid, created, mark)
     assert not state.lives(part)
     assert background.end(lambda: state.members(part), patience=1) == 2
-    assert not [child for child in children if background.breathes(child)]
+    until(lambda: not [child for child in children if background.breathes(child)])
     popen.stdout.close()

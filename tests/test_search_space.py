@@ -178,12 +178,12 @@ def test_linked_parameters_and_text_are_read_as_the_config_reads_them() -> None:
 def test_a_forbidden_combination_is_found_among_too_many_to_try_all() -> None:
     sizes = {name: {"choice": list(range(1, 41))} for name in ("n_layer", "batch_size", "block_size")}
     spec = space(**sizes, n_head={"choice": [1, 2, 3]})
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(UserError, match=r"n_embd \(128\) is not divisible by n_head \(3\)"):
         check(spec, TrainConfig(), YamlFile("spec", {}, {}))
     fine = space(**sizes, n_head={"choice": [1, 2, 4]})
     check(fine, TrainConfig(), YamlFile("spec", {}, {}))
-    assert time.perf_counter() - started < 10  # about 1 s here
+    assert time.process_time() - started < 10  # about 1 s here
 
 
 def test_first_rung_is_compared_with_epochs_once_the_data_is_known(tmp_path: Path) -> None:

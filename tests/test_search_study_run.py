@@ -23,8 +23,9 @@ from search.strategy.sampler import Sampler
 from search.study.journal import ENDED, NAME, read_records
 from search.study.study import Study, Trial, read_study
 from tests import tiny
-from tests.drivers import records, until, workers
+from tests.drivers import records, workers
 from tests.limits import largest_file
+from tests.waiting import CEILING, until
 from trainer.config import TrainConfig
 from trainer.config import load as load_config
 
@@ -213,7 +214,7 @@ def test_a_killed_worker_and_ctrl_c_lose_nothing(tmp_path: Path, storage: Path) 
             seen = len(records(journal, "report", again))
             until(lambda: len(records(journal, "report", again)) > seen + 1)
             os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
-            assert driver.wait(60) == 130
+            assert driver.wait(CEILING) == 130
         finally:
             if driver.poll() is None:
                 os.killpg(driver.pid, signal.SIGKILL)

@@ -8,12 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests import tiny
+from tests.waiting import CEILING, until
 from trainer import checkpoint, config
 from trainer.__main__ import main
 
@@ -121,11 +121,9 @@ def test_ctrl_c_keeps_the_checkpoint_and_says_how_to_go_on(given: Path) -> None:
     command = [sys.executable, "-m", "trainer", str(given), "--max-tokens", "10M", "--set", "eval_every=640"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
     folder = given.parent / "out" / "tiny"
-    deadline = time.monotonic() + 60
-    while not (folder / checkpoint.CHECKPOINT).exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until((folder / checkpoint.CHECKPOINT).exists, "a checkpoint")
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=CEILING)
     assert process.returncode == 130, errors
     assert "add --resume" in errors
     assert "Traceback" not in errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ def _say(line: str) -> None:
 
 
 def _up(args: argparse.Namespace) -> None:
+    from search.service.state import write_client
     from search.service.up import study_links, up
     from search.tracking.mlflow_store import shown
 
@@ -68,6 +70,7 @@ def _up(args: argparse.Namespace) -> None:
     _say(f"MLflow: {shown(service.mlflow)}{secret}")
     for line in study_links(service):
         _say(line)
+    _say(f"for ray job submit, a notebook or a script in this shell: . {shlex.quote(str(write_client(service)))}")
     _elsewhere(service, args.show_secrets)
 
 

@@ -158,4 +158,5 @@ def _register(args: argparse.Namespace) -> None:
     from search.study import lookup
     from search.tracking.registry import register
 
-    print(register(lookup.study_folder(args.study, args.storage), args.trial, args.name))
+    registered = register(lookup.study_folder(args.study, args.storage), args.trial, args.name)
+    print(f"{registered}\n\n{registered.snippet}")

@@ -22,9 +22,7 @@ from search.strategy.groups import group_of
 from search.strategy.sampler import Sampler
 from search.study.study import Ledger, Trial, spent, used_up
 from trainer.config import TrainConfig, replace
-
-# what memory depends on, the machine and the optimizer's moments apart
-_SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "batch_size", "vocab_size", "tokenizer", "mlp", "loss", "dtype")
+from trainer.keys import memory_keys
 
 
 class LedgerSearcher(Searcher):
@@ -140,10 +138,11 @@ class LedgerSearcher(Searcher):
 
     def _fits(self, trial: Trial) -> int | None:
         """Sequences in one pass that are known to fit a trial of this shape; None as long as memory has sufficed."""
+        wanted = _shape(trial)
         known = [
             other.micro_batch
             for other in self._ledger.study.trials.values()
-            if other.micro_batch and all(other.config[key] == trial.config[key] for key in _SHAPE)
+            if other.micro_batch and _shape(other) == wanted
         ]
         return min(known, default=None)
 
@@ -155,3 +154,9 @@ class LedgerSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
+
+
+def _shape(trial: Trial) -> list[Any]:
+    """The values that memory depends on; a key that the trial's release did not have has its default."""
+    fields = TrainConfig.model_fields
+    return [trial.config.get(key, fields[key].default) for key in memory_keys(TrainConfig)]

@@ -67,8 +67,12 @@ def was_slow(log: Path) -> bool:
 
 
 def environment(token: Path, more: dict[str, str]) -> dict[str, str]:
-    """The head's environment, which its jobs inherit; more: what they need besides."""
+    """The head's environment, which its jobs inherit; more: what they need besides.
+
+    Our interpreter comes first on the PATH, so that `ray job submit -- python -m search ...` finds its packages.
+    """
     variables = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
+    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     return {**variables, **quiet, **more, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
 

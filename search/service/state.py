@@ -1,19 +1,22 @@
 """The background service of a storage (`nanosweep up`): what runs, where, and what a client needs to reach it.
 
-Everything about it lies in `<storage>/.service/`, a folder that only its owner may enter: `state.json`, the logs, and
-each secret in a file of its own (mode 600). A study cannot have that name. Read here with psutil alone: no Ray, no
-MLflow. Example: `if (found := running(Path("runs"))): os.environ.update(environment(found))`.
+Everything about it lies in `<storage>/.service/`, a folder that only its owner may enter: `state.json`, the logs,
+`client.sh` for a shell that is to reach it, and each secret in a file of its own (mode 600). A study cannot have that
+name. Read here with psutil alone: no Ray, no MLflow.
+Example: `if (found := running(Path("runs"))): os.environ.update(environment(found))`.
 """
 
 from __future__ import annotations
 
 import configparser
 import json
+import shlex
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from data.errors import UserError
 from search.service.background import MARK, breathes, environ, group
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     import psutil
 
 STORAGE = Path("runs")
-FOLDER, STATE = ".service", "state.json"
+FOLDER, STATE, CLIENT = ".service", "state.json", "client.sh"
 _CLOCK = 2.0  # seconds by which times of creation may differ; they are rounded, and counted from the boot
 
 
@@ -89,6 +92,25 @@ def environment(service: Service) -> dict[str, str]:
     return variables
 
 
+def write_client(service: Service) -> Path:
+    """A file for a shell to read (`. runs/.service/client.sh`), so that `ray job submit`, a notebook or a script of
+    this machine reaches the service. It holds no secret: the shell takes MLflow's password from its own file.
+
+    Raises UserError when the password's file is gone, or where the file system keeps no modes.
+    """
+    values = {name: shlex.quote(value) for name, value in environment(service).items()}
+    if service.mlflow_credentials is not None:
+        file = shlex.quote(str(service.mlflow_credentials))
+        values["MLFLOW_TRACKING_PASSWORD"] = f'"$(sed -n "s/^mlflow_tracking_password *= *//p" {file})"'
+    host = urlsplit(service.dashboard).hostname
+    values["no_proxy"] = f'"{host},${{no_proxy:-${{NO_PROXY:-}}}}"'
+    lines = [f"export {name}={value}" for name, value in values.items()]
+    lines.append("unset RAY_AUTH_TOKEN  # Ray would take it before the file")
+    path = folder(service.storage) / CLIENT
+    write_private(path, "\n".join(lines) + "\n")
+    return path
+
+
 def credentials(path: Path) -> tuple[str, str]:
     """User name and password for MLflow, from the file that is also a client's ~/.mlflow/credentials.
 
@@ -133,7 +155,8 @@ def record(service: Service) -> None:
 
 
 def forget(service: Service) -> None:
-    (folder(service.storage) / STATE).unlink(missing_ok=True)
+    for name in (STATE, CLIENT):
+        (folder(service.storage) / name).unlink(missing_ok=True)
 
 
 def missing(service: Service) -> list[str]:

@@ -10,7 +10,7 @@ from data.errors import UserError, nearest
 from data.paths import at_home, is_file
 from search.spec.study_spec import Scale, StudySpec
 from trainer import yaml_file
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, assign, has_key
 from trainer.config import load as load_config
 from trainer.yaml_file import Place, YamlFile
 
@@ -39,7 +39,7 @@ def load_spec(
             raise UserError(f"--set {text}: expected key=value")
         changes[key] = yaml_file.scalar(given)
     for key in changes:
-        if key not in TrainConfig.model_fields:
+        if not has_key(key):
             raise UserError(f"{file.where(('set', key))}: unknown key; {nearest(key, TrainConfig.model_fields)}")
     if changes != spec.set:
         spec = spec.model_copy(update={"set": changes})
@@ -47,7 +47,7 @@ def load_spec(
     if spec.scheduler and "schedule" not in base.model_fields_set:
         changes = {"schedule": "wsd", **changes}
     if changes:
-        merged = {**base.model_dump(), **changes}
+        merged = assign(base.model_dump(), changes)
         lines: dict[Place, int] = {p[1:]: line for p, line in file.lines.items() if p[:1] == ("set",) and p[1:]}
         base = yaml_file.validate(TrainConfig, YamlFile(file.name, merged, lines))
     return spec, base, file

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from pydantic import ValidationError
 
 from data.errors import UserError, nearest
-from models.config import LOSSES
 from search.spec.objective import OBJECTIVES, for_tokenizers
 from search.spec.points import (
     Point,
@@ -30,20 +28,12 @@ from search.spec.points import (
 )
 from search.spec.start_points import known_points, refusal
 from search.spec.study_spec import Parameter, StudySpec
-from trainer.config import TrainConfig, replace
+from search.spec.unused import check_used
+from trainer.config import TrainConfig, has_key, replace
+from trainer.keys import not_searched, unused
 from trainer.units import count
-from trainer.yaml_file import Place, YamlFile
+from trainer.yaml_file import Place, RefusedError, YamlFile
 
-# what no search may vary, and why
-FIXED = {
-    "corpus": "trials on different text cannot be compared; make one study for each corpus",
-    "split": "trials on different text cannot be compared; make one study for each split",
-    "eval_tokens": "at a rung all trials are compared on the same validation text; set it in the base",
-    "eval_context": "all trials are scored with the same context; set it in the base",
-    "eval_stride": "all trials are scored with the same context; set it in the base",
-    "seed": "the luckiest seed would win; leave it out and train the best trials again with fresh seeds",
-}
-_OWNER = {name: loss for loss, names in LOSSES.items() for name in names}
 _TRIED = 10_000  # combinations of values checked before a study starts
 _LARGEST_GRID = 100_000
 
@@ -55,12 +45,12 @@ _PLAIN = ("loss", "optimizer", "schedule", "tokenizer", "mlp", "norm", "position
 def configure(base: TrainConfig, space: Space, point: Point) -> TrainConfig:
     """The whole config of a point: the base with the point's values in it.
 
-    Parameters that the base gives to a loss which this point does not use are left out.
-    Raises UserError for a combination that no config allows.
+    What the base sets beyond its need (a default of None) and this point does not use, as another loss's parameter, is
+    left out. Raises yaml_file.RefusedError for a combination that no config allows.
     """
     changes = assigned(space, point)
-    loss = changes.get("loss", base.loss)
-    foreign = {name: None for name, owner in _OWNER.items() if owner != loss}
+    idle = unused(TrainConfig, {**base.model_dump(), **changes})
+    foreign = {name: None for name in idle if TrainConfig.model_fields[name].default is None}
     return replace(base, **{**foreign, **changes})
 
 
@@ -131,11 +121,11 @@ def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
         _check_values(name, parameter, file)
     for name, parameter in spec.space.items():
         _check_when(name, parameter, spec.space, file)
-        _check_loss(name, parameter, spec.space, taken, base, file)
     try:
         ordered(spec.space)
     except ValueError as error:
         raise UserError(f"{file.where(('space',))}: {error}") from None
+    check_used(spec.space, base, file)
     if "tokenizer" in taken and not OBJECTIVES[spec.objective].compares_tokenizers:
         raise UserError(
             f"{_at(file, taken['tokenizer'])}: {spec.objective} counts each tokenizer's own tokens, so it cannot "
@@ -176,13 +166,13 @@ def _at(file: YamlFile, *place: str | int) -> str:
 
 def _check_field(name: str, parameter: Parameter, field: str, spec: StudySpec, file: YamlFile) -> None:
     where = _at(file, name)
-    if field not in TrainConfig.model_fields:
+    if not has_key(field):
         if parameter.linked:
             index = next(i for i, value in enumerate(parameter.choice or []) if field in value)
             where = _at(file, name, "choice", index, field)
         raise UserError(f"{where}: unknown parameter; {nearest(field, TrainConfig.model_fields)}")
-    if field in FIXED:
-        raise UserError(f"{where}: {field} cannot be searched: {FIXED[field]}")
+    if reason := not_searched(TrainConfig).get(field):
+        raise UserError(f"{where}: {field} cannot be searched: {reason}")
     if field in spec.set:
         given = file.where(("set", field)) if ("set", field) in file.lines else f"--set {field}"
         raise UserError(f"{given}: {field} is searched too ({where}); remove one of them")
@@ -221,7 +211,7 @@ def _typed(field: str, value: Any, place: Place, file: YamlFile) -> Any:
     try:
         return typed(field, value)
     except ValidationError as error:
-        raise UserError(f"{_at(file, *place)}: {refusal(error, value)}") from None
+        raise UserError(f"{_at(file, *place)}: {refusal(error)}") from None
 
 
 def _check_when(name: str, parameter: Parameter, space: Space, file: YamlFile) -> None:
@@ -241,19 +231,6 @@ def _check_when(name: str, parameter: Parameter, space: Space, file: YamlFile) -
                 found = False
             if not found:
                 raise UserError(f"{where}: {parent} is never {option!r}; its choice is {offered}")
-
-
-def _check_loss(
-    name: str, parameter: Parameter, space: Space, taken: dict[str, str], base: TrainConfig, file: YamlFile
-) -> None:
-    loss = _OWNER.get(target(name, parameter))
-    if loss is None or parameter.linked:
-        return
-    if "loss" not in taken:
-        if base.loss != loss:
-            raise UserError(f"{_at(file, name)}: belongs to loss: {loss}, but loss is {base.loss}; remove one of them")
-    elif taken["loss"] == "loss" and (parameter.when or {}).get("loss") not in (loss, [loss]):
-        raise UserError(f"{_at(file, name)}: belongs to loss: {loss} only; add `when: {{loss: {loss}}}`")
 
 
 def _check_grid(spec: StudySpec, file: YamlFile) -> None:
@@ -292,9 +269,7 @@ def _check_configs(
     for point in some_points(spec.space, values, _TRIED if at == ("space",) else _TRIED // len(spec.start)):
         try:
             configure(base, spec.space, point)
-        except UserError as error:
-            message = str(error).removeprefix("config: ")
-            # a rule between keys opens with the key to change
-            culprit = next((taken[word] for word in re.findall(r"\w+", message) if word in taken), None)
+        except RefusedError as error:
+            culprit = next((taken[key] for key in error.keys if key in taken), None)
             place = at if culprit is None else (*at, culprit)
-            raise UserError(f"{file.where(place)}: {message} (at {readable(point)})") from None
+            raise UserError(f"{file.where(place)}: {error.problem} (at {readable(point)})") from None

@@ -15,7 +15,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from data.errors import UserError, nearest
 from data.paths import at_home
 from search.spec.objective import DEFAULT, ObjectiveName
-from trainer.config import Tokens, Whole, parse_tokens
+from trainer.config import Whole
+from trainer.keys import RuleError
+from trainer.lengths import Tokens, parse_tokens
 
 Sampler = Literal["grid", "random", "tpe", "gp"]
 
@@ -264,19 +266,23 @@ class StudySpec(_Strict):
     def _comparable(self) -> StudySpec:
         if self.compare is None:
             if self.finalists is not None and self.finalists.top < 2:
-                raise ValueError("finalists: top: 1 has nobody to race with; use at least 2, or compare: PARAMETER")
+                raise RuleError(
+                    "finalists", "finalists: top: 1 has nobody to race with; use at least 2, or compare: PARAMETER"
+                )
             return self
         parameter = self.space.get(self.compare)
         if parameter is None:
             choices = [name for name, one in self.space.items() if one.choice is not None and one.when is None]
-            raise ValueError(f"compare: {self.compare} is no parameter of the space; {nearest(self.compare, choices)}")
-        if parameter.choice is None:
-            raise ValueError(f"compare: {self.compare} is a range; its values cannot take turns: use a choice")
-        if len(parameter.choice) < 2:
-            raise ValueError(f"compare: {self.compare} has one value; there is nothing to compare it with")
-        if parameter.when is not None:
-            raise ValueError(f"compare: {self.compare} does not exist everywhere (when); compare one that does")
-        return self
+            problem = f"is no parameter of the space; {nearest(self.compare, choices)}"
+        elif parameter.choice is None:
+            problem = "is a range; its values cannot take turns: use a choice"
+        elif len(parameter.choice) < 2:
+            problem = "has one value; there is nothing to compare it with"
+        elif parameter.when is not None:
+            problem = "does not exist everywhere (when); compare one that does"
+        else:
+            return self
+        raise RuleError("compare", f"compare: {self.compare} {problem}")
 
     @property
     def folder(self) -> Path:

@@ -33,7 +33,7 @@ def pin_eval_tokens(base: TrainConfig, length: int) -> TrainConfig:
     """
     if base.eval_tokens is not None:
         return base
-    from trainer.loop import default_eval_tokens
+    from trainer.measure import default_eval_tokens
 
     return replace(base, eval_tokens=default_eval_tokens(length))
 

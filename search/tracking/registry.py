@@ -45,13 +45,21 @@ SAME = ("study", ID, "trial", "run", "objective", "data")  # tags by which a ver
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a registered model. made: only now; leads: it has the alias `champion`."""
+    """A version of a registered model. made: only now; leads: it has the alias `champion`; uri: of its store."""
 
     name: str
     version: str
     trial: int
     made: bool
     leads: bool
+    uri: str
+
+    @property
+    def snippet(self) -> str:
+        """Python that loads it, to be pasted: without the store's URI MLflow would look elsewhere."""
+        address = f"models:/{self.name}@{ALIAS}" if self.leads else f"models:/{self.name}/{self.version}"
+        lines = ["import mlflow", f'mlflow.set_tracking_uri("{shown(self.uri)}")']
+        return "\n".join([*lines, f'model = mlflow.pyfunc.load_model("{address}")'])
 
     def __str__(self) -> str:
         what = f"trial {self.trial} is version {self.version} of {self.name}{'' if self.made else ' already'}"
@@ -71,12 +79,13 @@ def register(folder: Path, number: int | None = None, name: str | None = None, u
     if bad := set(name) & set("/:'\"\n"):
         raise UserError(f"--name {name!r}: MLflow allows no {' '.join(sorted(map(repr, bad)))} in a model's name")
     run = with_weights(study, folder, trial)
-    client = connect(uri or choose_uri(folder.parent))
+    uri = uri or choose_uri(folder.parent)
+    client = connect(uri)
     tags = _tags(study, folder, trial, run)
     found = _known(client, name, tags)
     made = found or _make(client, name, tags, folder, trial, run)
     leads = best(study) is trial and _take_lead(client, name, made, tags, objective_of(study))
-    return Registered(name, str(made.version), trial.number, found is None, leads)
+    return Registered(name, str(made.version), trial.number, found is None, leads, uri)
 
 
 def keep_up(folder: Path, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
@@ -188,7 +197,7 @@ def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str) -> 
         outputs = [("string", "text"), ("double", "nats"), ("long", "tokens")]
         save_model(
             path=str(place),
-            python_model=str(ROOT / "search" / "champion.py"),
+            python_model=str(ROOT / "search" / "tracking" / "champion.py"),
             artifacts={"run": str(files)},
             code_paths=[str(ROOT / room) for room in ("models", "data", "trainer")],
             signature=ModelSignature(
