@@ -22,7 +22,7 @@ from search.tracking.mlflow_tracker import MlflowTracker
 from tests import journals, tiny
 from tests.flaky import Fault, Flaky, connecting
 from tests.stores import fresh_store
-from trainer import config
+from trainer import config, provenance
 from trainer.config import TrainConfig
 from trainer.records import METRICS
 from trainer.run_folder import Reports
@@ -281,6 +281,8 @@ def test_a_run_that_goes_back_shows_each_step_once(tmp_path: Path) -> None:
 
 
 def test_an_exported_config_knows_its_origin(best: Path, place: Path) -> None:
-    assert export.origin(best) == export.Origin("quick", 0, "abc123")
-    assert export.origin(place / "tiny.yaml") is None
+    source = provenance.read(best)
+    assert source is not None
+    assert (source.study, source.trial, source.data_hash) == ("quick", 0, "abc123")
+    assert provenance.read(place / "tiny.yaml") is None
     assert TrainConfig.model_validate(config.load(best).model_dump()) == config.load(best)

@@ -159,11 +159,11 @@ def test_a_result_is_in_the_journal_before_anybody_acts_on_it(study: Study, fold
 
 def test_the_header_says_what_the_numbers_depend_on(study: Study) -> None:
     header = study.header
-    assert header["spec"]["study"] == "tiny"
-    assert header["base"]["n_embd"] == 16
-    assert header["data"]["hash"] == tiny.stories().hash
-    assert header["rungs"] == [640, 1280]
-    assert header["packages"]["ray"]
+    assert header.spec.study == "tiny"
+    assert header.base.n_embd == 16
+    assert header.data.hash == tiny.stories().hash
+    assert header.rungs == (640, 1280)
+    assert header.packages["ray"]
     assert {"commit", "dirty", "host"} <= set(header)
 
 

@@ -237,7 +237,7 @@ def test_the_parent_run_has_all_that_made_the_study(sent: Path) -> None:
 def test_a_budget_that_was_raised_is_no_conflict(storage: Path) -> None:
     ledger = journals.write_study(storage / "quick")
     send(ledger)
-    spec = {**ledger.study.header["spec"], "budget": {"trials": 99}}
+    spec = {**ledger.study.header.spec_as_written, "budget": {"trials": 99}}
 
     def more(ledger: Ledger) -> None:
         ledger.write("study", **journals.header("quick", spec=spec, commit="fedcba"))

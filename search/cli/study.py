@@ -69,7 +69,6 @@ def add(command: Command) -> None:
 def _leaderboard(args: argparse.Namespace) -> None:
     from search.results import table
     from search.service import links
-    from search.spec.trackers import DEFAULT
     from search.study.lookup import find_folder
     from search.tracking.open_study import open_study
 
@@ -86,7 +85,7 @@ def _leaderboard(args: argparse.Namespace) -> None:
     print(text, end="")
     sys.stdout.flush()
     if args.format == "table":
-        tracking = study.header["spec"].get("tracking", DEFAULT)
+        tracking = study.header.spec.tracking
         print(links.line(args.study, find_folder(args.study, args.storage), tracking), end="")
 
 

@@ -100,8 +100,8 @@ def _begin(prepared: Prepared, each: Share, ledger: DriverLedger) -> None:
     fields = header.fields(spec, prepared.base, prepared.data, spec.rungs(prepared.length))
     ledger.write("study", **fields, workers={"slots": each.slots, "cpus": each.cpus, "gpus": each.gpus})
     write_spec(spec)
-    if prepared.priors:
-        ledger.write("prior", trials=prepared.priors)
+    if prepared.earlier_trials:
+        ledger.write("prior", trials=prepared.earlier_trials)
     for number in ledger.study.unfinished():
         if ledger.study.trials[number].status == "running":
             ledger.write("status", trial=number, status="interrupted", cause="its driver went away")

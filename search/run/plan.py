@@ -53,7 +53,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
 
 
 def _state(known: Study, budget: Budget) -> str:
-    if not known.header:
+    if not known.started:
         return "new"
     done = spent(known, budget)
     unfinished = len(known.unfinished())
@@ -114,10 +114,10 @@ def _warm_start(plan: Prepared, known: Study) -> dict[str, str]:
     spec = plan.spec
     if spec.warm_start is None:
         return {}
-    if known.trials or known.priors:
-        told = [(one.status, one.objective) for one in known.priors]
+    if known.trials or known.earlier_trials:
+        told = [(one.status, one.objective) for one in known.earlier_trials]
         return {"warm start": f"{spec.warm_start}: {warm_start.summary(told, spec.sampler)}"}
-    told = [(one["status"], one["objective"]) for one in plan.priors]
+    told = [(one["status"], one["objective"]) for one in plan.earlier_trials]
     other = warm_start.other_base(spec, plan.base)
     note = f" (its base config is another: {other})" if other else ""
     return {"warm start": f"{spec.warm_start}: {warm_start.summary(told, spec.sampler)}{note}"}

@@ -17,6 +17,7 @@ from ray import cloudpickle
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from search.spec.objective import OBJECTIVES
 from search.spec.study_spec import StudySpec
 from search.stopping.rule import Decision, Rule
 from search.study.journal import AT_REST, FULL
@@ -37,7 +38,7 @@ class LedgerScheduler(TrialScheduler):
     def __init__(self, ledger: Ledger, spec: StudySpec, rule: Rule | None) -> None:
         super().__init__()
         self._ledger = ledger
-        self._objective, self._timeout = spec.objective, 60 * spec.report_timeout_minutes
+        self._objective, self._timeout = OBJECTIVES[spec.objective], 60 * spec.report_timeout_minutes
         self._max_failures = spec.max_failures
         self._rule = rule
         self._running: dict[int, _Run] = {}
@@ -69,9 +70,9 @@ class LedgerScheduler(TrialScheduler):
         if metrics:
             self._report(number, result, metrics)
         about = {key: result[key] for key in ("n_parameters", "node", "micro_batch") if result.get(key) is not None}
-        status, value = result.get("status"), metrics.get(self._objective, math.nan)
+        status, value = result.get("status"), metrics.get(self._objective.name, math.nan)
         if not math.isfinite(value) and status in (None, *FULL):
-            cause = f"{self._objective} is {value:g} after {result['tokens']:,} tokens"
+            cause = f"{self._objective.name} is {value:g} after {result['tokens']:,} tokens"
             self._end(number, "diverged", cause, **about)
             return TrialScheduler.STOP
         if status is not None:
@@ -80,7 +81,7 @@ class LedgerScheduler(TrialScheduler):
             return TrialScheduler.CONTINUE  # the trainable is about to return
         if self._rule is None or result.get("rung") is None:
             return TrialScheduler.CONTINUE
-        action = decide(self._ledger, self._rule, number, result["rung"], value)
+        action = decide(self._ledger, self._rule, number, result["rung"], self._objective.rank(value))
         if action not in REFUSED:
             return TrialScheduler.CONTINUE
         self._end(number, REFUSED[action], rung=result["rung"], **about)
@@ -215,7 +216,7 @@ def settle(ledger: Ledger, spec: StudySpec, rule: Rule | None) -> None:
             early = isinstance(whole, int) and last["tokens"] < whole
             ledger.write("status", trial=number, status="early_stopped" if early else "completed")
         elif rule and last["rung"] is not None:
-            action = decide(ledger, rule, number, last["rung"], value)
+            action = decide(ledger, rule, number, last["rung"], OBJECTIVES[spec.objective].rank(value))
             if action in REFUSED:
                 ledger.write("status", trial=number, status=REFUSED[action], rung=last["rung"])
 

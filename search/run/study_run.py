@@ -92,7 +92,7 @@ def _read(folder: Path) -> Study:
 
 def _over(spec: StudySpec, study: Study) -> bool:
     """Whether no trial is left to go on with, to promote or to begin."""
-    if not study.header or study.unfinished() or not spent(study, spec.budget) or pending(study, spec):
+    if not study.started or study.unfinished() or not spent(study, spec.budget) or pending(study, spec):
         return False
     rule = rebuild(spec, study)
     return rule is None or rule.promotion(last=True) is None or bool(used_up(study, spec.budget))

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.errors import UserError, nearest
+from search.spec.objective import OBJECTIVES, for_tokenizers
 from search.spec.points import (
     Point,
     Space,
@@ -125,10 +126,10 @@ def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
     except ValueError as error:
         raise UserError(f"{file.where(('space',))}: {error}") from None
     check_used(spec.space, base, file)
-    if "tokenizer" in taken and spec.objective != "val_bits_per_byte":
+    if "tokenizer" in taken and not OBJECTIVES[spec.objective].compares_tokenizers:
         raise UserError(
             f"{_at(file, taken['tokenizer'])}: {spec.objective} counts each tokenizer's own tokens, so it cannot "
-            "compare tokenizers; use objective: val_bits_per_byte"
+            f"compare tokenizers; use objective: {for_tokenizers().name}"
         )
     _check_grid(spec, file)
     _check_learns(spec, file)

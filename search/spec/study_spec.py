@@ -14,14 +14,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from data.errors import UserError, nearest
 from data.paths import at_home
-from search.spec.trackers import DEFAULT, TRACKERS, check_name
+from search.spec.objective import DEFAULT, ObjectiveName
+from search.spec.trackers import TRACKERS, check_name
 from search.stopping.registry import Scheduler, expected
 from search.stopping.rule import Settings
 from trainer.config import Whole
 from trainer.keys import RuleError
 from trainer.lengths import Tokens, parse_tokens
 
-Objective = Literal["val_perplexity", "val_bits_per_byte"]
 Sampler = Literal["grid", "random", "tpe", "gp"]
 
 
@@ -226,7 +226,7 @@ class StudySpec(_Strict):
     budget: Budget
     finalists: Finalists | None = None
     """{top: 4, seeds: 3}: the best 4 again, with up to 3 fresh seeds; with `compare` the best 4 of each value"""
-    objective: Objective = "val_perplexity"
+    objective: ObjectiveName = DEFAULT
     """at the end of a trial, on the full validation split"""
     resources: ResourcesOrAuto = None
     """{cpus: 2, gpus: 0.25} for each trial, at_once: 4 of them at most; or auto: what the machine has"""
@@ -237,7 +237,7 @@ class StudySpec(_Strict):
     storage: Annotated[str, AfterValidator(_storage)] = "./runs"
     """where studies live; a shared path on a cluster"""
     tracking: Annotated[str, AfterValidator(check_name)] = Field(
-        default=DEFAULT, json_schema_extra={"enum": [*TRACKERS]}
+        default=DEFAULT_TRACKER, json_schema_extra={"enum": [*TRACKERS]}
     )
     """what shows the records beside the study's journal: mlflow; or none, and no MLflow is imported or contacted"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1337

@@ -15,6 +15,7 @@ from data.errors import UserError
 from search.spec.study_spec import Budget
 from search.study.journal import AT_REST, FULL, NAME, Journal, Record, decode_metrics, encode, read_records
 from search.study.record_shapes import check
+from search.study.study_record import Header, read_header
 from trainer.units import count
 
 
@@ -80,7 +81,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Prior:
+class EarlierTrial:
     """A trial of an earlier study, as this one took it over. tokens: its length; scores: objective by tokens."""
 
     study: str
@@ -96,12 +97,17 @@ class Prior:
 class Study:
     """A journal, folded: the last study record, what it took over from an earlier study, every trial by number."""
 
-    header: Record = field(default_factory=dict)
-    priors: list[Prior] = field(default_factory=list)
+    header: Header = field(default_factory=Header)
+    earlier_trials: list[EarlierTrial] = field(default_factory=list)
     trials: dict[int, Trial] = field(default_factory=dict)
     sessions: list[tuple[float, float]] = field(default_factory=list)  # of each driver: its first and last record
     workers: list[dict[str, float]] = field(default_factory=list)  # of each driver: slots; cpus and gpus of one of them
     folder: Path | None = field(default=None, compare=False, repr=False)  # where its trials' files lie
+
+    @property
+    def started(self) -> bool:
+        """Whether a driver has ever written what the study is."""
+        return bool(self.header.record)
 
     @property
     def searched(self) -> list[Trial]:
@@ -130,14 +136,14 @@ class Study:
         """Take in one record. Raises ValueError for one that speaks of a trial without a point."""
         kind, at = record["record"], record["time"]
         if kind == "study":
-            self.header = record
+            self.header = read_header(record)
             self.sessions.append((at, at))
-            self.workers.append(record.get("workers") or {})
+            self.workers.append(dict(self.header.workers))
             return
         if self.sessions and kind != "test":  # `finalize` is no driver
             self.sessions[-1] = (self.sessions[-1][0], max(at, self.sessions[-1][1]))
         if kind == "prior":
-            self.priors += [_prior(taken) for taken in record["trials"]]
+            self.earlier_trials += [_earlier(taken) for taken in record["trials"]]
             return
         number = record["trial"]
         if kind == "point":
@@ -163,10 +169,10 @@ class Study:
             _apply_stint(trial, record, len(self.sessions) - 1)
 
 
-def _prior(record: Record) -> Prior:
+def _earlier(record: Record) -> EarlierTrial:
     scores = {int(tokens): value for tokens, value in decode_metrics(record["scores"]).items()}
     about = {key: record[key] for key in ("study", "point", "status", "tokens", "objective")}
-    return Prior(number=record["trial"], scores=scores, **about)
+    return EarlierTrial(number=record["trial"], scores=scores, **about)
 
 
 def _apply_status(trial: Trial, record: Record) -> None:
@@ -216,7 +222,7 @@ def used_up(study: Study, budget: Budget, now: float | None = None) -> str:
 def fold(records: Iterable[Record], name: str = NAME) -> Study:
     """Read a journal's records into a Study. Raises UserError when it holds no study record."""
     study = _fold(records, name)
-    if not study.header:
+    if not study.started:
         raise UserError(f"{name}: holds no study record; was the study ever started?")
     return study
 

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
-from search.results import export
-from search.results.export import Origin
 from search.spec.trackers import DEFAULT
 from search.study import environment
 from search.study.journal import NAME
@@ -32,8 +30,9 @@ from search.tracking.mlflow_runs import FULL_RUN, PARENT, STUDY, send
 from search.tracking.mlflow_store import choose_uri, connect, passing, reason, shown
 from search.tracking.sender import CannotSendError, Sender
 from search.tracking.tracker import to_stderr
-from trainer import files
+from trainer import files, provenance
 from trainer.__main__ import Order
+from trainer.provenance import Provenance
 from trainer.records import CONFIG, METRICS
 from trainer.report import Report, Result
 from trainer.run_folder import begun_at, lines
@@ -60,7 +59,7 @@ def following(
     store here.
     """
     log = None
-    came_from = export.origin(config)
+    came_from = provenance.read(config)
     folder = None if came_from is None else _folder(came_from, config, storage)
     if came_from is not None and _tracking(folder) == "mlflow":
         uri = choose_uri(STORAGE if folder is None else folder.parent)
@@ -89,7 +88,7 @@ def following(
         log.close(status, cause)
 
 
-def _folder(came_from: Origin, config: Path, storage: Path | None) -> Path | None:
+def _folder(came_from: Provenance, config: Path, storage: Path | None) -> Path | None:
     """Where the study's journal lies: in the storage, or beside the config; None where it is in neither."""
     places = [storage] if storage else [config.resolve().parent.parent, STORAGE]
     folders = (place / came_from.study for place in places)
@@ -101,7 +100,7 @@ def _tracking(folder: Path | None) -> str:
     if folder is None:
         return DEFAULT
     try:
-        return str(read_study(folder).header["spec"].get("tracking", DEFAULT))
+        return read_study(folder).header.spec.tracking
     except UserError:  # a journal that cannot be read must not stop a full run
         return DEFAULT
 
@@ -109,7 +108,7 @@ def _tracking(folder: Path | None) -> str:
 class FullRunLog:
     """One full run on its way to MLflow. Its methods are for the thread that trains, and return at once."""
 
-    def __init__(self, uri: str, came_from: Origin, order: Order, say: Callable[[str], None]) -> None:
+    def __init__(self, uri: str, came_from: Provenance, order: Order, say: Callable[[str], None]) -> None:
         self.uri, self.came_from, self.order, self.say = uri, came_from, order, say
         self._client: MlflowClient | None = None
         self._run_id = ""
@@ -245,8 +244,8 @@ class FullRunLog:
         """
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         wanted = f"tags.`{STUDY}` = '{self.came_from.study}'"
-        if self.came_from.data not in ("", "unknown"):
-            wanted += f" and params.`data.hash` = '{self.came_from.data}'"
+        if self.came_from.data_hash:
+            wanted += f" and params.`data.hash` = '{self.came_from.data_hash}'"
         runs = client.search_runs(experiments, wanted, max_results=1, order_by=["attributes.start_time DESC"])
         if not runs:
             raise CannotSendError(f"it has no study {self.came_from.study} of the data that the config names")

@@ -11,6 +11,7 @@ from search.stats.statistics import Standing
 from search.study.journal import FULL, Record
 from search.study.scores import best, objective
 from search.study.study import Study, Trial
+from search.study.study_record import Header
 
 Metric = tuple[str, float, int, int]  # key, value, milliseconds since the epoch, step (tokens)
 _BATCH = 900  # metrics in one request: MLflow takes 1,000 entries, a config's params among them
@@ -69,16 +70,15 @@ def texts(values: dict[str, Any], most: int = _TAG) -> dict[str, str]:
     return {key: text[:most] for key, text in plain.items() if values[key] is not None}
 
 
-def study_params(header: dict[str, Any]) -> dict[str, Any]:
+def study_params(header: Header) -> dict[str, Any]:
     """What a study never changes: its spec but for budget and place, and its data."""
-    spec = header["spec"]
-    data = header.get("data") or {}
+    spec, data = header.spec_as_written, header.data
     return {
         **{key: spec.get(key) for key in ("compare", "sampler", "scheduler", "objective", "seed", "base")},
         **{f"space.{name}": parameter for name, parameter in spec.get("space", {}).items()},
         **{f"set.{name}": value for name, value in (spec.get("set") or {}).items()},
-        "rungs": header.get("rungs"),
-        **{f"data.{key}": data.get(key) for key in ("corpus", "tokenizer", "hash")},
+        "rungs": list(header.rungs),
+        **{f"data.{key}": getattr(data, key) or None for key in ("corpus", "tokenizer", "hash")},
     }
 
 
@@ -87,12 +87,12 @@ def study_tags(study: Study) -> dict[str, Any]:
     header, leader = study.header, best(study)
     score = None if leader is None else f"{objective(study, leader):.6g} (trial {leader.number}, {leader.name})"
     return {
-        **{key: header["spec"].get(key) for key in ("budget", "resources", "storage")},
-        "commit": header.get("commit"),
-        "dirty": header.get("dirty"),
-        "mlflow.source.git.commit": header.get("commit"),
-        **{f"packages.{name}": version for name, version in (header.get("packages") or {}).items()},
-        "host": header.get("host"),
+        **{key: header.spec_as_written.get(key) for key in ("budget", "resources", "storage")},
+        "commit": header.commit or None,
+        "dirty": header.dirty,
+        "mlflow.source.git.commit": header.commit or None,
+        **{f"packages.{name}": version for name, version in header.packages.items()},
+        "host": dict(header.host) or None,
         "best": score,
     }
 

@@ -58,7 +58,7 @@ class Runs:
 
         `parent_id` is set once all of this has been done; until then, call it again.
         """
-        name = self.study.header["spec"]["study"]
+        name = self.study.header.name
         self.experiment_id = self._experiment(name).experiment_id
         parent = self._parent(name)
         params = facts.texts(facts.study_params(self.study.header))

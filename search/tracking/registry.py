@@ -9,10 +9,9 @@ are used: its fluent API keeps its state in globals.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from data import tokenizers
 from data.errors import UserError
 from search.results import export
-from search.spec.trackers import DEFAULT
+from search.spec.objective import Objective
 from search.study.folder import trial_folder
 from search.study.journal import NAME
-from search.study.scores import best, objective, objective_name
+from search.study.scores import best, objective, objective_of, score
 from search.study.study import Study, Trial, read_study
 from search.tracking.mlflow_facts import texts
 from search.tracking.mlflow_runs import ID, PARENT, TRIAL, identity_of
@@ -75,13 +74,13 @@ def register(folder: Path, number: int | None = None, name: str | None = None, u
     where a trial has no weights any more, and where MLflow is away or does not know the study.
     """
     study = read_study(folder)
-    if (tracking := study.header["spec"].get("tracking", DEFAULT)) != "mlflow":
+    if (tracking := study.header.spec.tracking) != "mlflow":
         raise UserError(
             f"{folder}: its spec has tracking: {tracking}, so MLflow has none of its trials; run it once more with "
             "tracking: mlflow (nothing is trained again)"
         )
     trial = export.choose(study, number)
-    name = name or str(study.header["spec"]["study"])
+    name = name or study.header.name
     if bad := set(name) & set("/:'\"\n"):
         raise UserError(f"--name {name!r}: MLflow allows no {' '.join(sorted(map(repr, bad)))} in a model's name")
     run = with_weights(study, folder, trial)
@@ -90,7 +89,7 @@ def register(folder: Path, number: int | None = None, name: str | None = None, u
     tags = _tags(study, folder, trial, run)
     earlier = _find_version(client, name, tags)
     model = earlier or _make(client, name, tags, folder, trial, run)
-    leads = best(study) is trial and _take_lead(client, name, model, tags, objective_name(study))
+    leads = best(study) is trial and _take_lead(client, name, model, tags, objective_of(study))
     return Registered(name, str(model.version), trial.number, earlier is None, leads, uri)
 
 
@@ -111,7 +110,7 @@ def keep_up(folder: Path, say: Callable[[str], None] = to_stderr, uri: str | Non
 
 def with_weights(study: Study, folder: Path, trial: Trial) -> Trial:
     """The trial itself, or the best of its runs with fresh seeds where only those have kept their weights."""
-    runs = [trial, *sorted(study.again(trial.number), key=lambda run: objective(study, run) or math.inf)]
+    runs = [trial, *sorted(study.again(trial.number), key=lambda run: score(study, run))]
     for run in runs:
         if run.final is not None and (trial_folder(folder, run.number) / CHECKPOINT).exists():
             return run
@@ -123,19 +122,19 @@ def with_weights(study: Study, folder: Path, trial: Trial) -> Trial:
 
 def _tags(study: Study, folder: Path, trial: Trial, run: Trial) -> dict[str, str]:
     """What a version says of itself. run: whose weights they are, and whose number `objective` is."""
-    header = study.header
+    source = export.provenance_of(study, trial, [])
     return texts(
         {
-            "study": header["spec"]["study"],
+            "study": source.study,
             ID: identity_of(folder / NAME),
-            "trial": str(trial.number),
+            "trial": str(source.trial),
             "run": str(run.number),
-            "config": trial.name,
+            "config": source.name,
             "objective": repr(objective(study, run)),
-            "objective_name": objective_name(study),
-            "data": (header.get("data") or {}).get("hash"),
-            "commit": header.get("commit"),
-            "dirty": header.get("dirty"),
+            "objective_name": source.objective,
+            "data": source.data_hash or None,
+            "commit": source.commit or None,
+            "dirty": source.dirty,
         }
     )
 
@@ -245,8 +244,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _take_lead(client: MlflowClient, name: str, model: ModelVersion, tags: dict[str, str], metric: str) -> bool:
+def _take_lead(client: MlflowClient, name: str, model: ModelVersion, tags: dict[str, str], target: Objective) -> bool:
     """Give the version the alias, unless another study's champion is better on the same data. Whether it has it now."""
+
+    def better(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+        return target.rank(float(one["objective"])) < target.rank(float(other["objective"]))
+
     holder: Any = None
     try:
         holder = client.get_model_version_by_alias(name, ALIAS)
@@ -258,8 +261,8 @@ def _take_lead(client: MlflowClient, name: str, model: ModelVersion, tags: dict[
             return True
         theirs = holder.tags
         other_study = theirs.get(ID) != tags[ID]
-        same_text = (theirs.get("data"), theirs.get("objective_name")) == (tags.get("data"), metric)
-        if other_study and not (same_text and float(tags["objective"]) < float(theirs["objective"])):
+        same_text = (theirs.get("data"), theirs.get("objective_name")) == (tags.get("data"), target.name)
+        if other_study and not (same_text and better(tags, theirs)):
             return False
     client.set_registered_model_alias(name, ALIAS, model.version)
     return True
