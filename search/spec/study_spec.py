@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from data.errors import UserError, nearest
 from data.paths import at_home
 from search.spec.objective import DEFAULT, ObjectiveName
+from search.spec.trackers import DEFAULT as DEFAULT_TRACKER
 from search.spec.trackers import TRACKERS, check_name
 from search.stopping.registry import Scheduler, expected
 from search.stopping.rule import Settings
