@@ -47,7 +47,7 @@ class Simulation:
         self.records: list[Record] = []
         self.time, self.died, self.name = BEGAN, dies is None, name
         self.dies = BEGAN + (dies or 0)
-        self.left, self.next = trials, 0
+        self.left, self.next, self.budget = trials, 0, trials
         self.events: list[tuple[float, int, int]] = []  # when, which trial, which of its reports
         self.points: dict[int, dict[str, Any]] = {}
         self._driver()
@@ -60,7 +60,7 @@ class Simulation:
 
     def _driver(self) -> None:
         data = {**header()["data"], "floor": FLOOR}
-        spec = {**header(self.name)["spec"], "finalists": {"top": 3, "seeds": 2}, "budget": {"trials": self.left}}
+        spec = {**header(self.name)["spec"], "finalists": {"top": 3, "seeds": 2}, "budget": {"trials": self.budget}}
         spec["scheduler"] = self.scheduler
         workers = {"slots": self.slots, "cpus": 1.0, "gpus": 0.5}
         facts = {"spec": spec, "rungs": self.rungs, "workers": workers, "host": {"name": "here"}}
