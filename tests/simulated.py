@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from search.spec.study_spec import StudySpec
 from search.stopping.registry import Scheduler
 from search.strategy.stopping import rebuild
 from search.study.journal import NAME, Record, encode
@@ -108,7 +107,7 @@ class Simulation:
         self.died, self.events, self.time = True, [], self.dies + 1000
         self._driver()
         study = fold(self.records)
-        self.rule = rebuild(StudySpec.model_validate(study.header["spec"]), study) or self.rule
+        self.rule = rebuild(study.header.spec, study) or self.rule
         for number, _ in running:
             self.write("status", trial=number, status="interrupted", cause="its driver went away")
         for number, place in running:
