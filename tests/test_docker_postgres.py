@@ -27,7 +27,8 @@ from search.spec.load import load_spec
 from search.study.study import read_study
 from search.tracking.mlflow_read import fetch_study
 from search.tracking.mlflow_store import connect
-from search.tracking.tracker import Tracker
+from search.tracking.mlflow_tracker import MlflowTracker
+from search.tracking.tracker import connected
 from tests import composed, journals, tiny, waiting
 
 pytestmark = pytest.mark.slow
@@ -211,7 +212,7 @@ def test_a_journal_arrives_whole_and_comes_back_through_the_server_alone(
     named: str, database: str, tmp_path: Path
 ) -> None:
     ledger = journals.write_study(tmp_path / "sent")
-    with Tracker(tmp_path / "sent") as tracker:
+    with connected(MlflowTracker(tmp_path / "sent")) as tracker:
         tracker.follow(ledger)
         assert tracker.close(waiting.CEILING) == ""
     shutil.move(tmp_path / "sent", tmp_path / "hidden")

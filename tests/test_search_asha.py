@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.spec.study_spec import Asha as Settings
 from search.spec.study_spec import StudySpec
-from search.strategy.asha import Asha, Decision, bracket, exempt, rebuild
+from search.stopping.asha import Asha, AshaSettings
+from search.stopping.rule import Decision
+from search.strategy.stopping import rebuild
 from search.study.study import read_study
 from tests import journals, specs
 from trainer.config import TrainConfig
 
+Settings, bracket, exempt = AshaSettings, AshaSettings.bracket, AshaSettings.exempts
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 FACTORS = st.integers(2, 6)
 
@@ -239,6 +241,17 @@ def test_a_promotion_tells_the_rung_as_it_is_by_then() -> None:
         asha.report(trial, 1, value)
     made = asha.promote(0, 1)
     assert (made.action, made.value, made.cutoff, made.of) == ("promote", 4.0, 4.0, 5)
+
+
+def test_of_two_rungs_that_may_promote_the_further_one_does_and_says_the_rung_as_it_is_then() -> None:
+    asha = Asha(2, "promote")
+    for rung in (1, 4):
+        for trial, value in enumerate([3.0, 5.0, 4.0, 6.0]):
+            asha.report(10 * rung + trial, rung, value)
+    assert asha.report(42, 4, 4.0) == Decision("pause", 4.0, 3.0, 3)
+    assert [asha.promotion(), asha.promote(40, 4)] == [(40, 4), Decision("promote", 3.0, 4.0, 4)]
+    assert [asha.promotion(), asha.promote(42, 4)] == [(42, 4), Decision("promote", 4.0, 4.0, 4)]
+    assert asha.promotion() == (10, 1)
 
 
 def test_where_nothing_else_can_run_the_best_of_a_rung_goes_on_and_only_once() -> None:

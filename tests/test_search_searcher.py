@@ -14,7 +14,7 @@ from ray.tune.search.search_generator import SearchGenerator
 from search.run.scheduler import decide
 from search.run.searcher import LedgerSearcher
 from search.spec.study_spec import StudySpec
-from search.strategy.asha import rebuild
+from search.strategy.stopping import rebuild
 from search.study.journal import read_records
 from search.study.study import Ledger
 from tests import journals

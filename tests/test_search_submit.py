@@ -114,7 +114,7 @@ def test_a_study_is_submitted_and_followed_to_its_end(
     ended = study(storage / "quick")
     assert [trial.status for trial in ended.trials.values()] == ["completed"] * 2
     # the package has no git; what it ran is known all the same, and shows that it was the package that ran
-    assert (ended.header["commit"], ended.header["dirty"]) == environment.code()
+    assert (ended.header.commit, ended.header.dirty) == environment.code()
 
 
 def test_no_password_or_token_is_in_logs_job_records_or_the_study(

@@ -25,8 +25,9 @@ from search.service import background
 from search.study.study import read_study
 from search.tracking import mlflow_store
 from search.tracking.mlflow_read import fetch_study, parents
+from search.tracking.mlflow_tracker import MlflowTracker
 from search.tracking.mlflow_view import link
-from search.tracking.tracker import Tracker
+from search.tracking.tracker import connected
 from tests import journals
 from tests.browser import browser
 from tests.stores import fresh_store
@@ -54,7 +55,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     storage, port = tmp_path_factory.mktemp("storage"), free_port()
     uri = fresh_store(storage)
     ledger = journals.write_study(storage / "quick")
-    tracker = Tracker(storage / "quick", uri)
+    tracker = MlflowTracker(storage / "quick", uri)
     tracker.follow(ledger)
     assert tracker.close() == ""
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
@@ -160,7 +161,7 @@ def test_a_server_that_goes_away_and_comes_back_misses_nothing(page: Page, tmp_p
     proxy = Proxy(page.url)
     said: list[str] = []
     ledger = journals.write_study(tmp_path / "outage")
-    with Tracker(tmp_path / "outage", proxy.url, say=said.append) as tracker:
+    with connected(MlflowTracker(tmp_path / "outage", proxy.url, say=said.append)) as tracker:
         tracker.follow(ledger)
         until(lambda: not tracker._behind and tracker.link is not None)
         proxy.cut()
@@ -191,7 +192,7 @@ def test_a_server_that_goes_away_and_comes_back_misses_nothing(page: Page, tmp_p
 @pytest.mark.slow
 def test_a_study_run_through_a_server_links_to_it(page: Page, tmp_path: Path) -> None:
     ledger = journals.write_study(tmp_path / "linked")
-    tracker = Tracker(tmp_path / "linked", page.url)
+    tracker = MlflowTracker(tmp_path / "linked", page.url)
     tracker.connect()
     tracker.follow(ledger)
     assert tracker.close() == ""

@@ -25,7 +25,7 @@ from search.cli.main import main
 from search.service import background, ray_head, state
 from search.service.state import Service
 from search.tracking.mlflow_store import connect
-from search.tracking.tracker import Tracker
+from search.tracking.mlflow_tracker import MlflowTracker
 from tests import journals
 from tests.stores import fresh_store
 from tests.waiting import CEILING, until
@@ -75,7 +75,7 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     storage = tmp_path_factory.mktemp("service")
     uri = fresh_store(storage)
     ledger = journals.write_study(storage / "quick")
-    tracker = Tracker(storage / "quick", uri)
+    tracker = MlflowTracker(storage / "quick", uri)
     tracker.follow(ledger)
     assert tracker.close() == ""
     ray, dashboard, mlflow = (str(port) for port in free_ports(3))
@@ -169,7 +169,7 @@ def test_a_direct_run_the_server_and_ui_share_the_storage(
     loopback: Up, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ledger = journals.write_study(loopback.storage / "direct")
-    tracker = Tracker(loopback.storage / "direct", f"sqlite:///{loopback.storage / 'mlflow.db'}")
+    tracker = MlflowTracker(loopback.storage / "direct", f"sqlite:///{loopback.storage / 'mlflow.db'}")
     tracker.follow(ledger)
     assert tracker.close() == ""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -258,7 +258,7 @@ def test_with_the_environment_another_machine_reads_through_the_password(
     assert main(["leaderboard", "quick"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["1", "1", "4.000"]
     ledger = journals.write_study(tmp_path / "far")
-    tracker = Tracker(tmp_path / "far", exposed.found.mlflow)
+    tracker = MlflowTracker(tmp_path / "far", exposed.found.mlflow)
     tracker.follow(ledger)
     assert tracker.close() == ""
     assert connect(exposed.found.mlflow).search_experiments()

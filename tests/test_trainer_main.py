@@ -27,6 +27,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny.run(tiny.config(max_tokens=64))  # prepares the corpus
     monkeypatch.setenv("NANOSWEEP_CACHE", str(tiny.stories().path.parent))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # own code appends the working directory
     path = tmp_path / "tiny.yaml"
     path.write_text(config.dump(tiny.config()))
     return path
@@ -44,6 +45,15 @@ def test_it_writes_a_run_folder_and_its_last_line_is_the_result(given: Path, cap
     assert len([line for line in printed if line.startswith("step ")]) == 4
     floor = next(line for line in printed if line.startswith("floor: "))
     assert 0 < float(floor.split()[1]) < float(match[1])
+
+
+def test_an_own_corpus_is_read_where_code_is_allowed(given: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("my_texts.py").write_text('TEXTS = [f"The cat sat on mat {n}. Then it slept." for n in range(200)]\n')
+    words = [str(given), "--set", "corpus=my_texts:TEXTS", "--max-tokens", "640"]
+    assert main(words) == 2
+    assert "--allow-code" in capsys.readouterr().err
+    assert not Path("out").exists()
+    assert main([*words, "--allow-code"]) == 0
 
 
 def test_the_same_numbers_as_the_library(given: Path, capsys: pytest.CaptureFixture) -> None:

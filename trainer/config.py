@@ -27,7 +27,7 @@ from data.corpora import DESCRIPTION as CORPORA
 from data.errors import UserError, nearest
 from models.config import GPT2_SHAPES, GPTConfig, Mlp, Norm, Position, misfit
 from models.losses import LOSSES
-from trainer import loss_keys, yaml_file
+from trainer import loss_keys, provenance, yaml_file
 from trainer.keys import OWN, Key, RuleError, declared, unused
 from trainer.lengths import Length, Number, Tokens
 from trainer.optimizers import OPTIMIZERS, check_name
@@ -301,7 +301,8 @@ def load(path: Path, overrides: list[str] | None = None) -> TrainConfig:
     Raises UserError with file, line and key for anything that is not a valid config.
     """
     file = yaml_file.read(path)
-    value, lines = dict(file.value), dict(file.lines)
+    provenance.parse(file)  # a damaged block is said; a sound one is for whoever asks where the file comes from
+    value, lines = {key: item for key, item in file.value.items() if key != provenance.KEY}, dict(file.lines)
     for text in overrides or []:
         key, sign, given = text.partition("=")
         if not sign:

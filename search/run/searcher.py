@@ -16,7 +16,7 @@ from search.run.scheduler import write_decision
 from search.spec.points import Point
 from search.spec.space import configure, readable
 from search.spec.study_spec import StudySpec
-from search.strategy.asha import Asha, bracket, exempt
+from search.stopping.rule import Rule
 from search.strategy.finalists import fresh_seed, pending
 from search.strategy.groups import group_of
 from search.strategy.sampler import Sampler
@@ -26,7 +26,7 @@ from trainer.keys import memory_keys
 
 
 class LedgerSearcher(Searcher):
-    """asha: shared with the scheduler, whose paused trials are promoted here.
+    """rule: shared with the scheduler, whose paused trials are promoted here.
 
     length: tokens that a config trains on (its max_tokens, epochs counted out).
     out_dir: where a trial writes its checkpoints.
@@ -37,12 +37,12 @@ class LedgerSearcher(Searcher):
         ledger: Ledger,
         spec: StudySpec,
         base: TrainConfig,
-        asha: Asha | None,
+        rule: Rule | None,
         length: Callable[[TrainConfig], int],
         out_dir: Callable[[int], Path],
     ) -> None:
         super().__init__()
-        self._ledger, self._spec, self._base, self._asha = ledger, spec, base, asha
+        self._ledger, self._spec, self._base, self._rule = ledger, spec, base, rule
         self._length, self._out_dir = length, out_dir
         self._sampler = Sampler(spec)
         self._unfinished = ledger.study.unfinished()
@@ -68,19 +68,19 @@ class LedgerSearcher(Searcher):
 
     @property
     def _promotes(self) -> bool:
-        return self._asha is not None and self._asha.mode == "promote"
+        return self._rule is not None and self._rule.pauses
 
     def _promoted(self, last: bool = False) -> int | None:
-        """A paused trial that goes on. last: see `Asha.promotion`."""
+        """A paused trial that goes on. last: see `Rule.promotion`."""
         study = self._ledger.study
-        if self._asha is None or used_up(study, self._spec.budget, time.time()):
+        if self._rule is None or used_up(study, self._spec.budget, time.time()):
             return None
-        found = self._asha.promotion(last)
-        if found is None:
+        promotion = self._rule.promotion(last)
+        if promotion is None:
             return None
-        number, rung = found
+        number, rung = promotion
         trial = study.trials[number]
-        write_decision(self._ledger, number, rung, self._asha.promote(number, rung, trial.bracket, trial.group))
+        write_decision(self._ledger, number, rung, self._rule.promote(number, rung, trial.bracket, trial.group))
         return number
 
     def _new(self) -> int | None:
@@ -116,12 +116,13 @@ class LedgerSearcher(Searcher):
         return number
 
     def _treatment(self, number: int, config: TrainConfig, group: str) -> dict[str, Any]:
-        """How ASHA will treat a trial. number: its place in its group."""
-        if self._spec.scheduler is None:
+        """How the stopping rule will treat a trial. number: its place in its group."""
+        settings, seed = self._spec.stopping, self._spec.seed
+        if settings is None:
             return {}
-        asha, seed = self._spec.scheduler.asha, self._spec.seed
         n_rungs = len(self._spec.rungs(self._length(config)))
-        return {"bracket": bracket(asha, seed, number, n_rungs, group), "exempt": exempt(asha, seed, number, group)}
+        bracket = settings.bracket(seed, number, n_rungs, group)
+        return {"bracket": bracket, "exempt": settings.exempts(seed, number, group)}
 
     def _hand_out(self, number: int) -> dict[str, Any]:
         trial = self._ledger.study.trials[number]

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def load_spec(
     path: Path, overrides: list[str] | None = None, scale: str | None = None
 ) -> tuple[StudySpec, TrainConfig, YamlFile]:
-    """A spec file and its base config, checked each for itself (`search.spec.space.check` checks them together).
+    """A spec file and its base config, checked each for itself (`search.spec.check.check` checks them together).
 
     overrides: `key=value` of the base config, as of `--set`; they join the spec's own `set:`.
     scale: one of the spec's `scales`; the study is then called `<study>-<scale>`.
@@ -44,7 +44,7 @@ def load_spec(
     if changes != spec.set:
         spec = spec.model_copy(update={"set": changes})
     base = load_config(find_base(spec.base, path, file))
-    if spec.scheduler and "schedule" not in base.model_fields_set:
+    if spec.stopping is not None and spec.stopping.compares and "schedule" not in base.model_fields_set:
         changes = {"schedule": "wsd", **changes}
     if changes:
         merged = assign(base.model_dump(), changes)
