@@ -136,7 +136,9 @@ class NewerReleaseError(UserError):
 
 
 def _newer(file: Path, difference: str) -> NewerReleaseError:
-    return NewerReleaseError(f"{file}: written by a newer release of nanosweep ({difference}); read it with that release")
+    return NewerReleaseError(
+        f"{file}: written by a newer release of nanosweep ({difference}); read it with that release"
+    )
 
 
 def check_resumable(
