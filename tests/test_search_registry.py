@@ -131,7 +131,7 @@ def test_the_logged_model_is_data_and_code_and_no_pickle(storage: Path, folder: 
     version = client.get_model_version_by_alias("quick", ALIAS)
     place = Path(version.source.removeprefix("file://"))
     names = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
-    assert {Path(name).suffix for name in names} <= {"", ".py", ".yaml", ".json", ".txt", ".safetensors"}
+    assert {Path(name).suffix for name in names} <= {"", ".py", ".yaml", ".json", ".txt", ".jinja", ".safetensors"}
     assert {"MLmodel", "requirements.txt", "champion.py", "artifacts/run/model.safetensors"} <= names
     assert "artifacts/run/tokenizer.json" in names
     assert "code/trainer/evaluate.py" in names
