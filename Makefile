@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# of the test suite; ARGS goes to pytest (make test ARGS=tests/test_search_asha.py)
+WORKERS ?= 2
 # telemetry of every dependency is off, in whatever is started from here
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -49,8 +51,9 @@ define show
 	@$(BIN)/$(1)
 endef
 
+# a file's tests run in one worker, where they share what takes long to start; tests/conftest.py orders the files
 test: $(STAMP)
-	@.ci/offline $(BIN)/python -m pytest $(ARGS)
+	@.ci/offline $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

@@ -1,12 +1,10 @@
-"""The shape of a GPT and the parameters of its losses, as plain data.
+"""The shape of a GPT, as plain data.
 
 Imports no torch, so that a spec can be checked in milliseconds.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -66,61 +64,24 @@ GPT2_SHAPES: dict[str, GPTConfig] = {
 }
 
 
-def misfit(given: GPTConfig, weights: GPTConfig) -> str | None:
-    """Why weights of one shape cannot begin a model of the `given` one, its key first; None where they can.
+def misfit(given: GPTConfig, weights: GPTConfig) -> tuple[str, str] | None:
+    """Why weights of one shape cannot begin a model of the `given` one: (key, reason); None where they can.
 
     block_size may be smaller (positions are cropped) and vocab_size larger (rows of padding); dropout is no shape.
     """
     if given.block_size > weights.block_size:
-        return f"block_size is {given.block_size}, the weights have positions for at most {weights.block_size}"
+        return (
+            "block_size",
+            f"block_size is {given.block_size}, the weights have positions for at most {weights.block_size}",
+        )
     if given.vocab_size < weights.vocab_size:
-        return f"vocab_size is {given.vocab_size}, the weights need at least {weights.vocab_size}"
+        return "vocab_size", f"vocab_size is {given.vocab_size}, the weights need at least {weights.vocab_size}"
     for name in ("n_layer", "n_head", "n_embd", "bias", "mlp", "norm", "position", "tied_head"):
         got, wanted = getattr(given, name), getattr(weights, name)
         if got != wanted:
-            return f"{name} is {_plain(got)}, the weights need {name}: {_plain(wanted)}"
+            return name, f"{name} is {_plain(got)}, the weights need {name}: {_plain(wanted)}"
     return None
 
 
 def _plain(value: int | str | bool) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-# loss -> its parameters with their defaults.
-# A parameter is named <loss>_<symbol>, so that no two losses share one.
-LOSSES: dict[str, dict[str, float]] = {
-    "cross_entropy": {},
-    "squentropy": {"squentropy_lambda": 1.0},  # the paper's 1; searched in [1e-3, 1]
-    "mse": {},  # rescaled_mse with k = M = 1
-    "rescaled_mse": {"rescaled_mse_k": 15.0, "rescaled_mse_m": 30.0},  # Hui & Belkin 2021, ImageNet's values
-    "brier": {},
-    "squentropy_coded": {"squentropy_coded_w": 65.0},  # the squentropy project's own code: weight w on the true class
-}
-
-# loss -> its read-outs, the default first
-READOUTS: dict[str, tuple[str, ...]] = {
-    "cross_entropy": ("softmax",),
-    "squentropy": ("inverse", "softmax"),
-    "mse": ("inverse", "softmax"),
-    "rescaled_mse": ("inverse", "softmax"),
-    "brier": ("softmax",),
-    "squentropy_coded": ("inverse", "softmax"),
-}
-
-
-def loss_parameters(loss: str, given: Mapping[str, float]) -> dict[str, float]:
-    """All parameters of `loss`, defaults filled in.
-
-    Raises ValueError for an unknown loss, a parameter which this loss does not have, a value without a meaning.
-    """
-    if loss not in LOSSES:
-        raise ValueError(f"loss is {loss!r}; allowed: {', '.join(LOSSES)}")
-    for name, value in given.items():
-        if name not in LOSSES[loss]:
-            allowed = ", ".join(LOSSES[loss]) or "none"
-            raise ValueError(f"{name} is not a parameter of loss {loss}; its parameters: {allowed}")
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} is {value}; it must be a finite number, not below 0")
-        if value == 0 and loss == "rescaled_mse":
-            raise ValueError(f"{name} is 0: then no logit says anything about the true class; it must be above 0")
-    return {**LOSSES[loss], **given}

@@ -89,7 +89,7 @@ def start_from(model: GPT, shape: GPTConfig, state: dict[str, Tensor]) -> None:
     """
     problem = misfit(model.config, shape)
     if problem is not None:
-        raise ValueError(problem)
+        raise ValueError(problem[1])
     for name, parameter in model.named_parameters():  # a tied weight comes once
         source = state[name][: len(parameter)]
         parameter[: len(source)].copy_(source)

@@ -1,25 +1,35 @@
-"""The loss of a large linear head without its logits: N x V of them would outweigh everything else in memory.
+"""The loss of a linear head: of a small one by its definition, of a large one without its logits.
 
-Two tools. A softmax needs every logit of a row, but not all rows at once: rows are taken a chunk at a time, and
-the gradient, known in closed form, is made on the way forward while the chunk is there. A sum of squares needs
+N x V logits of a large head would outweigh everything else in memory. Two tools. A softmax needs every logit of a
+row, but not all rows at once: rows are taken a chunk at a time, and the gradient by the logits is made on the way
+forward while the chunk is there, in closed form where the loss declares one, else by torch. A sum of squares needs
 no logit at all: sum_j f_j^2 = h^T (W^T W) h (Vincent et al. 2015, arXiv 1412.7091).
 
+Rows of the head from n_classes on are padding: no loss sees them, and their gradient is zero.
+
 Why not torch's F.linear_cross_entropy (2.13): its chunks of 8 to 16 rows are slower on a CPU than dense logits
-(tests/benchmarks/bench_loss.py), torch 2.11 lacks it, and it knows no Brier score.
+(tests/benchmarks/bench_loss.py), torch 2.11 lacks it, and it computes no other loss.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.loss import Loss, Parameters, Terms, fill_parameters
+
 # Logits in memory at a time. Every chunk also pays one pass over the (V, d) gradient, so it should be many
 # rows: 333 at V = 50,304 and 64 MiB on a CPU. GPUs are fast enough for that pass to matter more: 256 MiB.
 CHUNK_LOGITS_CPU = 2**24
 CHUNK_LOGITS_GPU = 2**26
+
+# logits (n, C) in fp32 or wider, targets (n,) -> values (n,), their gradient by the logits (n, C)
+WithGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def wide(x: Tensor) -> Tensor:
@@ -27,12 +37,82 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def chunked(loss: str, hidden: Tensor, weight: Tensor, targets: Tensor, n_classes: int) -> Tensor:
-    """Mean over rows of cross_entropy or brier, fp32. hidden (N, d), weight (V, d), targets (N,) -> scalar.
+def per_token_loss(loss: Loss, parameters: Parameters, logits: Tensor, targets: Tensor) -> Tensor:
+    """The definition. logits (N, C), targets (N,) int64 -> (N,), in fp32 or wider.
 
-    Matrix products are in autocast's dtype, the softmax in fp32. First derivatives only.
+    ValueError for a parameter that the loss does not have, and for one outside its range.
     """
-    return _Chunked.apply(loss, hidden, weight, targets, n_classes, torch.is_grad_enabled())
+    logits, p = wide(logits), fill_parameters(loss, parameters)
+    if loss.per_token is not None:
+        return loss.per_token(p, logits, targets)
+    t = _terms(loss, p, logits.shape[-1])
+    total = t.ce * F.cross_entropy(logits, targets, reduction="none") if t.ce else logits.new_zeros(len(logits))
+    if t.others or t.target:
+        f_y = logits.gather(-1, targets[:, None]).squeeze(-1)
+        total = total + _squares(t, logits.square().sum(-1), f_y)
+    return total
+
+
+def training_loss(
+    loss: Loss, parameters: Parameters, hidden: Tensor, weight: Tensor, targets: Tensor, n_classes: int
+) -> Tensor:
+    """The mean of per_token_loss over the logits hidden @ weight[:n_classes].T, never holding all of many logits.
+
+    hidden (N, d), weight (V, d), targets (N,) int64 below n_classes <= V -> scalar, in fp32 or wider.
+    A large head's softmax follows autocast; squares never do: they want all the digits of f.
+    ValueError as per_token_loss.
+    """
+    if n_classes <= hidden.shape[-1]:  # a small head: its logits are no larger than hidden
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = F.linear(wide(hidden), wide(weight[:n_classes]))
+        return per_token_loss(loss, parameters, logits, targets).mean()
+    p = fill_parameters(loss, parameters)
+    if loss.with_gradient is not None:
+        return chunked(partial(loss.with_gradient, p), hidden, weight, targets, n_classes)
+    if loss.per_token is not None:
+        return _chunked_by_torch(loss, p, hidden, weight, targets, n_classes)
+    t = _terms(loss, p, n_classes)
+    total = t.ce * chunked(_cross_entropy, hidden, weight, targets, n_classes) if t.ce else hidden.new_zeros(())
+    if t.others or t.target:
+        squares = _squares(t, square_sum(hidden, weight[:n_classes]), target_logits(hidden, weight, targets))
+        total = total + squares.mean()
+    return total
+
+
+def _terms(loss: Loss, parameters: Parameters, n_classes: int) -> Terms:
+    assert loss.terms is not None  # a Loss has terms or per_token
+    return loss.terms(parameters, n_classes)
+
+
+def _squares(t: Terms, square_sum: Tensor, f_y: Tensor) -> Tensor:
+    """The family's square terms, from sum_j f_j^2 and f_y of each token, both (N,)."""
+    return t.others * (square_sum - f_y.square()) + t.target * (f_y - t.M).square()
+
+
+def chunked(function: WithGradient, hidden: Tensor, weight: Tensor, targets: Tensor, n_classes: int) -> Tensor:
+    """Mean over rows of a function of their logits, fp32. hidden (N, d), weight (V, d), targets (N,) -> scalar.
+
+    Matrix products are in autocast's dtype, `function` in fp32. First derivatives only.
+    """
+    return _Chunked.apply(function, hidden, weight, targets, n_classes, torch.is_grad_enabled())
+
+
+@torch.compiler.disable  # torch.compile cannot trace a differentiation inside of a forward pass
+def _chunked_by_torch(
+    loss: Loss, parameters: Parameters, hidden: Tensor, weight: Tensor, targets: Tensor, n_classes: int
+) -> Tensor:
+    """`chunked` for a loss that declares no gradient: torch differentiates it on each chunk."""
+    assert loss.per_token is not None
+    per_token = loss.per_token
+
+    def function(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            logits = logits.detach().requires_grad_()
+            values = per_token(parameters, logits, y)
+            (gradient,) = torch.autograd.grad(values.sum(), logits)
+        return values.detach(), gradient
+
+    return chunked(function, hidden, weight, targets, n_classes)
 
 
 def square_sum(hidden: Tensor, weight: Tensor) -> Tensor:
@@ -53,7 +133,13 @@ def target_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, loss: str, hidden: Tensor, weight: Tensor, targets: Tensor, n_classes: int, with_gradient: bool
+        ctx: Any,
+        function: WithGradient,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        n_classes: int,
+        with_gradient: bool,
     ) -> Tensor:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -64,7 +150,7 @@ class _Chunked(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for start in range(0, len(h), rows):
                 part = slice(start, start + rows)
-                values, df = _softmax_loss(loss, wide(h[part] @ W.T), targets[part])  # (n,), (n, C)
+                values, df = function(wide(h[part] @ W.T), targets[part])  # (n,), (n, C)
                 total += values.sum()
                 if with_gradient:
                     df = df.to(dtype)
@@ -83,18 +169,11 @@ class _Chunked(torch.autograd.Function):
         return None, scale * dh, scale * dW, None, None, None
 
 
-def _softmax_loss(loss: str, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of each row (n,) and its gradient by the logits (n, C), for logits (n, C), targets (n,)."""
+def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each row (n,) and its gradient by the logits (n, C), for logits (n, C), targets (n,)."""
     y = targets[:, None]
     p = logits.softmax(-1)
     p_y = p.gather(1, y)  # (n, 1)
-    if loss == "cross_entropy":
-        # lse = max f - log max p: a second exponential of every logit would cost as much as the products do
-        log_p_y = logits.gather(1, y) - logits.amax(-1, keepdim=True) + p.amax(-1, keepdim=True).log()
-        return -log_p_y.squeeze(1), p.scatter_(1, y, p_y - 1)
-    if loss == "brier":  # sum_j (p_j - [j = y])^2
-        squares = p.square().sum(-1, keepdim=True)
-        gradient = 2 * p * (p - squares + p_y)
-        gradient.scatter_add_(1, y, -2 * p_y)
-        return (squares - 2 * p_y + 1).squeeze(1), gradient
-    raise ValueError(f"no chunked form of loss {loss!r}")
+    # lse = max f - log max p: a second exponential of every logit would cost as much as the products do
+    log_p_y = logits.gather(1, y) - logits.amax(-1, keepdim=True) + p.amax(-1, keepdim=True).log()
+    return -log_p_y.squeeze(1), p.scatter_(1, y, p_y - 1)

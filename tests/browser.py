@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import CEILING, until
+
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--remote-debugging-pipe"),
 ]
-PATIENCE = 60.0  # seconds for an answer, on a busy machine
 
 
 class Browser:
@@ -90,13 +90,9 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def until(self, expression: str, seconds: float = PATIENCE) -> Any:
+    def until(self, expression: str) -> Any:
         """The value of an expression as soon as it is something."""
-        deadline = time.monotonic() + seconds
-        while not (found := self.ask(expression)):
-            assert time.monotonic() < deadline, f"never: {expression}"
-            time.sleep(0.1)
-        return found
+        return until(lambda: self.ask(expression), expression)
 
     def picture(self, path: Path) -> None:
         """The whole page as PNG."""
@@ -137,5 +133,5 @@ def browser() -> Iterator[Browser]:
                 process.wait(5)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, 9)
-            process.wait(10)
+            process.wait(CEILING)
             os.close(here_read)

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-
-def until(said: Callable[[], Any], seconds: float = 120) -> Any:
-    """Wait for something to become true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := said():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it did not happen")
+from tests.waiting import until as until  # whoever has a driver waits for it
 
 
 def records(journal: Path, kind: str, trial: int) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 
-from tests.drivers import until
 from tests.soak.processes import ROOT, free_port
+from tests.waiting import CEILING, until
 
 
 class Head:
@@ -47,12 +47,19 @@ class Head:
             "OMP_NUM_THREADS": "1",
         }
         self._started: list[subprocess.Popen[bytes]] = []
-        self._ray("--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}", cpus=cpus)
-        until(self._answers, 280)
+        self._ray(
+            "--head",
+            f"--port={self.port}",
+            f"--dashboard-port={self.dashboard}",
+            f"--ray-client-server-port={free_port()}",
+            cpus=cpus,
+        )
+        until(self._answers, "Ray's head")
 
     def _ray(self, *options: str, cpus: int, **more: str) -> None:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *options]
-        command += [f"--num-cpus={cpus}", "--num-gpus=0"]
+        # fixed by default, so that another cluster on the machine would be in the way
+        command += [f"--dashboard-agent-listen-port={free_port()}", f"--num-cpus={cpus}", "--num-gpus=0"]
         with self.log.open("ab") as log:
             self._started.append(
                 subprocess.Popen(
@@ -71,7 +78,7 @@ class Head:
         if token:
             request.add_header("Authorization", f"Bearer {self.token}")
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=CEILING) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError:
             raise
@@ -83,7 +90,7 @@ class Head:
         there = self._joined()
         for _ in range(3):  # Ray gives a node 30 seconds to join, which on a busy machine is not enough
             self._ray(f"--address=127.0.0.1:{self.port}", cpus=cpus, **more)
-            until(lambda: self._joined() > there or self._started[-1].poll() is not None, 200)
+            until(lambda: self._joined() > there or self._started[-1].poll() is not None, "a node")
             if self._started[-1].poll() is None:
                 return
             self._started.pop()
@@ -125,12 +132,12 @@ class Head:
         family = self.processes()
         for process in reversed(self._started):
             process.terminate()
-        _, left = psutil.wait_procs(family, timeout=15)
+        _, left = psutil.wait_procs(family, timeout=15)  # then by force
         for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         for process in self._started:
-            process.wait(30)
+            process.wait(CEILING)
         self._short.cleanup()
 
 
@@ -142,5 +149,5 @@ def nanosweep(head: Head, *words: str, cwd: Path = ROOT, **more: str) -> subproc
         env={**head.environment, "PYTHONPATH": str(ROOT), **more},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=CEILING,
     )

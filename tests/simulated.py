@@ -1,6 +1,8 @@
 """A whole study as its journal would tell it, without training: two drivers, rungs, finalists, in simulated time.
 
-The rungs decide as they do in a search (search.strategy.asha); values follow a known function of the point.
+Any stopping rule can decide: `scheduler` is as in a spec.
+
+The rungs decide as they do in a search (search.stopping); values follow a known function of the point.
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ import heapq
 import json
 import math
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from search.strategy.asha import Asha
+from search.stopping.registry import Scheduler
+from search.strategy.stopping import rebuild
 from search.study.journal import NAME, Record, encode
 from search.study.study import Study, fold
 from tests.journals import LENGTH, RUNGS, header, metrics
@@ -20,18 +24,29 @@ from trainer.config import TrainConfig
 
 BEGAN = 1_700_000_000.0
 AT = (*range(500, LENGTH, 500), LENGTH)  # tokens of the reports
+ASHA = {"asha": {"first_rung": RUNGS[0], "factor": 4, "exempt": 0.05}}
 FLOOR = {"val_loss": 1.0, "val_perplexity": math.e, "val_bits_per_byte": 1.4}
 
 
 class Simulation:
-    """records: the journal. trials: of the search; slots: places; dies: seconds after which the first driver dies."""
+    """records: the journal. trials: of the search; slots: places; dies: seconds after which the first driver dies;
+    scheduler: a rule that stops, its rungs multiples of 500 tokens."""
 
-    def __init__(self, trials: int = 60, slots: int = 2, dies: float | None = 300.0, name: str = "simulated") -> None:
-        self.random, self.asha, self.slots = random.Random(1337), Asha(4), slots
+    def __init__(
+        self,
+        trials: int = 60,
+        slots: int = 2,
+        dies: float | None = 300.0,
+        name: str = "simulated",
+        scheduler: dict[str, Any] = ASHA,
+    ) -> None:
+        self.random, self.slots, self.scheduler = random.Random(1337), slots, scheduler
+        settings = Scheduler.model_validate(scheduler).settings
+        self.rule, self.rungs = settings.rule(), settings.rungs(LENGTH)
         self.records: list[Record] = []
         self.time, self.died, self.name = BEGAN, dies is None, name
         self.dies = BEGAN + (dies or 0)
-        self.left, self.next = trials, 0
+        self.left, self.next, self.budget = trials, 0, trials
         self.events: list[tuple[float, int, int]] = []  # when, which trial, which of its reports
         self.points: dict[int, dict[str, Any]] = {}
         self._driver()
@@ -44,10 +59,11 @@ class Simulation:
 
     def _driver(self) -> None:
         data = {**header()["data"], "floor": FLOOR}
-        spec = {**header(self.name)["spec"], "finalists": {"top": 3, "seeds": 2}, "budget": {"trials": self.left}}
-        spec["scheduler"] = {"asha": {"first_rung": RUNGS[0], "factor": 4, "exempt": 0.05}}
+        spec = {**header(self.name)["spec"], "finalists": {"top": 3, "seeds": 2}, "budget": {"trials": self.budget}}
+        spec["scheduler"] = self.scheduler
         workers = {"slots": self.slots, "cpus": 1.0, "gpus": 0.5}
-        self.write("study", **header(self.name, data=data, spec=spec, workers=workers, host={"name": "here"}))
+        facts = {"spec": spec, "rungs": self.rungs, "workers": workers, "host": {"name": "here"}}
+        self.write("study", **header(self.name, data=data, **facts))
 
     def _fill(self) -> None:
         while len(self.events) < self.slots and self.left:
@@ -90,6 +106,8 @@ class Simulation:
     def _die(self, running: list[tuple[int, int]]) -> None:
         self.died, self.events, self.time = True, [], self.dies + 1000
         self._driver()
+        study = fold(self.records)
+        self.rule = rebuild(study.header.spec, study) or self.rule
         for number, _ in running:
             self.write("status", trial=number, status="interrupted", cause="its driver went away")
         for number, place in running:
@@ -99,7 +117,7 @@ class Simulation:
         """Whether the trial goes on."""
         point, tokens = self.points[number], AT[place]
         broke = point["learning_rate"] > 0.0085
-        rung, value = tokens if tokens in RUNGS else None, math.nan if broke else self._value(number, tokens)
+        rung, value = tokens if tokens in self.rungs else None, math.nan if broke else self._value(number, tokens)
         more = {"val_loss_subset": math.log(value) + 0.01} if tokens == LENGTH and not broke else {}
         about = {"step": tokens // 100, "tokens": tokens, "rung": rung, "final": tokens == LENGTH, "checkpoint": None}
         self.write("report", trial=number, **about, metrics=metrics(value, **more))
@@ -108,10 +126,9 @@ class Simulation:
             self.write("status", status="diverged", cause="the loss is nan", **ended)
             return False
         if rung is not None and "of" not in point:
-            made = self.asha.report(number, rung, value, exempt=point.get("exempt", False))
-            decided = {"action": made.action, "value": made.value, "cutoff": made.cutoff, "of": made.of}
-            self.write("decision", trial=number, rung=rung, **decided)
-            if made.action == "stop":
+            decision = self.rule.report(number, rung, value, exempt=point.get("exempt", False))
+            self.write("decision", trial=number, rung=rung, **asdict(decision))
+            if decision.action == "stop":
                 self.write("status", status="pruned", rung=rung, **ended)
                 return False
         if tokens == LENGTH:

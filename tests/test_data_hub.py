@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,13 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.waiting import CEILING
+
 READ_FROM_HUB = """
-import sys
+import sys, time
 from pathlib import Path
+import datasets, huggingface_hub
 from data import corpora
 from data.errors import UserError
 from data.splits import divide
+longest = 0.0
 for name in sys.argv[2:]:
+    begun = time.monotonic()
     scratch = Path(sys.argv[1]) / name.replace("/", "-")
     scratch.mkdir()
     try:
@@ -33,6 +37,8 @@ for name in sys.argv[2:]:
         print(name, *map(len, parts.values()), documents.facts["revision"][:4], documents.bytes_of(0).decode(), sep="|")
     except UserError as error:
         print(error)
+    longest = max(longest, time.monotonic() - begun)
+print(longest)
 """
 
 
@@ -41,7 +47,7 @@ def read_from_hub(endpoint: str, folder: Path, *names: str) -> list[str]:
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf")}
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-c", READ_FROM_HUB, str(folder), *names]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CEILING, check=True)
     return result.stdout.splitlines()
 
 
@@ -115,9 +121,8 @@ def fake_hub() -> Iterator[str]:
 
 @pytest.mark.slow
 def test_without_a_network_the_hub_is_given_up_at_once(tmp_path: Path) -> None:
-    start = time.monotonic()
     lines = read_from_hub("http://127.0.0.1:9", tmp_path / "a", "tinystories", "hf:some/thing", "hackernews")
-    assert time.monotonic() - start < 20  # load_dataset alone tries for 23 s each
+    assert float(lines[-1]) < 15  # seconds without those of the imports; load_dataset alone tries for 23 s each
     assert "cannot be reached" in lines[0]
     assert lines[0].endswith("text:TinyStories-train.txt")
     assert lines[1].endswith("parquet:PATH#field")

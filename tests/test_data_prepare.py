@@ -19,6 +19,7 @@ from data.errors import UserError
 from data.kind_stories import STORIES_SEED
 from data.prepare import default_cache, load_test, open_dataset, prepare, token_dtype
 from data.tokenizers import Tokenizer, load
+from tests.waiting import CEILING
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [f"Story {i} said “hello”.\r\nThe <|endoftext|> end{'!' * i}\x00" for i in range(40)]
@@ -191,7 +192,7 @@ def start_preparing(corpus: str, cache: Path) -> subprocess.Popen[str]:
 
 def test_two_processes_prepare_a_corpus_once(tmp_path: Path) -> None:
     children = [start_preparing("stories:3000", tmp_path) for _ in range(2)]
-    results = [child.communicate(timeout=120) for child in children]
+    results = [child.communicate(timeout=CEILING) for child in children]
     assert [child.returncode for child in children] == [0, 0], results
     assert results[0][0] == results[1][0]
     assert sorted(entry.name.partition("-")[0] for entry in tmp_path.iterdir()) == ["locks", "stories"]

@@ -16,6 +16,7 @@ import yaml
 
 from search.cli.main import parser
 from tests import composed
+from tests.waiting import CEILING
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docker"
@@ -34,7 +35,7 @@ def instructions(kind: str) -> list[str]:
 
 
 def run(words: list[str], **more: Any) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, **more)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=CEILING, **more)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

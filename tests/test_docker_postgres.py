@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -28,8 +27,9 @@ from search.spec.load import load_spec
 from search.study.study import read_study
 from search.tracking.mlflow_read import fetch_study
 from search.tracking.mlflow_store import connect
-from search.tracking.tracker import Tracker
-from tests import composed, journals, tiny
+from search.tracking.mlflow_tracker import MlflowTracker
+from search.tracking.tracker import connected
+from tests import composed, journals, tiny, waiting
 
 pytestmark = pytest.mark.slow
 PASSWORD = composed.SECRETS["MLFLOW_PASSWORD"]
@@ -50,12 +50,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(done: Any, process: subprocess.Popen[bytes], log: Path, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert process.poll() is None, log.read_text()[-2000:]
-        assert time.monotonic() < deadline, log.read_text()[-2000:]
-        time.sleep(0.1)
+def until(done: Any, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for a server. Raises AssertionError with its last lines when it ends."""
+    waiting.until(lambda: done() or process.poll() is not None, log.name)
+    assert process.poll() is None, log.read_text()[-2000:]
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +124,7 @@ def database() -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGINT)  # asked by SIGTERM it waits for its clients
-        process.wait(60)
+        process.wait(waiting.CEILING)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -171,7 +169,9 @@ def ask(server: str, password: str | None, host: str | None = None) -> int:
     if host is not None:
         request.add_header("Host", host)
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            request, timeout=waiting.CEILING
+        ) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -191,7 +191,7 @@ def named(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
-    connect(server, 120)  # MLflow's client takes seconds to load, which a search has patience for once only
+    connect(server, waiting.CEILING)  # MLflow's client takes seconds to load, which a search has patience for once only
     return server
 
 
@@ -212,9 +212,9 @@ def test_a_journal_arrives_whole_and_comes_back_through_the_server_alone(
     named: str, database: str, tmp_path: Path
 ) -> None:
     ledger = journals.write_study(tmp_path / "sent")
-    with Tracker(tmp_path / "sent") as tracker:
+    with connected(MlflowTracker(tmp_path / "sent")) as tracker:
         tracker.follow(ledger)
-        assert tracker.close(120) == ""
+        assert tracker.close(waiting.CEILING) == ""
     shutil.move(tmp_path / "sent", tmp_path / "hidden")
     assert repr(fetch_study("sent", named)) == repr(read_study(tmp_path / "hidden"))
     assert sum(n for _, n in runs(database, "sent")) == 7  # the study and the six trials that began

@@ -23,10 +23,10 @@ from search.study.journal import AT_REST, NAME, read_records
 from search.study.scores import best, objective
 from search.study.study import Study, read_study
 from tests import browser
-from tests.drivers import until
+from tests.waiting import CEILING, until
 
 ROOT = Path(__file__).parent.parent
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a busy machine starts Ray in minutes
+pytestmark = pytest.mark.slow
 
 
 class Clone:
@@ -34,7 +34,7 @@ class Clone:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "nanosweep"
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.folder)], check=True, timeout=60)
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.folder)], check=True, timeout=CEILING)
         self.storage = self.folder / "runs"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
         path = f"{Path(sys.executable).parent}:{kept.get('PATH', '')}"
@@ -44,7 +44,7 @@ class Clone:
         """What a command that succeeds prints."""
         command = [sys.executable, "-m", "search", *words]
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment | more, capture_output=True, text=True, timeout=600
+            command, cwd=self.folder, env=self.environment | more, capture_output=True, text=True, timeout=CEILING
         )
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -77,10 +77,10 @@ def test_from_a_clone_to_a_full_run_through_the_service(clone: Clone) -> None:
 
     clone("submit", "search/specs/quickstart.yaml", "--scale", "tiny")
     folder = clone.storage / "quickstart-tiny"
-    until(lambda: [trial for trial in study(folder).trials.values() if trial.status in AT_REST], 300)
+    until(lambda: [trial for trial in study(folder).trials.values() if trial.status in AT_REST])
     os.kill(json.loads((folder / "driver.json").read_text())["pid"], signal.SIGKILL)
     before = study(folder)
-    until(lambda: "failed" in clone("jobs").lower(), 120)
+    until(lambda: "failed" in clone("jobs").lower())
 
     told = clone("submit", "search/specs/quickstart.yaml", "--scale", "tiny", "--follow")
     assert "best config:" in told

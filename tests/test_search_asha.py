@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.spec.study_spec import Asha as Settings
 from search.spec.study_spec import StudySpec
-from search.strategy.asha import Asha, Decision, bracket, exempt, rebuild
+from search.stopping.asha import Asha, AshaSettings
+from search.stopping.rule import Decision
+from search.strategy.stopping import rebuild
 from search.study.study import read_study
 from tests import journals, specs
 from trainer.config import TrainConfig
 
+Settings, bracket, exempt = AshaSettings, AshaSettings.bracket, AshaSettings.exempts
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 FACTORS = st.integers(2, 6)
 
@@ -123,13 +125,17 @@ def test_rebuilt_from_the_journal_it_decides_as_if_it_had_never_stopped(
         fields = {"action": made.action, "value": made.value, "cutoff": made.cutoff, "of": made.of}
         ledger.write("decision", trial=trial, rung=rung, **fields)
 
-    treated = {number: {"bracket": number % 2, "exempt": number % 5 == 0} for number in range(20)}
+    treated: dict[int, Any] = {
+        number: {"bracket": number % 2, "exempt": number % 5 == 0, "group": "ab"[number // 2 % 2]}
+        for number in range(20)
+    }
     for number in range(12):
         config = TrainConfig(learning_rate=1e-3).model_dump()
         ledger.write("point", trial=number, point={"learning_rate": 1e-3}, config=config, **treated[number])
         write(number, 1000, asha.report(number, 1000, rng.gauss(0, 1), **treated[number]))
         if (found := asha.promotion()) is not None:
-            write(*found, asha.promote(*found, bracket=found[0] % 2))
+            about = treated[found[0]]
+            write(*found, asha.promote(*found, bracket=about["bracket"], group=about["group"]))
     ledger.close()
     settings = {"asha": {"first_rung": 1000, "factor": factor, "mode": mode}}
     spec = StudySpec.model_validate(
@@ -177,14 +183,75 @@ def test_the_first_to_arrive_has_no_advantage_when_trials_pause() -> None:
 
 def test_the_furthest_rung_is_promoted_first() -> None:
     asha = Asha(2, "promote")
-    for trial, value in enumerate([3.0, 2.0, 4.0, 5.0]):
+    for trial, value in enumerate([9.0, 1.0, 2.0, 3.0]):
         asha.report(trial, 1, value)
-    asha.promote(0, 1)
-    asha.report(1, 4, 2.0)
-    assert asha.report(0, 4, 1.0).action == "continue"
-    asha.report(2, 4, 3.0)
-    asha.report(3, 4, 4.0)
-    assert asha.promotion() == (1, 4)
+    asha.report(1, 4, 5.0)
+    asha.report(4, 4, 9.0)
+    assert asha.promotion() == (1, 4)  # though 2 waits at rung 1 and has the smaller value
+    asha.promote(1, 4)
+    assert asha.promotion() == (2, 1)
+
+
+def test_of_brackets_at_one_rung_the_first_is_promoted_first() -> None:
+    asha = Asha(2, "promote")
+    for bracket_ in (1, 0):
+        for trial, value in enumerate([9.0, 1.0, 2.0, 3.0]):
+            asha.report(trial + 10 * bracket_, 1, value, bracket=bracket_)
+    assert asha.promotion() == (2, 1)
+    asha.promote(2, 1)
+    assert asha.promotion() == (12, 1)
+
+
+def test_of_groups_at_one_rung_the_one_from_which_the_fewest_went_on_is_promoted_first() -> None:
+    asha = Asha(2, "promote")
+    for first, group, values in ((0, "a", [9.0, 1.0, 2.0, 3.0]), (10, "b", [2.0, 1.0, 9.0, 8.0])):
+        for place, value in enumerate(values):
+            asha.report(first + place, 1, value, group=group)
+    asha.report(20, 1, 9.0, group="c")
+    asha.report(21, 1, 9.5, group="c")  # nobody of c has gone on, one each of a and b
+    assert asha.promotion() == (20, 1)
+    asha.promote(20, 1, group="c")
+    assert asha.promotion() == (2, 1)
+    asha.promote(2, 1, group="a")  # two of a
+    assert asha.promotion() == (10, 1)
+
+
+def test_of_two_that_tie_the_first_is_promoted() -> None:
+    asha = Asha(4, "promote")
+    for trial in (2, 1, 0):
+        asha.report(trial, 1, 5.0)
+    assert asha.promotion(last=True) == (0, 1)
+
+
+def test_an_exempt_trial_that_went_on_does_not_stand_for_a_promotion() -> None:
+    asha = Asha(4, "promote")
+    assert asha.report(0, 1, 9.0, exempt=True).action == "continue"
+    asha.report(1, 1, 2.0)
+    asha.report(2, 1, 1.0)
+    assert asha.promotion(last=True) == (2, 1)
+    restored = Asha(4, "promote")
+    restored.restore(0, 1, asha.report(0, 1, 9.0), exempt=True)
+    restored.restore(1, 1, asha.report(1, 1, 2.0))
+    assert restored.promotion(last=True) == (1, 1)
+
+
+def test_a_promotion_tells_the_rung_as_it_is_by_then() -> None:
+    asha = Asha(2, "promote")
+    for trial, value in enumerate([4.0, 9.0, 3.0, 8.0, 7.0]):
+        asha.report(trial, 1, value)
+    made = asha.promote(0, 1)
+    assert (made.action, made.value, made.cutoff, made.of) == ("promote", 4.0, 4.0, 5)
+
+
+def test_of_two_rungs_that_may_promote_the_further_one_does_and_says_the_rung_as_it_is_then() -> None:
+    asha = Asha(2, "promote")
+    for rung in (1, 4):
+        for trial, value in enumerate([3.0, 5.0, 4.0, 6.0]):
+            asha.report(10 * rung + trial, rung, value)
+    assert asha.report(42, 4, 4.0) == Decision("pause", 4.0, 3.0, 3)
+    assert [asha.promotion(), asha.promote(40, 4)] == [(40, 4), Decision("promote", 3.0, 4.0, 4)]
+    assert [asha.promotion(), asha.promote(42, 4)] == [(42, 4), Decision("promote", 4.0, 4.0, 4)]
+    assert asha.promotion() == (10, 1)
 
 
 def test_where_nothing_else_can_run_the_best_of_a_rung_goes_on_and_only_once() -> None:
@@ -219,11 +286,12 @@ def settings(**values: object) -> Settings:
 
 
 def test_brackets_are_drawn_with_hyperbands_shares() -> None:
-    """Three halvings against two at factor 3: 27/4 to 9/3."""
-    drawn = [bracket(settings(factor=3, brackets=2), 7, number, n_rungs=3) for number in range(2000)]
-    assert set(drawn) == {0, 1}
-    assert drawn.count(0) / len(drawn) == pytest.approx(6.75 / 9.75, abs=0.04)
-    assert drawn != [bracket(settings(factor=3, brackets=2), 8, number, n_rungs=3) for number in range(2000)]
+    """Three, two and one halvings at factor 3: 27/4, 9/3 and 3/2."""
+    n, shares = 20_000, [6.75, 3.0, 1.5]
+    drawn = [bracket(settings(factor=3, brackets=3), 7, number, n_rungs=3) for number in range(n)]
+    for b, share in enumerate(shares):
+        assert drawn.count(b) / n == pytest.approx(share / sum(shares), abs=0.013)  # four standard deviations
+    assert drawn != [bracket(settings(factor=3, brackets=3), 8, number, n_rungs=3) for number in range(n)]
 
 
 def test_no_more_brackets_than_rungs() -> None:
@@ -231,10 +299,17 @@ def test_no_more_brackets_than_rungs() -> None:
     assert {bracket(settings(brackets=9), 7, number, n_rungs=0) for number in range(20)} == {0}
 
 
+def test_groups_draw_brackets_and_exempt_trials_of_their_own() -> None:
+    drawn = [[bracket(settings(brackets=2), 7, number, 3, group) for number in range(100)] for group in ("a", "b")]
+    chosen = [[exempt(settings(), 7, number, group) for number in range(100)] for group in ("a", "b")]
+    assert drawn[0] != drawn[1]
+    assert chosen[0] != chosen[1]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_three_of_the_first_eighteen_are_exempt_and_the_share_in_the_long_run(seed: int) -> None:
     chosen = [number for number in range(400) if exempt(settings(), seed, number)]
-    assert len([number for number in chosen if number < 18]) == 3
+    assert [number // 6 for number in chosen if number < 18] == [0, 1, 2]  # one in each half dozen
     assert len(chosen) == 20
     assert sum(exempt(settings(exempt=0.5), seed, number) for number in range(400)) == 200
 

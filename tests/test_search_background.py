@@ -15,7 +15,7 @@ import pytest
 
 from data.errors import UserError
 from search.service import background
-from tests.drivers import until
+from tests.waiting import until
 
 
 def test_an_occupied_port_says_who_holds_it_and_which_is_free() -> None:
@@ -28,7 +28,7 @@ def test_an_occupied_port_says_who_holds_it_and_which_is_free() -> None:
 
 def test_ending_a_server_ends_its_children_even_stubborn_ones(tmp_path: Path) -> None:
     stubborn = (
-        "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+        "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(3600)"
     )
     command = ["sh", "-c", f'{sys.executable} -c "{stubborn}" & wait']
     process = background.begin(command, dict(os.environ), tmp_path / "out", tmp_path)
@@ -37,14 +37,14 @@ def test_ending_a_server_ends_its_children_even_stubborn_ones(tmp_path: Path) ->
     assert background.end(lambda: background.group(process.pid), patience=1) == 2
     process.wait()
     assert len(children) == 1
-    assert not background.breathes(children[0])
+    until(lambda: not background.breathes(children[0]))
 
 
 def test_a_server_that_does_not_start_is_told_by_its_last_line(tmp_path: Path) -> None:
     process = background.begin(["sh", "-c", "echo no such store; exit 3"], dict(os.environ), tmp_path / "out", tmp_path)
     with pytest.raises(UserError, match="MLflow did not start: no such store"):
         background.wait(process, lambda: False, tmp_path / "out", "MLflow")
-    sleeper = background.begin(["sleep", "60"], dict(os.environ), tmp_path / "out", tmp_path)
+    sleeper = background.begin(["sleep", "3600"], dict(os.environ), tmp_path / "out", tmp_path)
     with pytest.raises(UserError, match=r"did not answer within 0\.1 s: it said nothing"):
         background.wait(sleeper, lambda: False, tmp_path / "out", "MLflow", patience=0.1)
     background.end(lambda: [psutil.Process(sleeper.pid)])

@@ -29,7 +29,7 @@ def test_the_leader_comes_first_and_nothing_is_drawn_of_a_trial_without_a_finite
     assert chart.lines[0].label.startswith("trial 1: perplexity 4.000 (")
     assert chart.lines[3].curve.val == ((1000, math.log(2.5)),)
     assert chart.lines[3].curve.end is None
-    assert (chart.unit, chart.floor) == (curves.NATS, 1.0)
+    assert (chart.unit, chart.floor) == ("nats per token", 1.0)
 
 
 def test_only_the_best_few_have_names(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_nats_per_token_of_several_tokenizers_do_not_stand_on_one_axis(tmp_path:
     journals.complete(ledger, 7, 9.0, tokenizer="bpe:512")
     chart = curves.of_trials(ledger.study)
     assert chart is not None
-    assert (chart.unit, chart.floor) == (curves.BITS, 1.4)
+    assert (chart.unit, chart.floor) == ("bits per byte", 1.4)
     assert all(not line.curve.train for line in chart.lines)
     assert chart.lines[0].curve.end == pytest.approx((journals.LENGTH, math.log(4.0) / math.log(2)))
 

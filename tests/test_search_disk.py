@@ -11,6 +11,7 @@ import pytest
 
 from search.study.study import read_study
 from tests.test_search_study_run import alone, numbers, write
+from tests.waiting import CEILING
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = """
@@ -45,7 +46,7 @@ def test_a_full_disk_stops_the_study_in_one_line_and_with_room_it_goes_on(tmp_pa
     }
     apart = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
     command = [*apart, "bash", "-c", SCRIPT, "full", str(tmp_path), sys.executable]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=CEILING)
     if done.returncode == 77 or "unshare failed" in done.stderr:
         pytest.skip("this system lets nobody here mount a small disk")
     codes = [line for line in done.stdout.splitlines() if line.startswith("code")]

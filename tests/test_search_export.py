@@ -10,6 +10,7 @@ from data.errors import UserError
 from search.results import export
 from search.study.study import Study
 from tests import journals
+from trainer import provenance
 from trainer.config import TrainConfig, load
 
 
@@ -30,21 +31,27 @@ def test_the_best_is_exported_by_default(study: Study, tmp_path: Path) -> None:
     assert export.best_config(study).loss == "squentropy"
 
 
-def test_provenance_is_complete(study: Study) -> None:
-    text = export.text(study)
-    comments = [line for line in text.splitlines() if line.startswith("#")]
-    head = "\n".join(comments)
+def test_provenance_is_complete(study: Study, tmp_path: Path) -> None:
+    export.write(study, tmp_path / "best.yaml")
+    text = (tmp_path / "best.yaml").read_text()
+    head = "\n".join(line for line in text.splitlines() if line.startswith("#"))
     assert "best of study quick, trial 1 (lr=0.002 squentropy); 810k parameters" in head
-    assert "objective: val_perplexity 4 on the full validation split, after 8,000 tokens" in head
-    assert "commit: 0123456789abcdef with uncommitted changes" in head
-    assert "data: stories, hash abc123" in head
     assert "nanosweep train THIS_FILE" in head
+    source = provenance.read(tmp_path / "best.yaml")
+    assert source == export.provenance_of(study, study.trials[1])
+    assert source is not None
+    assert (source.study, source.trial, source.leads, source.point) == ("quick", 1, True, study.trials[1].point)
+    assert (source.objective, source.value, source.tokens) == ("val_perplexity", 4.0, 8000)
+    assert (source.corpus, source.data_hash) == ("stories", "abc123")
+    assert (source.commit, source.dirty) == ("0123456789abcdef", True)
+    assert source.how_sure.startswith("one seed")
+    assert source.trained.endswith(" UTC")
 
 
 def test_a_trial_that_was_stopped_says_that_it_has_no_objective(study: Study) -> None:
-    text = export.text(study, 2)
-    assert "objective: none: pruned after 1,000 tokens (val_perplexity 2.5 on the subset)" in text
-    assert "from study quick, trial 2" in text
+    source = export.provenance_of(study, study.trials[2])
+    assert (source.value, source.status, source.tokens, source.leads) == (None, "pruned", 1000, False)
+    assert "objective: none: pruned after 1,000 tokens" in provenance.describe(source)
 
 
 def test_a_name_cannot_break_out_of_its_comment(tmp_path: Path) -> None:

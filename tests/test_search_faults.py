@@ -24,8 +24,9 @@ from tests.soak import checks
 from tests.soak.alone import numbers, train
 from tests.soak.follower import Follower
 from tests.soak.nodes import Nodes
-from tests.soak.processes import Driver, trainers, until
+from tests.soak.processes import Driver, trainers
 from tests.stores import fresh_store
+from tests.waiting import CEILING, until
 
 BASE = """corpus: stories:120
 n_layer: 2
@@ -90,7 +91,7 @@ def check_values(trials: list[Trial], monkeypatch: pytest.MonkeyPatch, environme
 
 
 def ended(driver: Driver) -> int:
-    until(lambda: driver.code() is not None, 90, "the driver's end")
+    until(lambda: driver.code() is not None, "the driver's end")
     return driver.code() or 0
 
 
@@ -123,11 +124,11 @@ def test_the_trial_of_a_lost_node_goes_on_from_its_checkpoint_on_another(
     try:
         driver.start()
         follower = Follower(journal)
-        until(lambda: reports(follower, 0) >= 3, 90, "reports")
+        until(lambda: reports(follower, 0) >= 3, "reports")
         (worker,) = trainers()
         assert worker.ppid() in nodes.raylets
         nodes.lose(worker.ppid())
-        until(lambda: not living([worker]), 30, "the end of the lost node's worker")
+        until(lambda: not living([worker]), "the end of the lost node's worker")
         assert ended(driver) == 0, driver.last_lines()
     finally:
         driver.kill()
@@ -151,13 +152,13 @@ def test_after_kill_9_of_the_driver_the_same_command_goes_on(
     try:
         driver.start()
         follower = Follower(journal)
-        until(lambda: middle(follower) and running(uri), 120, "a trial that has ended, one that runs, and MLflow")
+        until(lambda: middle(follower) and running(uri), "a trial that has ended, one that runs, and MLflow")
         children, workers = family(driver.pid), trainers()
         driver.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]  # it writes no more while we look
         before = list(read_records(journal))
         driver.kill()
         done = [n for n, trial in read_study(journal.parent).trials.items() if trial.status in ENDED]
-        until(lambda: not living(workers), 30, "the end of the killed driver's workers")  # Ray's agents take a minute
+        until(lambda: not living(workers), "the end of the killed driver's workers")  # Ray's agents take a minute
         driver.start()
         assert ended(driver) == 0, driver.last_lines()
     finally:
@@ -187,5 +188,5 @@ def middle(follower: Follower) -> bool:
 
 def running(uri: str) -> Any:
     """Runs that MLflow's database holds as RUNNING, the parent among them."""
-    with sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=30) as database:
+    with sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=CEILING) as database:
         return database.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone()[0] >= 2

@@ -92,7 +92,7 @@ def test_a_study_without_finalists_is_told_how_to_have_some(tmp_path: Path) -> N
 
 def test_other_text_than_the_studys_is_refused(finished: Path, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    about = read_study(finished).header["data"]
+    about = read_study(finished).header.record["data"]
     about = {**about, "tokenizers": {"char": {**about["tokenizers"]["char"], "hash": "0" * 64}}}
     ledger.write("study", **journals.header("s", data=about))
     for number, more in ((0, {}), (1, {"of": 0, "round": 1})):

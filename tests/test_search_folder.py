@@ -20,7 +20,7 @@ from pathlib import Path
 from search.study.folder import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 

@@ -15,12 +15,14 @@ from search.run.full_run_workers import share
 from search.run.resources import Share
 from search.study.machine import Node
 from search.study.study import Ledger
+from search.tracking import full_run_log
 from search.tracking.mlflow_read import parents
 from search.tracking.mlflow_store import DATABASE, connect
-from search.tracking.tracker import Tracker
+from search.tracking.mlflow_tracker import MlflowTracker
 from tests import journals, tiny
+from tests.flaky import Fault, Flaky, connecting
 from tests.stores import fresh_store
-from trainer import config
+from trainer import config, provenance
 from trainer.config import TrainConfig
 from trainer.records import METRICS
 from trainer.run_folder import Reports
@@ -95,7 +97,7 @@ def best(place: Path) -> Path:
 
 
 def track(ledger: Ledger, folder: Path) -> None:
-    tracker = Tracker(folder)
+    tracker = MlflowTracker(folder)
     tracker.follow(ledger)
     assert tracker.close(200) == ""  # a busy machine takes its time
     ledger.listeners.clear()
@@ -221,6 +223,47 @@ def test_mlflow_that_is_away_stops_no_run(
     assert (run.info.status, run.data.metrics["tokens"]) == ("FINISHED", 1280)
 
 
+@pytest.mark.parametrize("call", ["search_runs", "create_run", "update_run", "log_batch", "set_terminated"])
+def test_an_answer_that_is_lost_makes_no_second_run(
+    place: Path, best: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    clients: list[Flaky] = []
+    monkeypatch.setattr(full_run_log, "connect", connecting(clients, Fault(call, arrives=True)))
+    assert main([str(best)]) == 0
+    assert call in clients[0].calls
+    (run,) = full_runs(place)
+    assert (run.info.status, run.data.metrics["tokens"]) == ("FINISHED", 1280)
+    assert run.data.params["n_embd"] == "16"
+    history = clients[0].get_metric_history(run.info.run_id, "tokens")
+    assert len(history) == len({point.step for point in history})
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_run_that_was_killed_as_its_mlflow_run_was_made_continues_that_one(
+    place: Path, best: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(full_run_log, "connect", connecting([], Fault("create_run", arrives=True, ends=True)))
+        assert main([str(best)]) == 0
+    (begun,) = full_runs(place)
+    assert begun.data.metrics == {}
+    assert main([str(best), "--resume"]) == 0
+    (run,) = full_runs(place)
+    assert run.info.run_id == begun.info.run_id
+    assert (run.info.status, run.data.metrics["tokens"]) == ("FINISHED", 1280)
+
+
+def test_a_study_without_mlflow_has_its_full_runs_without_mlflow(
+    place: Path, best: Path, capsys: pytest.CaptureFixture
+) -> None:
+    ledger = Ledger(place / "runs" / "quick")
+    header = journals.header("quick")
+    ledger.write("study", **{**header, "spec": {**header["spec"], "tracking": "none"}})
+    assert main([str(best)]) == 0
+    assert capsys.readouterr().err == ""
+    assert full_runs(place) == []
+
+
 def test_a_run_that_goes_back_shows_each_step_once(tmp_path: Path) -> None:
     def write(*steps: int) -> None:
         made = [{"step": s, "tokens": s * 10, "rung": None, "final": False, "metrics": {"x": 0.1 * s}} for s in steps]
@@ -238,6 +281,8 @@ def test_a_run_that_goes_back_shows_each_step_once(tmp_path: Path) -> None:
 
 
 def test_an_exported_config_knows_its_origin(best: Path, place: Path) -> None:
-    assert export.origin(best) == export.Origin("quick", 0, "abc123")
-    assert export.origin(place / "tiny.yaml") is None
+    source = provenance.read(best)
+    assert source is not None
+    assert (source.study, source.trial, source.data_hash) == ("quick", 0, "abc123")
+    assert provenance.read(place / "tiny.yaml") is None
     assert TrainConfig.model_validate(config.load(best).model_dump()) == config.load(best)

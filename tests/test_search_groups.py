@@ -17,10 +17,9 @@ from search.results.agreement import interval, kendall
 from search.results.cautions import cautions
 from search.run.plan import _finalists, _turns
 from search.run.searcher import LedgerSearcher
-from search.spec.study_spec import Asha as Settings
 from search.spec.study_spec import StudySpec
+from search.stopping.asha import Asha, AshaSettings
 from search.strategy.advice import advice
-from search.strategy.asha import Asha, exempt
 from search.strategy.finalists import candidates, in_doubt, pending
 from search.strategy.groups import group_of, in_turn, turn
 from search.strategy.sampler import Sampler
@@ -31,6 +30,7 @@ from tests.test_search_folder import having_weights, with_weights
 from tests.test_search_sampler import Told
 from trainer.config import TrainConfig
 
+Settings, exempt = AshaSettings, AshaSettings.exempts
 LOSSES = ["cross_entropy", "squentropy", "brier"]
 BEST = {"cross_entropy": -3.0, "squentropy": -2.0, "brier": -1.3}  # log10 of each loss's best rate
 BEHIND = {"cross_entropy": 0.0, "squentropy": 0.5, "brier": 2.0}  # nats

@@ -11,18 +11,20 @@ import pytest
 from data.errors import UserError
 from search.spec.study_spec import StudySpec
 from search.study import header
+from search.study.study_record import Header, read_header
 from tests import specs, tiny
 from trainer.config import TrainConfig
-from trainer.loop import default_eval_tokens
+from trainer.measure import default_eval_tokens
 
 SPACE = "space: {learning_rate: {log: [1e-4, 1e-2]}}\nsampler: random\n"
 
 
-def begun(folder: Path, base: str = specs.BASE) -> tuple[StudySpec, TrainConfig, dict[str, object]]:
+def begun(folder: Path, base: str = specs.BASE) -> tuple[StudySpec, TrainConfig, Header]:
     """A spec, its base, and the header that its driver wrote."""
     spec, config, _ = specs.read(folder, SPACE, base)
     pinned = header.pin_eval_tokens(config, 2_000_000)
-    return spec, config, header.fields(spec, pinned, {"hash": "abc", "corpus": "stories"}, [])
+    record = header.fields(spec, pinned, {"hash": "abc", "corpus": "stories"}, [])
+    return spec, config, read_header({"record": "study", "time": 1.0, **record})
 
 
 def test_the_same_spec_goes_on(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_spoilt_line_is_named(tmp_path: Path, line: str) -> None:
 def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     path.write_text('{"record":"study","version":99}\n')
-    with pytest.raises(UserError, match=r"trials.jsonl:1: journal version 99, this is 2"):
+    with pytest.raises(UserError, match=r"trials.jsonl:1: journal version 99 is of a newer release"):
         list(read_records(path))
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
-import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from search.run import live
+from search.spec.study_spec import Budget
 from search.study.study import Ledger
 from tests import journals
 from tests.journals import LENGTH
+from tests.waiting import until
 
 
 def terminal(height: int = 24, width: int = 100) -> Console:
@@ -131,7 +132,8 @@ def test_a_terminal_is_left_as_it_was(tmp_path: Path) -> None:
     with live.shown(ledger.study, 2, LENGTH, console) as view:
         ledger.listeners.append(view)
         journals.end(ledger, 5, "completed")
-        time.sleep(0.6)  # at least one refresh
+        assert isinstance(console.file, io.StringIO)
+        until(lambda: "workers busy" in console.file.getvalue())
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert "workers busy" in text
@@ -150,7 +152,7 @@ def test_before_anything_is_trained_only_hours_can_be_told(
 ) -> None:
     ledger = Ledger(tmp_path)
     ledger.write("study", **journals.header())
-    left = live.time_left(ledger.study, budget, LENGTH, elapsed=5.0, trained=0)
+    left = live.time_left(ledger.study, Budget.model_validate(budget), LENGTH, elapsed=5.0, trained=0)
     assert left == (expected if expected is None else pytest.approx(expected, abs=5))
 
 
@@ -162,6 +164,6 @@ def test_time_left_goes_by_the_tokens_that_trials_need(tmp_path: Path) -> None:
     journals.start(ledger, 1)
     journals.report(ledger, 1, 4000, 6.0)
     # 12,000 tokens in 6 s; to come: half of trial 1 and one whole trial, also 12,000
-    assert live.time_left(ledger.study, {"trials": 3}, LENGTH, 6.0, 12_000) == pytest.approx(6.0)
-    assert live.time_left(ledger.study, {"trials": 3, "tokens": 14_000}, LENGTH, 6.0, 12_000) == pytest.approx(2.0)
-    assert live.time_left(ledger.study, {"trials": 2, "hours": 1}, LENGTH, 6.0, 12_000) == pytest.approx(2.0)
+    assert live.time_left(ledger.study, Budget(trials=3), LENGTH, 6.0, 12_000) == pytest.approx(6.0)
+    assert live.time_left(ledger.study, Budget(trials=3, tokens=14_000), LENGTH, 6.0, 12_000) == pytest.approx(2.0)
+    assert live.time_left(ledger.study, Budget(trials=2, hours=1), LENGTH, 6.0, 12_000) == pytest.approx(2.0)

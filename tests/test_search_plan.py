@@ -78,3 +78,29 @@ def test_plan_shows_the_lengths_that_are_searched_and_counts_with_the_longest(
     assert "early_stop  2, null" in describe(*loaded)
     plan = prepare(*loaded, Study())
     assert plan.base.eval_tokens == 2048  # as for the shortest: scoring stays a small part of every trial
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "line"),
+    [
+        ("none", "none: every trial runs to its end"),
+        (
+            "{asha: {first_rung: 1k, mode: promote, brackets: 2}}",
+            "1k, 4k; the best 1/4 of each loss go on, the others pause, 2 brackets, 5% of trials are exempt",
+        ),
+        (
+            "{median: {first_rung: 2k, every: 3k, exempt: 0}}",
+            "2k, 5k; trials worse than the median of the others of the same loss end, once 4 others have come",
+        ),
+    ],
+)
+def test_plan_says_at_which_rungs_and_by_which_rule_trials_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str, line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NANOSWEEP_CACHE", str(tmp_path / "cache"))
+    Path("corpus.txt").write_text("the cat sat on the mat. " * 400)
+    space = "space: {loss: {choice: [cross_entropy, brier]}}\ncompare: loss\n"
+    loaded = load_spec(specs.write(tmp_path, f"{space}scheduler: {scheduler}\n", BASE))
+    lines = dict(line.split("  ", 1) for line in describe(*loaded).splitlines())
+    assert lines["rungs"].strip() == line

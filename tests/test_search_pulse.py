@@ -16,18 +16,19 @@ import pytest
 from search.run.watch import _watch
 from search.study.journal import NAME
 from search.study.study import read_study
-from tests.drivers import children, records, until, workers
+from tests.drivers import children, records, workers
+from tests.waiting import CEILING, until
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = """
 study: hangs
 base: base.yaml
-set: {max_tokens: 1M, eval_every: 4800}
+set: {max_tokens: 1M, eval_every: 1600}
 space:
   learning_rate: {log: [1e-3, 1e-2]}
 sampler: random
 budget: {trials: 2}
-report_timeout_minutes: 0.15
+report_timeout_minutes: 0.5  # of the other trial, too, on a busy machine
 """
 
 
@@ -43,7 +44,7 @@ def test_what_stops_answering_is_told_once_and_by_its_name(monkeypatch: pytest.M
         dies.accept()[0].close()
         assert said == []
         dies.close()
-        thread.join(10)
+        thread.join(CEILING)
         assert not thread.is_alive()
     assert said == [f"other ({parts['other'][0]}:{parts['other'][1]}) is gone"]
 
@@ -67,7 +68,7 @@ def test_a_hanging_trial_is_ended_and_rays_death_is_said_and_loses_nothing(tmp_p
             until(lambda: not hanging.is_running() or hanging.status() == psutil.STATUS_ZOMBIE)
             (head,) = children(driver.pid, "gcs_server")
             head.kill()
-            assert driver.wait(60) == 1
+            assert driver.wait(CEILING) == 1
         finally:
             if driver.poll() is None:
                 os.killpg(driver.pid, signal.SIGKILL)
@@ -78,7 +79,7 @@ def test_a_hanging_trial_is_ended_and_rays_death_is_said_and_loses_nothing(tmp_p
     study = read_study(journal.parent)
     hung, other = sorted(study.trials.values(), key=lambda trial: trial.status)
     assert (hung.status, other.status) == ("failed", "interrupted")
-    assert hung.cause.startswith("no report for 0.15 minutes")
+    assert hung.cause.startswith("no report for 0.5 minutes")
     assert study.unfinished() == [other.number]
 
 
@@ -88,7 +89,7 @@ def test_what_a_killed_driver_left_in_the_temporary_folder_goes_with_the_next(
     from search.run.resources import _scratch
 
     monkeypatch.setattr("search.run.resources.tempfile.gettempdir", lambda: "/tmp")
-    code = "from search.run.resources import _scratch; made = _scratch(); print(made[0], flush=True); input()"
+    code = "from search.resources import _scratch; made = _scratch(); print(made[0], flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

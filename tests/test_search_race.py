@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import pytest
+from scipy.stats import studentized_range
 
 from search.strategy.finalists import in_doubt
 
@@ -39,6 +43,17 @@ def test_only_the_clearly_worse_leaves_and_stays_away() -> None:
     values[1].append(2.05)
     values[2].append(2.04)
     assert in_doubt(values, 4) == [1, 2]
+
+
+@pytest.mark.parametrize(("rounds", "looks"), [(3, 1), (4, 2), (6, 4)])
+def test_who_leaves_is_outside_tukeys_range_at_one_percent_shared_by_the_looks(rounds: int, looks: int) -> None:
+    values = {1: [2.00, 2.10], 2: [2.02, 2.09], 3: [2.01, 2.08]}
+    y = np.array(list(values.values()))
+    residual = ((y - y.mean(1, keepdims=True) - y.mean(0) + y.mean()) ** 2).sum() / 2  # of 2 degrees of freedom
+    reach = float(studentized_range.ppf(1 - 0.01 / looks, 3, 2)) * math.sqrt(residual / 2)
+    for times, left in ((0.99, [1, 2, 3]), (1.01, [1, 2])):
+        worse = 2.05 - 2.045 + times * reach  # to be that far behind the first, whose mean is 2.05
+        assert in_doubt({**values, 3: [value + worse for value in values[3]]}, rounds) == left
 
 
 def test_who_left_does_not_come_back_even_where_the_rest_gets_worse() -> None:

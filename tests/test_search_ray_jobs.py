@@ -14,6 +14,7 @@ from search.jobs.ray_jobs import GRACE, Job, brief
 from search.jobs.submit import check_free, folder_there, job_id, variables
 from search.study import environment
 from search.tracking import credentials
+from search.tracking.mlflow_tracker import MlflowTracker
 
 HEAD = "http://head:8265"
 NOW = 1_795_729_324.0
@@ -75,7 +76,7 @@ def test_a_job_knows_the_commit_and_the_tracking_server_and_has_time_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    given = variables(Cluster(HEAD), tmp_path, here=False)
+    given = variables(Cluster(HEAD), MlflowTracker(tmp_path / "s"), here=False)
     assert given["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
     assert given["RAY_JOB_STOP_WAIT_TIME_S"] == str(GRACE)
     commit, dirty = environment.code()
@@ -87,16 +88,16 @@ def test_a_password_goes_into_a_file_here_and_nowhere_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:s3cret@mlflow:5000")
-    given = variables(Cluster(HEAD), tmp_path, here=True)
+    given = variables(Cluster(HEAD), MlflowTracker(tmp_path / "s"), here=True)
     assert "s3cret" not in str(given)
     assert "MLFLOW_TRACKING_URI" not in given  # the file has it whole
     file = Path(given[credentials.VARIABLE])
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with pytest.raises(UserError, match=credentials.VARIABLE) as caught:
-        variables(Cluster(HEAD), tmp_path, here=False)
+        variables(Cluster(HEAD), MlflowTracker(tmp_path / "s"), here=False)
     assert "s3cret" not in str(caught.value)
     monkeypatch.setenv(credentials.VARIABLE, "/on/the/head")
-    assert variables(Cluster(HEAD), tmp_path, here=False)[credentials.VARIABLE] == "/on/the/head"
+    assert variables(Cluster(HEAD), MlflowTracker(tmp_path / "s"), here=False)[credentials.VARIABLE] == "/on/the/head"
 
 
 def test_a_database_file_of_this_machine_means_nothing_elsewhere(
@@ -104,9 +105,12 @@ def test_a_database_file_of_this_machine_means_nothing_elsewhere(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    assert variables(Cluster(HEAD), tmp_path, here=True)["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlflow.db"
+    assert (
+        variables(Cluster(HEAD), MlflowTracker(tmp_path / "s"), here=True)["MLFLOW_TRACKING_URI"]
+        == f"sqlite:///{tmp_path}/mlflow.db"
+    )
     with pytest.raises(UserError, match="file of this machine"):
-        variables(Cluster(HEAD), tmp_path, here=False)
+        variables(Cluster(HEAD), MlflowTracker(tmp_path / "s"), here=False)
 
 
 def test_a_copy_without_git_takes_its_commit_from_the_environment(

@@ -19,11 +19,13 @@ from search.study.scores import objective
 from search.study.study import Ledger, read_study
 from search.tracking import registry
 from search.tracking.mlflow_store import DATABASE, connect
+from search.tracking.mlflow_tracker import MlflowTracker
 from search.tracking.registry import ALIAS, keep_up, register
-from search.tracking.tracker import Tracker
 from tests import journals, tiny
+from tests.flaky import Fault, connecting
 from tests.stores import fresh_store
 from tests.test_trainer_portable import documents
+from tests.waiting import CEILING
 from trainer.checkpoint import CHECKPOINT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +48,7 @@ def train(ledger: Ledger, folder: Path, number: int, of: int | None = None, roun
 
 
 def track(folder: Path, ledger: Ledger) -> None:
-    tracker = Tracker(folder)
+    tracker = MlflowTracker(folder)
     tracker.follow(ledger)
     assert tracker.close(200) == ""  # a busy machine takes its time
     ledger.listeners.clear()
@@ -114,7 +116,12 @@ def test_loaded_elsewhere_it_scores_the_leaderboards_number(storage: Path, folde
     unwanted = ("PYTHONPATH", "MLFLOW_TRACKING_URI")
     environment = {key: value for key, value in os.environ.items() if key not in unwanted} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250
+        [sys.executable, "-c", ELSEWHERE],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=CEILING,
     )
     assert done.returncode == 0, done.stderr
     nats, tokens, written, code = json.loads(done.stdout.splitlines()[-1])
@@ -217,3 +224,28 @@ def test_a_run_with_a_fresh_seed_stands_in_for_a_leader_that_kept_no_weights(fol
     (trial_folder(place, 0) / CHECKPOINT).unlink()
     better = min(study.again(0), key=lambda run: objective(study, run))
     assert registry.with_weights(study, place, study.trials[0]) is better
+
+
+CREATIONS = ("create_registered_model", "create_logged_model", "log_model_artifacts", "finalize_logged_model")
+CREATIONS += ("create_model_version", "set_registered_model_alias")
+
+
+def test_whatever_broke_off_on_the_way_registering_again_ends_with_one_champion(tmp_path: Path) -> None:
+    fresh_store(tmp_path)
+    folder = begin(tmp_path, "quick", {0: 1e-3})
+    untouched = (tmp_path / DATABASE).read_bytes()
+    for name in CREATIONS:
+        (tmp_path / DATABASE).write_bytes(untouched)
+        said: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(registry, "connect", connecting(clients := [], Fault(name, arrives=True)))
+            keep_up(folder, said.append)
+        assert "the line is broken" in said[0]
+        assert name in clients[0].calls
+        keep_up(folder, said.append)
+        assert len(said) == 1
+        client = connect(f"sqlite:///{tmp_path / DATABASE}")
+        (version,) = client.search_model_versions("name = 'quick'")
+        (model,) = client.search_logged_models([one.experiment_id for one in client.search_experiments()])
+        assert (champion(tmp_path, "quick").version, version.source) == (version.version, model.artifact_location)
+        assert model.status.value == "READY"

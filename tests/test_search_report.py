@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from search.cli.main import main
@@ -17,9 +20,10 @@ from search.report.leader_text import Samples
 from search.report.svg import Choices, Scale, tag
 from search.report.trial_marks import shown
 from search.results import table
-from search.results.importance import importance
+from search.results.importance import _evaluate, _values, importance
 from search.results.standing import standings
 from search.study.study import Study
+from search.study.study_record import read_header
 from search.tracking.open_study import open_study
 from tests import journals, simulated, tiny
 from tests.browser import browser
@@ -174,9 +178,91 @@ def test_importance_finds_what_made_the_values_and_calls_the_rest_luck(study: St
     assert found.share["squentropy_lambda"] < 1.5 * found.luck["squentropy_lambda"]
 
 
+def test_most_shuffles_of_the_values_stay_under_luck(study: Study) -> None:
+    """95 of 100 in the long run; luck itself is the quantile of 40 of them."""
+    found, spec, values = importance(study), study.header.spec, _values(study, 1000)
+    total = sum(_evaluate(spec, study, values).values())
+    rng, n = np.random.default_rng(99), 60
+    under = dict.fromkeys(found.luck, 0)
+    for _ in range(n):
+        shuffled = _evaluate(spec, study, dict(zip(values, rng.permutation(list(values.values())), strict=True)))
+        for name, luck in found.luck.items():
+            under[name] += shuffled[name] / total <= luck
+    assert all(0.8 * n <= count for count in under.values()), under
+    assert sum(under.values()) < 0.995 * n * len(under)
+
+
+def test_luck_depends_on_the_studys_seed_and_on_nothing_else() -> None:
+    study = simulated.study(trials=20, dies=None)
+    first = importance(study)
+    assert importance(study) == first
+    record = study.header.record
+    header = read_header({**record, "spec": {**record["spec"], "seed": 7}})
+    other = importance(dataclasses.replace(study, header=header))
+    assert other.share == first.share
+    assert other.luck != first.luck
+
+
 def test_of_few_trials_importance_says_nothing() -> None:
-    found = importance(simulated.study(trials=12, dies=None))
-    assert (found.share, found.trials) == ({}, 12)
+    found = importance(simulated.study(trials=19, dies=None))
+    assert (found.rung, found.share, found.trials) == (1000, {}, 19)
+    assert importance(simulated.study(trials=20, dies=None)).share
+
+
+CHOICES = {"bias": {"choice": [True, False]}, "dropout": {"choice": [0.0, 0.1]}, "mlp": {"choice": ["gelu", "relu2"]}}
+
+
+def compared_at(
+    folder: Path, points: list[dict[str, Any]], reached: Callable[[int], int] = lambda n: journals.LENGTH
+) -> Study:
+    """A study over CHOICES: trials from the best to the worst. reached: tokens; 0 where it diverged at once."""
+    ledger = journals.Ledger(folder)
+    spec = {**journals.header()["spec"], "space": CHOICES}
+    ledger.write("study", **journals.header("s", spec=spec))
+    for number, values in enumerate(points):
+        journals.point(ledger, number, **values)
+        journals.start(ledger, number)
+        for tokens in (1000, 4000, journals.LENGTH):
+            if tokens <= reached(number):
+                rung = tokens if tokens in journals.RUNGS else None
+                journals.report(ledger, number, tokens, 3.0 + number / 100, rung=rung)
+        ended = {0: "diverged", journals.LENGTH: "completed"}.get(reached(number), "pruned")
+        journals.end(ledger, number, ended)
+    ledger.close()
+    return ledger.study
+
+
+def half_and_half(first: int, second: int, number: int) -> bool:
+    """True for the first, False for the second part, every other one behind them: as often as not in both together."""
+    return number < first if number < first + second else bool(number % 2)
+
+
+def test_importance_asks_what_distinguishes_the_best_quarter(tmp_path: Path) -> None:
+    """Of 40: one parameter makes the best 5, one the best 10, one the best 20."""
+    points = [
+        {
+            "mlp": "gelu" if half_and_half(5, 5, n) else "relu2",
+            "dropout": 0.0 if half_and_half(10, 10, n) else 0.1,
+            "bias": bool(n % 2) if n < 10 else half_and_half(20, 20, n),
+        }
+        for n in range(40)
+    ]
+    assert importance(compared_at(tmp_path, points)).share["dropout"] > 0.9
+
+
+def test_a_trial_that_broke_counts_as_the_worst(tmp_path: Path) -> None:
+    """Of 40 the last 10 broke, half of them with either value; the best of the others have one value alone."""
+    points = [{"bias": True, "mlp": ["gelu", "relu2"][n % 2], "dropout": 0.1 * (n >= 15 and n % 2)} for n in range(40)]
+    found = importance(compared_at(tmp_path, points, lambda n: 0 if n >= 30 else journals.LENGTH))
+    assert (found.rung, found.trials) == (None, 40)
+    assert found.share["dropout"] > 0.9
+
+
+def test_trials_are_compared_at_the_longest_length_that_enough_came_to(tmp_path: Path) -> None:
+    points = [{"bias": bool(n % 2), "mlp": "gelu", "dropout": 0.0} for n in range(40)]
+    lengths = lambda n: journals.LENGTH if n < 19 else 4000 if n < 25 else 1000
+    found = importance(compared_at(tmp_path, points, lengths))
+    assert (found.rung, found.trials) == (4000, 25)  # who did not come there, and did not break, does not count
 
 
 # the command

@@ -12,7 +12,8 @@ import torch
 
 from data.errors import UserError
 from data.prepare import prepare
-from models.losses import log_probs
+from models.losses import LOSSES as DECLARED
+from models.readouts import INVERSE, log_probs
 from search.cli.main import main
 from search.report import samples
 from search.report.samples import Rule
@@ -91,7 +92,7 @@ def test_what_a_text_is_drawn_from_is_the_losss_own_read_out(folder: Path) -> No
     trained = load(trial_folder(folder, 1))
     config = TrainConfig.model_validate(read_study(folder).trials[1].config)
     logits = torch.randn(3, trained.tokenizer.n_classes, generator=torch.Generator().manual_seed(0))
-    own = log_probs("mse", config.loss_parameters, logits, "inverse")
+    own = log_probs(DECLARED[config.loss], config.loss_parameters, logits, INVERSE)
     assert torch.equal(trained.readout(logits), own)
     assert not torch.allclose(own, logits.log_softmax(-1), atol=0.1)
 

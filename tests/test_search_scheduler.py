@@ -21,7 +21,7 @@ from search.run.scheduler import LedgerScheduler, settle, write_decision
 from search.run.searcher import LedgerSearcher
 from search.run.watch import Stopped, Watch
 from search.spec.study_spec import StudySpec
-from search.strategy.asha import rebuild
+from search.strategy.stopping import rebuild
 from search.study.journal import read_records
 from search.study.machine import Node
 from search.study.study import Ledger

@@ -14,7 +14,7 @@ from ray.tune.search.search_generator import SearchGenerator
 from search.run.scheduler import decide
 from search.run.searcher import LedgerSearcher
 from search.spec.study_spec import StudySpec
-from search.strategy.asha import rebuild
+from search.strategy.stopping import rebuild
 from search.study.journal import read_records
 from search.study.study import Ledger
 from tests import journals
@@ -206,6 +206,20 @@ def test_what_fits_a_shape_is_handed_out_with_the_next_trial_of_that_shape(tmp_p
     jobs = [asked.suggest(str(n)) for n in range(8)]
     assert len(deep) >= 2
     assert {(job["config"]["n_layer"], job["micro_batch"]) for job in jobs} == {(2, None), (4, 4)}
+
+
+def test_a_trial_of_a_release_that_lacked_a_key_has_its_default_where_memory_is_concerned(tmp_path: Path) -> None:
+    ledger = fresh(tmp_path)
+    config = BASE.model_dump(mode="json")
+    for key in ("dtype", "mlp"):
+        del config[key]
+    ledger.write("point", trial=0, point={"learning_rate": 1e-3}, config=config, name="old")
+    measured = {"step": 1, "tokens": 100, "rung": None, "final": False, "checkpoint": None}
+    ledger.write("report", trial=0, **measured, metrics=journals.metrics(5.0), micro_batch=2)
+    ledger.write("status", trial=0, status="completed")
+    job = searcher(ledger, space={"learning_rate": {"log": [1e-4, 1]}}).suggest("a")
+    assert isinstance(job, dict)
+    assert (job["trial"], job["micro_batch"]) == (1, 2)
 
 
 def test_tune_takes_it_and_its_snapshots_are_empty(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from search.cli.main import main
 from search.service import background, mlflow_server, state, up, upkeep
 from search.service.state import Process, Service
 from search.spec.study_spec import StudySpec
+from tests.waiting import until
 from trainer.files import write_private
 from trainer.yaml_file import YamlFile, validate
 
@@ -29,7 +30,7 @@ GONE = Process(2**22 - 1, 1.0, "mark")  # above the usual number of processes
 @pytest.fixture
 def sleeper() -> Iterator[tuple[psutil.Process, str]]:
     """A process with a mark, and the mark."""
-    popen = subprocess.Popen(["sleep", "60"], env={**os.environ, background.MARK: "a#Ray#1"}, start_new_session=True)
+    popen = subprocess.Popen(["sleep", "3600"], env={**os.environ, background.MARK: "a#Ray#1"}, start_new_session=True)
     yield psutil.Process(popen.pid), "a#Ray#1"
     popen.kill()
     popen.wait()
@@ -78,8 +79,7 @@ def test_a_process_is_ours_by_number_and_time_or_by_its_mark(sleeper: tuple[psut
 def test_a_process_that_nobody_waited_for_does_not_live() -> None:
     popen = subprocess.Popen(["true"])
     created = psutil.Process(popen.pid).create_time()
-    while psutil.Process(popen.pid).status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.01)
+    until(lambda: psutil.Process(popen.pid).status() == psutil.STATUS_ZOMBIE)
     assert not state.lives(Process(popen.pid, created, "mark"))
     popen.wait()
 
@@ -228,7 +228,7 @@ def test_the_end_finds_what_lost_its_parent() -> None:
     mark = background.mark_of(Path("/storage"), "Ray")
     assert background.storage_of(mark) == "/storage"
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)\n"
-    script = f'{sys.executable} -c "{stubborn}time.sleep(60)" & setsid sleep 60 & wait'
+    script = f'{sys.executable} -c "{stubborn}time.sleep(3600)" & setsid sleep 3600 & wait'
     popen = subprocess.Popen(
         ["sh", "-c", script],
         env={**os.environ, background.MARK: mark},
@@ -245,5 +245,5 @@ def test_the_end_finds_what_lost_its_parent() -> None:
     part = Process(popen.pid, created, mark)
     assert not state.lives(part)
     assert background.end(lambda: state.members(part), patience=1) == 2
-    assert not [child for child in children if background.breathes(child)]
+    until(lambda: not [child for child in children if background.breathes(child)])
     popen.stdout.close()

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
+from search.spec.check import check, check_length
 from search.spec.points import candidates, ordered, points
-from search.spec.space import check, check_length, configure, readable, tokenizers
+from search.spec.space import configure, readable, tokenizers
 from search.strategy.sampler import Sampler
 from search.study.study import Study
 from tests.specs import BASE, read, space
@@ -178,12 +179,12 @@ def test_linked_parameters_and_text_are_read_as_the_config_reads_them() -> None:
 def test_a_forbidden_combination_is_found_among_too_many_to_try_all() -> None:
     sizes = {name: {"choice": list(range(1, 41))} for name in ("n_layer", "batch_size", "block_size")}
     spec = space(**sizes, n_head={"choice": [1, 2, 3]})
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(UserError, match=r"n_embd \(128\) is not divisible by n_head \(3\)"):
         check(spec, TrainConfig(), YamlFile("spec", {}, {}))
     fine = space(**sizes, n_head={"choice": [1, 2, 4]})
     check(fine, TrainConfig(), YamlFile("spec", {}, {}))
-    assert time.perf_counter() - started < 10  # about 1 s here
+    assert time.process_time() - started < 10  # about 1 s here
 
 
 def test_first_rung_is_compared_with_epochs_once_the_data_is_known(tmp_path: Path) -> None:

@@ -57,6 +57,63 @@ def test_where_all_ran_every_round_it_is_the_textbook() -> None:
     assert seeds.residual.variance == pytest.approx((residual**2).sum() / 6)
     assert seeds.total.variance == pytest.approx(y.var(1, ddof=1).mean())
     assert seeds.of_difference(0, 3).variance == pytest.approx(seeds.residual.variance * 2 / 3)
+    within = ((y - y.mean(1, keepdims=True)) ** 2).sum()
+    round_, rest = (within - (residual**2).sum()) / 8, (residual**2).sum() / 8  # of the 8 within, 2 and 6
+    assert seeds.total.df == pytest.approx((round_ + rest) ** 2 / (round_**2 / 2 + rest**2 / 6))
+
+
+def test_trials_with_the_searchs_seed_alone_differ_by_two_runs_of_one_seed() -> None:
+    seeds = fit(fixed(np.random.default_rng(0).standard_normal((4, 3)) + 5 * np.arange(3)))
+    assert seeds.residual.variance < seeds.total.variance / 10
+    pair = seeds.of_difference(8, 9)
+    assert (pair.variance, pair.df) == (pytest.approx(2 * seeds.residual.variance), 6)
+    only = fit({0: [1.0, 1.2, 1.1]})  # no residual is known of one finalist
+    pair = only.of_difference(8, 9)
+    assert (pair.variance, pair.df) == (pytest.approx(2 * 0.01), 2)
+
+
+def test_a_finalist_and_a_trial_of_another_seed_differ_by_both_seeds() -> None:
+    seeds = fit({0: [1.0, 2.0, 9.0], 1: [1.1, 2.1, 9.1], 2: [1.5, 2.5]})
+    for finalist, runs in ((0, 3), (2, 2)):
+        for noise in (seeds.of_difference(finalist, 9), seeds.of_difference(9, finalist)):
+            assert noise.variance == pytest.approx(seeds.total.variance * (1 / runs + 1))
+            assert noise.df == seeds.total.df
+
+
+def test_what_is_known_of_the_text_alone_has_as_many_degrees_of_freedom_as_pieces_less_one() -> None:
+    drawn = np.random.default_rng(0).normal([1.0, 1.3], 0.1, (500, 2))
+    text = Text((0, 1), drawn, 4)
+    _, second = compare_trials({}, {0: 1.0, 1: 1.3}, text)
+    assert second.interval is not None
+    noise = Noise(float((drawn[:, 1] - drawn[:, 0]).var()), 3)
+    assert second.interval.high - second.difference == pytest.approx(margin(noise, 2))
+
+
+def test_an_interval_is_for_as_many_as_are_compared() -> None:
+    """Finalists among themselves, and all together where a trial with one seed is one of the two."""
+    values = fixed(np.random.default_rng(2).standard_normal((5, 4)))
+    seeds = fit(values)
+
+    def half(standing: Standing) -> float:
+        assert standing.interval is not None
+        return standing.interval.high - standing.difference
+
+    found = {s.number: s for s in compare_trials(values, {8: 1.0, 9: 2.0})}
+    leader = min(values, key=lambda number: seeds.means[number])
+    for number in set(found) - {leader}:
+        compared = 5 if number in values else 7
+        assert half(found[number]) == pytest.approx(margin(seeds.of_difference(number, leader), compared))
+    part = compare_trials(values, {8: 1.0, 9: 2.0}, among=[0, 1, 2, 8])
+    for standing in part[1:]:
+        compared = 3 if standing.number in values else 4
+        noise = seeds.of_difference(standing.number, part[0].number)
+        assert half(standing) == pytest.approx(margin(noise, compared))
+
+
+def test_degrees_of_freedom_are_rounded_down_but_not_by_the_last_bit() -> None:
+    assert margin(Noise(1.0, 4 * (1 - 1e-12)), 3) == margin(Noise(1.0, 4), 3)
+    assert margin(Noise(1.0, 4.9), 3) == margin(Noise(1.0, 4), 3) > margin(Noise(1.0, 5), 3)
+    assert margin(Noise(1.0, 0.5), 3) == margin(Noise(1.0, 1), 3)
 
 
 def test_two_finalists_are_compared_by_the_paired_t_test() -> None:
@@ -84,6 +141,7 @@ def test_sources_add_and_the_least_known_counts() -> None:
     assert added([Noise(1.0, 4), Noise(1.0, 4)]).df == pytest.approx(8)
     assert added([Noise(), Noise(2.0, 3)]) == Noise(2.0, 3)
     assert added([Noise()]).df == 0
+    assert added([Noise(0.0, 4), Noise(0.0, 9)]) == Noise(0.0, 9)
 
 
 @pytest.mark.parametrize("shared", [0.0, 2.0])
@@ -150,8 +208,14 @@ def test_a_trial_with_one_seed_is_judged_by_the_finalists_scatter_and_never_lead
     assert [s.group for s in found] == [1, 1, 1, 1, 2]
     assert [s.one_seed for s in found] == [False, False, True, True, True]
     assert [s.runs for s in found] == [3, 3, 0, 0, 0]
+    assert {s.number: s.one_seed for s in compare_trials({1: [2.0, 2.1], 2: [2.3]})} == {1: False, 2: True}
     assert found[2].difference == pytest.approx(1.90 - 2.05)
     assert not found[2].text_only
+
+
+def test_a_trial_with_one_seed_stands_before_finalists_of_a_later_group() -> None:
+    found = compare_trials({1: [2.00, 2.10, 2.05], 2: [5.00, 5.10, 5.06]}, {3: 2.04})
+    assert [(s.number, s.group) for s in found] == [(1, 1), (3, 1), (2, 2)]
 
 
 def test_a_part_is_compared_by_the_noise_that_all_finalists_show() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from data.errors import UserError
 from search.spec.study_spec import Budget
-from search.study.journal import Record
+from search.study.journal import NAME, Record, read_records
 from search.study.study import Study, fold, read_study, spent
 from tests import journals
 
@@ -109,3 +109,36 @@ def test_a_journal_that_makes_no_sense_is_refused(records: list[Record], message
 def test_a_study_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"trials.jsonl: no such study"):
         read_study(tmp_path)
+
+
+def test_a_listener_that_raises_is_said_once_and_harms_nobody_else(tmp_path: Path) -> None:
+    said: list[str] = []
+    ledger = journals.Ledger(tmp_path, say=said.append)
+    before, after = [], []
+
+    def breaks(record: Record) -> None:
+        if record["record"] == "status":
+            raise ZeroDivisionError("no\x1b[2J\nway")
+
+    ledger.listeners += [before.append, breaks, after.append]
+    ledger.write("study", **journals.header())
+    journals.complete(ledger, 0, 4.0)
+    journals.complete(ledger, 1, 5.0)
+    records = list(read_records(tmp_path / NAME))
+    assert before == after == records
+    assert len(records) == 13
+    assert [trial.status for trial in ledger.study.trials.values()] == ["completed"] * 2
+    (line,) = said
+    assert "breaks failed at a status record of trial 0" in line
+    assert "no\\x1b[2J\\nway" in line
+    assert breaks not in ledger.listeners
+
+
+def test_a_listener_fails_in_silence_where_nobody_can_be_told(tmp_path: Path) -> None:
+    def say(line: str) -> None:
+        raise BrokenPipeError
+
+    ledger = journals.Ledger(tmp_path, say=say)
+    ledger.listeners.append(lambda record: 1 / 0)
+    ledger.write("study", **journals.header())
+    assert len(list(read_records(tmp_path / NAME))) == 1

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ import pytest
 from data.errors import UserError
 from search.run import driver, study_run
 from search.spec.load import load_spec
+from search.stopping.median import Median
 from search.strategy.sampler import Sampler
 from search.study.journal import ENDED, NAME, read_records
 from search.study.study import Study, Trial, read_study
 from tests import tiny
-from tests.drivers import records, until, workers
+from tests.drivers import records, workers
 from tests.limits import largest_file
+from tests.waiting import CEILING, until
 from trainer.config import TrainConfig
 from trainer.config import load as load_config
 
@@ -39,6 +42,14 @@ sampler: random
 scheduler: {asha: {first_rung: 640, factor: 2}}
 budget: {trials: 6}
 seed: 3
+"""
+MEDIAN = """
+study: median
+base: base.yaml
+space: {learning_rate: {log: [1e-4, 1e-1]}}
+sampler: random
+scheduler: {median: {first_rung: 640, every: 640, min_trials: 2, exempt: 0}}
+budget: {trials: 5}
 """
 LONG = """
 study: long
@@ -148,12 +159,12 @@ def test_a_result_is_in_the_journal_before_anybody_acts_on_it(study: Study, fold
 
 def test_the_header_says_what_the_numbers_depend_on(study: Study) -> None:
     header = study.header
-    assert header["spec"]["study"] == "tiny"
-    assert header["base"]["n_embd"] == 16
-    assert header["data"]["hash"] == tiny.stories().hash
-    assert header["rungs"] == [640, 1280]
-    assert header["packages"]["ray"]
-    assert {"commit", "dirty", "host"} <= set(header)
+    assert header.spec.study == "tiny"
+    assert header.base.n_embd == 16
+    assert header.data.hash == tiny.stories().hash
+    assert header.rungs == (640, 1280)
+    assert header.packages["ray"]
+    assert {"commit", "dirty", "host"} <= set(header.record)
 
 
 def test_a_study_leaves_its_leaderboard_its_best_config_and_the_best_weights(study: Study, folder: Path) -> None:
@@ -193,6 +204,32 @@ def test_a_larger_budget_extends_the_study(spec_file: Path, study: Study, folder
     assert points == list(range(8))
 
 
+# a study with another stopping rule
+
+
+def test_the_median_rule_stops_trials_at_rungs_and_a_second_driver_decides_by_the_same_values(
+    tmp_path: Path, storage: Path
+) -> None:
+    path = write(tmp_path, MEDIAN, storage)
+    first = run(path)
+    path.write_text(path.read_text().replace("trials: 5", "trials: 8"))
+    study = run(path)
+    assert study.header.rungs == (640, 1280, 1920)
+    assert [study.trials[number].decisions for number in first.trials] == [t.decisions for t in first.trials.values()]
+    assert {trial.status for trial in study.trials.values()} == {"completed", "pruned"}
+    rule = Median(min_trials=2)
+    for record in read_records(storage / "median" / NAME):
+        if record["record"] == "decision":
+            rung = record["rung"]
+            value = next(r["metrics"] for r in study.trials[record["trial"]].reports if r["rung"] == rung)
+            decision = rule.report(record["trial"], rung, value["val_perplexity"])
+            assert asdict(decision) == {key: record[key] for key in ("action", "value", "cutoff", "of")}
+    stopped = [trial for trial in study.trials.values() if trial.status == "pruned"]
+    assert all(trial.reports[-1]["rung"] == trial.rung for trial in stopped), "nobody trains on after its last rung"
+    text = (storage / "median" / "leaderboard.md").read_text()
+    assert "pruned at" in text
+
+
 # one study, maltreated
 
 
@@ -213,7 +250,7 @@ def test_a_killed_worker_and_ctrl_c_lose_nothing(tmp_path: Path, storage: Path) 
             seen = len(records(journal, "report", again))
             until(lambda: len(records(journal, "report", again)) > seen + 1)
             os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
-            assert driver.wait(60) == 130
+            assert driver.wait(CEILING) == 130
         finally:
             if driver.poll() is None:
                 os.killpg(driver.pid, signal.SIGKILL)

@@ -30,8 +30,9 @@ from tests.drivers import until
 from tests.heads import Head, nanosweep
 from tests.soak.processes import ROOT
 from tests.stores import fresh_store
+from tests.waiting import CEILING
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a busy machine starts Ray and its workers in minutes
+pytestmark = pytest.mark.slow
 
 SPEC = """
 study: quick
@@ -113,7 +114,7 @@ def test_a_study_is_submitted_and_followed_to_its_end(
     ended = study(storage / "quick")
     assert [trial.status for trial in ended.trials.values()] == ["completed"] * 2
     # the package has no git; what it ran is known all the same, and shows that it was the package that ran
-    assert (ended.header["commit"], ended.header["dirty"]) == environment.code()
+    assert (ended.header.commit, ended.header.dirty) == environment.code()
 
 
 def test_no_password_or_token_is_in_logs_job_records_or_the_study(
@@ -195,9 +196,9 @@ def test_two_studies_run_at_once_and_one_that_is_stopped_goes_on_when_submitted_
         start_new_session=True,
     )
     try:
-        until(lambda: reports(folder) >= 2, 280)
+        until(lambda: reports(folder) >= 2)
         os.killpg(follower.pid, signal.SIGINT)
-        out, err = follower.communicate(timeout=30)
+        out, err = follower.communicate(timeout=CEILING)
     finally:
         follower.kill()
     id_ = id_in(out)
@@ -225,7 +226,7 @@ def test_two_studies_run_at_once_and_one_that_is_stopped_goes_on_when_submitted_
     assert len(study(folder).trials) == 1  # at most one at a time, as it was told
 
     assert nanosweep(head, *words).returncode == 0
-    until(lambda: _starts(folder)[1:], 280)
+    until(lambda: _starts(folder)[1:])
     assert _starts(folder) == [0, first.tokens]
     assert nanosweep(head, "stop", "long", "--address", head.address).returncode == 0
 
@@ -238,7 +239,7 @@ def _starts(folder: Path) -> list[int]:
 def test_the_plain_ray_job_submit_of_a_checkout_works_as_well(head: Head, quick: Path, storage: Path) -> None:
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.address]
     command += ["--working-dir", ".", "--", "python", "-m", "search", "run", str(quick), "--name", "plain"]
-    done = subprocess.run(command, cwd=ROOT, env=head.environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=ROOT, env=head.environment, capture_output=True, text=True, timeout=CEILING)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [trial.status for trial in study(storage / "plain").trials.values()] == ["completed"] * 2
 
@@ -253,7 +254,7 @@ def test_three_nodes_run_one_study_with_trials_on_each_until_one_of_another_set_
     submitted = nanosweep(head, "submit", str(path), "--name", "nodes", "--address", head.address)
     assert submitted.returncode == 0, submitted.stderr
     id_ = id_in(submitted.stdout)
-    until(lambda: _job(head, id_)["status"] in ("SUCCEEDED", "FAILED"), 400)
+    until(lambda: _job(head, id_)["status"] in ("SUCCEEDED", "FAILED"))
     ended = study(storage / "nodes")
     assert [trial.status for trial in ended.trials.values()] == ["completed"] * 8
     nodes = {node["node_id"] for node in head.state("nodes") if node["state"] == "ALIVE"}

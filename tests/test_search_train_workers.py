@@ -17,7 +17,8 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from data.errors import UserError
 from search.run.train_workers import describe
 from tests import tiny
-from tests.drivers import children, until
+from tests.drivers import children
+from tests.waiting import CEILING, until
 from trainer import checkpoint, config
 from trainer.records import METRICS
 
@@ -75,7 +76,9 @@ def curve(folder: Path) -> list[dict[str, Any]]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of two workers that nothing happened to, and what was printed."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = subprocess.run(command(folder), capture_output=True, text=True, env=environment(), cwd=folder, timeout=280)
+    done = subprocess.run(
+        command(folder), capture_output=True, text=True, env=environment(), cwd=folder, timeout=CEILING
+    )
     assert done.returncode == 0, done.stderr
     (folder / "printed").write_text(done.stdout)
     return folder
@@ -102,11 +105,11 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(undisturbed: Path, tmp_p
     process = subprocess.Popen(
         command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=tmp_path
     )
-    until((tmp_path / "out" / checkpoint.CHECKPOINT).exists, seconds=200)
+    until((tmp_path / "out" / checkpoint.CHECKPOINT).exists)
     victims = [worker for worker in children(process.pid, "RayTrainWorker") if worker.is_running()]
     assert len(victims) == 2
     victims[-1].kill()
-    printed, errors = process.communicate(timeout=200)
+    printed, errors = process.communicate(timeout=CEILING)
     assert process.returncode == 0, errors
     assert "starting again from the last checkpoint (1 of at most 3 times)" in printed
     assert curve(tmp_path / "out") == curve(undisturbed / "out")

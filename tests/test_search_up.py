@@ -25,13 +25,13 @@ from search.cli.main import main
 from search.service import background, ray_head, state
 from search.service.state import Service
 from search.tracking.mlflow_store import connect
-from search.tracking.tracker import Tracker
+from search.tracking.mlflow_tracker import MlflowTracker
 from tests import journals
-from tests.drivers import until
 from tests.stores import fresh_store
+from tests.waiting import CEILING, until
 
 ROOT = Path(__file__).parent.parent
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a busy machine takes minutes to start two Rays
+pytestmark = pytest.mark.slow
 
 
 class Up(NamedTuple):
@@ -45,7 +45,7 @@ def nanosweep(*words: str, storage: Path) -> tuple[int, str]:
     """The command as a process of its own, which ends: its exit code, and all that it said."""
     without = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
     command = [sys.executable, "-m", "search", *words, "--storage", str(storage)]
-    done = subprocess.run(command, cwd=ROOT, env=without, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=ROOT, env=without, capture_output=True, text=True, timeout=CEILING)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -58,7 +58,7 @@ def got(url: str, **headers: str) -> int:
     """The HTTP status of a GET."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=CEILING) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -75,7 +75,7 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     storage = tmp_path_factory.mktemp("service")
     uri = fresh_store(storage)
     ledger = journals.write_study(storage / "quick")
-    tracker = Tracker(storage / "quick", uri)
+    tracker = MlflowTracker(storage / "quick", uri)
     tracker.follow(ledger)
     assert tracker.close() == ""
     ray, dashboard, mlflow = (str(port) for port in free_ports(3))
@@ -133,8 +133,8 @@ def test_ray_answers_to_nobody_without_the_token(loopback: Up) -> None:
     with grpc.insecure_channel(loopback.found.ray_address) as channel:
         ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")
         with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
-            ask(b"", timeout=30)
-        assert ask(b"", timeout=30, metadata=[("authorization", f"Bearer {token(loopback.found)}")])
+            ask(b"", timeout=CEILING)
+        assert ask(b"", timeout=CEILING, metadata=[("authorization", f"Bearer {token(loopback.found)}")])
 
 
 def test_mlflow_on_loopback_answers_to_its_own_name_alone(loopback: Up) -> None:
@@ -169,7 +169,7 @@ def test_a_direct_run_the_server_and_ui_share_the_storage(
     loopback: Up, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ledger = journals.write_study(loopback.storage / "direct")
-    tracker = Tracker(loopback.storage / "direct", f"sqlite:///{loopback.storage / 'mlflow.db'}")
+    tracker = MlflowTracker(loopback.storage / "direct", f"sqlite:///{loopback.storage / 'mlflow.db'}")
     tracker.follow(ledger)
     assert tracker.close() == ""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -258,7 +258,7 @@ def test_with_the_environment_another_machine_reads_through_the_password(
     assert main(["leaderboard", "quick"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["1", "1", "4.000"]
     ledger = journals.write_study(tmp_path / "far")
-    tracker = Tracker(tmp_path / "far", exposed.found.mlflow)
+    tracker = MlflowTracker(tmp_path / "far", exposed.found.mlflow)
     tracker.follow(ledger)
     assert tracker.close() == ""
     assert connect(exposed.found.mlflow).search_experiments()
@@ -281,7 +281,7 @@ def submit(found: Service, entrypoint: str) -> str:
     headers = {"Authorization": f"Bearer {token(found)}", "Content-Type": "application/json"}
     body = json.dumps({"entrypoint": entrypoint}).encode()
     request = urllib.request.Request(f"{found.dashboard}/api/jobs/", body, headers)
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=100) as answer:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=CEILING) as answer:
         said: dict[str, Any] = json.loads(answer.read())
     return str(said["submission_id"])
 

@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from data.dataset import Split
-from models.config import LOSSES
 from models.gpt import GPT
-from models.losses import log_probs
+from models.losses import LOSSES
+from models.readouts import log_probs
 from tests import tiny
 from trainer import calibration, checkpoint
 from trainer.calibration import BINS
+from trainer.criterion import build
 from trainer.device import Machine
 from trainer.distributed import Ranks
 from trainer.evaluate import Evaluation, evaluate, metrics
@@ -169,13 +170,13 @@ def test_a_final_evaluation_equals_doing_it_by_hand(loss: str, rule: dict[str, i
     assert found.objective == pytest.approx(plain.objective, rel=1e-5)
 
     context, stride = settings.eval_context or settings.block_size, settings.eval_stride or settings.block_size
-    rows = []
+    rows, criterion = [], build(settings)
     for t in range(399):
         late = max(0, -(-(t + 1 - context) // stride))  # the first window that reaches t
         idx = torch.from_numpy(split.tokens[late * stride : t + 1].astype(np.int64))[None]
         with torch.no_grad():
             logits = model.logits(model(idx)[:, -1])[:, : data.n_classes]
-        rows.append(log_probs(loss, settings.loss_parameters, logits, settings.chosen_readout)[0])
+        rows.append(log_probs(criterion.loss, criterion.parameters, logits, criterion.readout)[0])
     log_p, targets = torch.stack(rows), torch.from_numpy(split.tokens[1:].astype(np.int64))
     part = torch.from_numpy(calibration.part(unit_starts(split)))
     assert part.float().mean() == pytest.approx(0.4, abs=0.1)  # units 0 and 5 of 6
@@ -198,14 +199,14 @@ def test_a_final_evaluation_equals_doing_it_by_hand(loss: str, rule: dict[str, i
 def test_a_temperature_repairs_boldness_and_both_numbers_are_reported() -> None:
     model, settings = bold()
     found = final(model, settings)
-    reported = metrics(found, settings)
+    reported = metrics(found)
     assert reported["val_temperature"] == pytest.approx(3, rel=0.2)
     assert reported["val_perplexity_calibrated"] < 0.8 * reported["val_perplexity_uncalibrated"]
     assert reported["val_perplexity"] == math.exp(found.nll / found.tokens)
     assert reported["val_ece"] == found.scores.ece
     plain = evaluate(model, tiny.stories().val, settings, tiny.stories().token_bytes, CPU)
     more = {"val_ece", "val_temperature", "val_perplexity_calibrated", "val_perplexity_uncalibrated"}
-    assert set(reported) - set(metrics(plain, settings)) == more
+    assert set(reported) - set(metrics(plain)) == more
     assert plain.scores.bin_count.size == 0
 
 
@@ -228,7 +229,7 @@ def test_a_split_of_one_unit_has_no_temperature() -> None:
     model, settings = bold()
     found = final(model, settings, Split(tiny.stories().val.tokens[:101], np.array([1, 101])))
     assert found.calibration is None
-    reported = metrics(found, settings)
+    reported = metrics(found)
     assert "val_ece" in reported
     assert not any("temperature" in name or "calibrated" in name for name in reported)
 

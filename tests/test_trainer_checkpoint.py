@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from tests import tiny
 from tests.limits import largest_file
 from trainer import checkpoint, config
 from trainer.config import TrainConfig
+from trainer.optimizers import OPTIMIZERS
 from trainer.report import Report
 
 
@@ -44,9 +48,7 @@ def same_state(one: Path, other: Path) -> bool:
 
 
 CASES = {
-    "adamw": {},
-    "sgd": {"optimizer": "sgd", "learning_rate": 0.1},
-    "muon": {"optimizer": "muon"},
+    **{name: {"optimizer": name, **({"learning_rate": 0.1} if name == "sgd" else {})} for name in OPTIMIZERS},
     "epochs": {"data_order": "epoch", "gradient_accumulation_steps": 2, "max_tokens": 5120},
     "bfloat16": {"dtype": "bfloat16"},
     "early_stop": {"early_stop": 3, **tiny.RUINOUS},
@@ -220,3 +222,65 @@ def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(tmp_p
     tiny.run(tiny.config(max_tokens=640), out_dir=tmp_path)
     assert not left.exists()
     assert not list(tmp_path.glob("*.partial"))
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = torch.load(path / checkpoint.CHECKPOINT, weights_only=True)
+    change(content)
+    torch.save(content, path / checkpoint.CHECKPOINT)
+
+
+def _new_key(content: dict[str, Any]) -> None:
+    content["config"] += "rotary_base: 10000\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda content: content.update(format=checkpoint.FORMAT + 1), f"format {checkpoint.FORMAT + 1}, this one"),
+        (lambda content: content.update(ema={}), "field that this one does not know: ema"),
+        (lambda content: content["state"].update(restarts=1), "field of its state that .*: restarts"),
+        (_new_key, "key of its config that .*: rotary_base"),
+    ],
+    ids=["format", "field", "state", "config"],
+)
+def test_a_checkpoint_of_a_newer_release_is_refused_in_one_line(
+    change: Callable[[dict[str, Any]], None], difference: str, tmp_path: Path
+) -> None:
+    stopped_at(10, tiny.config(), tmp_path)
+    rewritten(tmp_path, change)
+    with pytest.raises(UserError, match=rf"checkpoint\.pt: written by a newer release .*{difference}") as caught:
+        tiny.run(tiny.config(), resume=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def _older(content: dict[str, Any]) -> None:
+    """As the first release wrote it: without what has a default now."""
+    for holder, kind in ((content, checkpoint.Checkpoint), (content["state"], checkpoint.State)):
+        for field in dataclasses.fields(kind):
+            has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+            if has_default and field.name not in ("step", "optimizer", "randomness", "report"):
+                holder.pop(field.name, None)
+
+
+def test_a_checkpoint_of_an_older_release_that_lacks_fields_is_read_and_continued(tmp_path: Path) -> None:
+    stopped_at(10, tiny.config(), tmp_path)
+    rewritten(tmp_path, _older)
+    assert checkpoint.load(tmp_path).own_code == {}
+    result, _ = tiny.run(tiny.config(), resume=tmp_path)
+    assert (result.status, result.step) == ("completed", tiny.STEPS)
+
+
+def test_a_run_without_own_code_writes_only_fields_that_the_release_before_it_reads(tmp_path: Path) -> None:
+    stopped_at(10, tiny.config(), tmp_path)
+    content = torch.load(tmp_path / checkpoint.CHECKPOINT, weights_only=True)
+    assert content["format"] == 1
+    assert "own_code" not in content
+
+
+@pytest.mark.parametrize("field", ["config", "state", "model", "n_classes"])
+def test_a_checkpoint_without_what_every_release_writes_is_a_clear_error(field: str, tmp_path: Path) -> None:
+    stopped_at(10, tiny.config(), tmp_path)
+    rewritten(tmp_path, lambda content: content.pop(field))
+    with pytest.raises(UserError, match=rf"not a readable checkpoint .*{field}"):
+        checkpoint.load(tmp_path)

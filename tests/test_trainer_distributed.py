@@ -13,6 +13,7 @@ import pytest
 
 from data.errors import UserError
 from tests import tiny
+from tests.waiting import CEILING
 from trainer import checkpoint, config
 from trainer.distributed import Ranks
 
@@ -32,7 +33,7 @@ def test_two_ranks_follow_the_loss_curve_of_one_process(tmp_path: Path) -> None:
         [*command, str(path), "--out", str(tmp_path / "out")],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=CEILING,
         env={**environment, "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
     )

@@ -15,17 +15,20 @@ from data.dataset import Split
 from data.errors import UserError
 from data.tokens import subset
 from models.gpt import GPT
-from models.losses import log_probs, training_loss
+from models.head import training_loss
+from models.losses import LOSSES
+from models.readouts import log_probs
 from tests import scarce, tiny
 from trainer import config
 from trainer.config import TrainConfig
+from trainer.criterion import build
 from trainer.device import Machine
 from trainer.distributed import Ranks
-from trainer.evaluate import CPU_ROWS, Evaluation, evaluate
+from trainer.evaluate import Evaluation, evaluate
 from trainer.report import Report
+from trainer.scoring import CPU_ROWS
 
 CPU = Machine(torch.device("cpu"))
-LOSSES = ["cross_entropy", "squentropy", "mse", "rescaled_mse", "brier", "squentropy_coded"]
 
 
 def random_model(settings: TrainConfig, scale: float = 20.0) -> GPT:
@@ -48,7 +51,7 @@ def test_it_equals_scoring_one_target_at_a_time(loss: str) -> None:
     settings = tiny.config(loss=loss, vocab_size=64)  # 10 rows of padding, never classes
     data, model = tiny.stories(), random_model(settings, 5.0)
     split = Split(data.val.tokens[:100], np.array([1, 40, 90, 100]))
-    found = score(settings, split, model)
+    found, criterion = score(settings, split, model), build(settings)
     nll, correct, objective = [], 0, []
     for t in range(99):
         first = t // settings.block_size * settings.block_size  # windows do not overlap
@@ -57,8 +60,10 @@ def test_it_equals_scoring_one_target_at_a_time(loss: str) -> None:
         with torch.no_grad():
             hidden = model(idx)[:, -1]
             logits = model.logits(hidden)[:, : data.n_classes]
-            logp = log_probs(loss, settings.loss_parameters, logits, settings.chosen_readout)
-            value = training_loss(loss, settings.loss_parameters, hidden, model.head_weight, target, data.n_classes)
+            logp = log_probs(criterion.loss, criterion.parameters, logits, criterion.readout)
+            value = training_loss(
+                criterion.loss, criterion.parameters, hidden, model.head_weight, target, data.n_classes
+            )
         nll.append(-float(logp[0, target]))
         correct += int(logp.argmax()) == int(target)
         objective.append(float(value))
@@ -67,7 +72,7 @@ def test_it_equals_scoring_one_target_at_a_time(loss: str) -> None:
     assert found.objective == pytest.approx(np.mean(objective), rel=1e-5)
     assert found.scores.nll == pytest.approx([sum(nll[:39]), sum(nll[39:89]), sum(nll[89:])], rel=1e-5)
     assert found.readouts[settings.chosen_readout] == found.nll
-    assert len(found.readouts) == (1 if loss in ("cross_entropy", "brier") else 2)
+    assert [*found.readouts] == [readout.name for readout in LOSSES[loss].readouts]
 
 
 def test_batch_size_changes_nothing_but_float_noise() -> None:

@@ -13,6 +13,7 @@ import torch
 from data.errors import UserError
 from tests import scarce, tiny
 from trainer import checkpoint, config
+from trainer.optimizers import OPTIMIZERS
 from trainer.report import Report
 
 PER_STEP = 64
@@ -121,7 +122,7 @@ def test_training_learns() -> None:
     assert result.metrics["val_loss"] < math.log(tiny.stories().n_classes) - 0.8
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_accumulated_small_batches_train_as_one_large_batch(optimizer: str, tmp_path: Path) -> None:
     settings = tiny.config(optimizer=optimizer, batch_size=8, max_tokens=5 * 128, learning_rate=1e-2)
     tiny.run(settings, out_dir=tmp_path / "large")

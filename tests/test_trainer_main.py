@@ -8,12 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests import tiny
+from tests.waiting import CEILING, until
 from trainer import checkpoint, config
 from trainer.__main__ import main
 
@@ -27,6 +27,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny.run(tiny.config(max_tokens=64))  # prepares the corpus
     monkeypatch.setenv("NANOSWEEP_CACHE", str(tiny.stories().path.parent))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # own code appends the working directory
     path = tmp_path / "tiny.yaml"
     path.write_text(config.dump(tiny.config()))
     return path
@@ -44,6 +45,15 @@ def test_it_writes_a_run_folder_and_its_last_line_is_the_result(given: Path, cap
     assert len([line for line in printed if line.startswith("step ")]) == 4
     floor = next(line for line in printed if line.startswith("floor: "))
     assert 0 < float(floor.split()[1]) < float(match[1])
+
+
+def test_an_own_corpus_is_read_where_code_is_allowed(given: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("my_texts.py").write_text('TEXTS = [f"The cat sat on mat {n}. Then it slept." for n in range(200)]\n')
+    words = [str(given), "--set", "corpus=my_texts:TEXTS", "--max-tokens", "640"]
+    assert main(words) == 2
+    assert "--allow-code" in capsys.readouterr().err
+    assert not Path("out").exists()
+    assert main([*words, "--allow-code"]) == 0
 
 
 def test_the_same_numbers_as_the_library(given: Path, capsys: pytest.CaptureFixture) -> None:
@@ -121,11 +131,9 @@ def test_ctrl_c_keeps_the_checkpoint_and_says_how_to_go_on(given: Path) -> None:
     command = [sys.executable, "-m", "trainer", str(given), "--max-tokens", "10M", "--set", "eval_every=640"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
     folder = given.parent / "out" / "tiny"
-    deadline = time.monotonic() + 60
-    while not (folder / checkpoint.CHECKPOINT).exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until((folder / checkpoint.CHECKPOINT).exists, "a checkpoint")
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=CEILING)
     assert process.returncode == 130, errors
     assert "add --resume" in errors
     assert "Traceback" not in errors

@@ -11,6 +11,7 @@ from models.gpt import GPT
 from tests import tiny
 from trainer.config import TrainConfig
 from trainer.optim import Optimizers, build
+from trainer.optimizers import OPTIMIZERS
 
 
 def made(**changes: object) -> tuple[GPT, TrainConfig, Optimizers]:
@@ -19,7 +20,7 @@ def made(**changes: object) -> tuple[GPT, TrainConfig, Optimizers]:
     return model, settings, build(model, settings)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("tied_head", [True, False])
 def test_every_parameter_is_in_exactly_one_group(optimizer: str, tied_head: bool) -> None:
     model, _, optimizers = made(optimizer=optimizer, tied_head=tied_head)
@@ -27,7 +28,7 @@ def test_every_parameter_is_in_exactly_one_group(optimizer: str, tied_head: bool
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_matrices_and_tables_decay_and_vectors_do_not(optimizer: str) -> None:
     _, _, optimizers = made(optimizer=optimizer, weight_decay=0.3)
     for part in optimizers.parts:
@@ -56,7 +57,7 @@ def test_one_multiplier_scales_every_groups_own_peak() -> None:
     assert rates == {0.25e-3, 0.005}
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_its_state_goes_on_and_its_rates_are_the_present_configs(optimizer: str) -> None:
     torch.manual_seed(0)
     model, _, one = made(optimizer=optimizer)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from trainer import config, yaml_file
+from trainer import config, lengths, yaml_file
 from trainer.config import TrainConfig
 
 
@@ -70,7 +70,7 @@ def test_a_bad_config_is_one_line_with_its_place(tmp_path: Path, monkeypatch, li
     ("text", "tokens"), [("500k", 500_000), ("2B", 2 * 10**9), ("1.5M", 1_500_000), (1e6, 10**6), (7, 7)]
 )
 def test_token_counts_have_units(text: object, tokens: int) -> None:
-    assert config.parse_tokens(text) == tokens
+    assert lengths.parse_tokens(text) == tokens
 
 
 def test_a_dumped_config_is_read_back_equal(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Order:
     """What was asked for, checked.
 
     resume: the checkpoint to go on from, or None; length: tokens to train on; source: the config file that was given,
-    with `changes` (key=value) on top of it.
+    with `changes` (key=value) on top of it; allow_code: own code may be imported.
     """
 
     config: TrainConfig
@@ -41,6 +41,7 @@ class Order:
     length: int
     source: Path
     changes: list[str]
+    allow_code: bool = False
 
 
 class Follower(Protocol):
@@ -94,6 +95,8 @@ def parser(prog: str = "python -m trainer") -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="continue from the folder's checkpoint, or begin where there is none"
     )
+    about = "import own code that the config names (loss, optimizer, corpus: module:Name); it runs as you would run it"
+    parser.add_argument("--allow-code", action="store_true", help=about)
     return parser
 
 
@@ -122,7 +125,15 @@ def train_here(given: argparse.Namespace, follow: Follow | None = None) -> int:
             if follower is not None:
                 follower.report(measured)
 
-        result = train(made.config, made.data, report, made.resume, out_dir=made.out, on_step=shown.on_step)
+        result = train(
+            made.config,
+            made.data,
+            report,
+            made.resume,
+            out_dir=made.out,
+            on_step=shown.on_step,
+            allow_code=made.allow_code,
+        )
         if follower is not None:
             follower.ended(result)
     if not first:
@@ -134,12 +145,21 @@ def order(given: argparse.Namespace, show: bool = True) -> Order:
     """Read the config, see whether the run folder is free, prepare the data. Raises UserError."""
     from data.prepare import prepare
     from trainer import config as configs
+    from trainer import criterion, optim
 
     changes = [*given.set, *([f"max_tokens={given.max_tokens}"] if given.max_tokens else [])]
     config = configs.load(given.config, changes)
+    criterion.build(config, given.allow_code)  # what is wrong with an own loss is said before any work
+    optim.load_own(config, given.allow_code)
     out = folder(given)
     resume = _resumable(out, config, given.resume)
-    data = prepare(config.corpus, config.tokenizer, config.split, progress=show and sys.stdout.isatty())
+    data = prepare(
+        config.corpus,
+        config.tokenizer,
+        config.split,
+        progress=show and sys.stdout.isatty(),
+        allow_code=given.allow_code,
+    )
     length = config.length(data.train.n_targets)
     if show:
         print(
@@ -148,7 +168,7 @@ def order(given: argparse.Namespace, show: bool = True) -> Order:
         floor = data.val.floor_nll
         if floor is not None:
             print(f"floor: {floor.sum() / data.val.n_targets:.4f} nats/token: no honest model goes under it")
-    return Order(config, data, out, resume, length, given.config, changes)
+    return Order(config, data, out, resume, length, given.config, changes, given.allow_code)
 
 
 def conclude(result: Result, order: Order, machine: str) -> int:

@@ -16,12 +16,10 @@ from data.dataset import Dataset
 from data.errors import UserError
 from data.licences import terms
 from trainer import config as configs
-from trainer import curve, files, records, scores
+from trainer import curve, files, provenance, records, scores
 from trainer.config import TrainConfig
 from trainer.report import Status
 from trainer.resampling import Interval, resample
-
-_EXPORTED = "# nanosweep:"  # how the header of an exported config begins
 
 
 def write(folder: Path, data: Dataset, status: Status, source: Path, changes: list[str], machine: str) -> Path:
@@ -58,15 +56,6 @@ def text(folder: Path, data: Dataset, status: Status, source: Path, changes: lis
         f"```yaml\n{configs.dump(config).rstrip()}\n```",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def exported(source: Path) -> list[str]:
-    """What `nanosweep export` wrote on top of a config about its origin, a fact a line; [] for any other file."""
-    lines = source.read_text(encoding="utf-8").splitlines()
-    if not lines or not lines[0].startswith(_EXPORTED):
-        return []
-    ends = (i for i, line in enumerate(lines) if not line.startswith("# "))  # then comes how to use the file
-    return [line.removeprefix("# ") for line in lines[: next(ends, len(lines))]]
 
 
 def _metadata(name: str, config: TrainConfig, report: dict[str, Any]) -> str:
@@ -188,9 +177,9 @@ def _training(
 
 
 def _origin(source: Path, changes: list[str]) -> str:
-    header = exported(source)
-    said = f"`{source.name}`, which says of itself:\n\n```text\n" + "\n".join(header) + "\n```"
-    told = said if header else f"`{source.name}`, which does not say where it comes from."
+    facts = provenance.facts(source)
+    said = f"`{source.name}`, which says of itself:\n\n```text\n" + "\n".join(facts) + "\n```"
+    told = said if facts else f"`{source.name}`, which does not say where it comes from."
     return told + (f"\n\nChanged on the command line: {', '.join(f'`{c}`' for c in changes)}." if changes else "")
 
 
@@ -203,7 +192,8 @@ def _limits(data: Dataset, reports: list[dict[str, Any]], source: Path) -> str:
     ]
     if "test" not in data.meta.get("splits", {}):
         found[-1] = "The scores are of the validation split; there is no test split."
-    if any(data.hash in line for line in exported(source)):
+    exported = provenance.read(source)
+    if exported is not None and exported.data_hash == data.hash:
         found.append("Its config was chosen by scores on the same validation text, which flatters it somewhat.")
     if (at := curve.overfitting(curve.of(reports))) is not None:
         found.append(f"It over-fits from {at:,} tokens on: `best.pt` holds the weights of that point.")

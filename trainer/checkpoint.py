@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,13 @@ from data.errors import UserError
 from trainer import config as configs
 from trainer import files, yaml_file
 from trainer.config import TrainConfig
+from trainer.keys import kept_keys
 from trainer.records import CARD, CONFIG, FLOOR, METRICS
 from trainer.report import Report, Status
 from trainer.scores import SCORES
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 FORMAT = 1
-# what a resumed run must share with its checkpoint, beside the data and the model's shape: another value would make
-# the stored position or moments mean something else. Everything else (max_tokens, learning_rate, ...) may change.
-FIXED = ("batch_size", "gradient_accumulation_steps", "data_order", "seed", "loss", "optimizer")
 
 
 @dataclass
@@ -70,6 +69,7 @@ class Checkpoint:
     """A checkpoint file in memory. optimizer and randomness are None in best.pt, whose use is sampling.
 
     best_model: the best weights so far, kept only where `early_stop` will want them.
+    own_code: reference -> sha256 of the source, of the user's own code that the config names.
     """
 
     config: TrainConfig
@@ -81,11 +81,14 @@ class Checkpoint:
     optimizer: list[dict[str, Any]] | None = None
     randomness: list[Tensor] | None = None
     best_model: dict[str, Tensor] | None = None
+    own_code: dict[str, str] = field(default_factory=dict)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint atomically. Raises UserError when the disk is full."""
     content = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint)}
+    if not checkpoint.own_code:
+        del content["own_code"]  # so that releases before this field read it too
     content["format"] = FORMAT
     content["config"] = configs.dump(checkpoint.config)
     content["state"] = dataclasses.asdict(checkpoint.state)
@@ -101,16 +104,44 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> Checkpoint:
         raise UserError(f"{file}: no checkpoint there") from None
     except Exception as error:  # torch raises half a dozen types for a file that is none of its own
         raise UserError(f"{file}: not a readable checkpoint ({type(error).__name__})") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    return _checked(content, file)
+
+
+def _checked(content: Any, file: Path) -> Checkpoint:
+    """A checkpoint of this release, or of an earlier one that lacked some fields. Raises UserError for a later one."""
+    number = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(number, int) or number < 1:
         raise UserError(f"{file}: not a checkpoint of this program (format {FORMAT})")
-    del content["format"]
-    content["config"] = yaml_file.validate(TrainConfig, yaml_file.parse(content["config"], f"{file} config"))
-    content["state"] = State(**content["state"])
-    return Checkpoint(**content)
+    if number > FORMAT:
+        raise _newer(file, f"format {number}, this one reads up to {FORMAT}")
+    content = {name: value for name, value in content.items() if name != "format"}
+    try:
+        config = yaml_file.parse(content["config"], f"{file} config")
+        for what, names, model in (
+            ("field", content, Checkpoint.__dataclass_fields__),
+            ("field of its state", content["state"], State.__dataclass_fields__),
+            ("key of its config", config.value, TrainConfig.model_fields),
+        ):
+            if unknown := [str(name) for name in names if name not in model]:
+                raise _newer(file, f"{what} that this one does not know: {', '.join(unknown)}")
+        content["state"] = State(**content["state"])
+        content["config"] = yaml_file.validate(TrainConfig, config)
+        return Checkpoint(**content)
+    except (KeyError, TypeError, AttributeError) as error:  # something that every release writes is not there
+        raise UserError(f"{file}: not a readable checkpoint ({type(error).__name__}: {error})") from None
 
 
-def check_resumable(checkpoint: Checkpoint, config: TrainConfig, data: Dataset, name: str) -> None:
-    """Raises UserError where `config` on `data` would not continue the checkpoint's run but another one."""
+def _newer(file: Path, difference: str) -> UserError:
+    return UserError(f"{file}: written by a newer release of nanosweep ({difference}); read it with that release")
+
+
+def check_resumable(
+    checkpoint: Checkpoint, config: TrainConfig, data: Dataset, name: str, own_code: Mapping[str, str] | None = None
+) -> None:
+    """Raises UserError where `config` on `data` would not continue the checkpoint's run but another one.
+
+    own_code: as the checkpoint's, of now; None where it cannot be told.
+    """
     if checkpoint.optimizer is None:
         raise UserError(f"{name} holds weights only; resume from {CHECKPOINT}")
     if checkpoint.data_hash != data.hash:
@@ -118,18 +149,26 @@ def check_resumable(checkpoint: Checkpoint, config: TrainConfig, data: Dataset, 
             f"{name} was trained on other data ({checkpoint.config.corpus}, {checkpoint.config.tokenizer}, hash "
             f"{checkpoint.data_hash[:12]}); this is {data.corpus}, {data.tokenizer}, hash {data.hash[:12]}"
         )
+    if own_code is not None:
+        check_own_code(checkpoint, own_code, name)
     before, now = checkpoint.config, config
-    for key, was, wanted in [
-        *((key, getattr(before, key), getattr(now, key)) for key in FIXED),
-        *zip(
-            (f.name for f in dataclasses.fields(before.model(data.n_classes))),
-            dataclasses.astuple(before.model(data.n_classes)),
-            dataclasses.astuple(now.model(data.n_classes)),
-            strict=True,
-        ),
-    ]:
-        if was != wanted and key != "dropout":
+    shapes = before.model(data.n_classes), now.model(data.n_classes)
+    # another value would make the stored tensors, position or moments mean something else
+    for key in kept_keys(TrainConfig):
+        was, wanted = (getattr(one, key) for one in (shapes if hasattr(shapes[0], key) else (before, now)))
+        if was != wanted:
             raise UserError(f"{name} has {key}: {was}, the config has {key}: {wanted}; a resumed run keeps it")
+
+
+def check_own_code(checkpoint: Checkpoint, own_code: Mapping[str, str], name: str) -> None:
+    """Raises UserError where a checkpoint was made by other source of the own code than there is now."""
+    for reference, digest in own_code.items():
+        before = checkpoint.own_code.get(reference, digest)
+        if before != digest:
+            raise UserError(
+                f"{name} was trained with other code of {reference} (sha256 {before[:12]}, now {digest[:12]}); restore "
+                "that code, or begin anew in another folder"
+            )
 
 
 def differing(one: TrainConfig, other: TrainConfig) -> list[str]:

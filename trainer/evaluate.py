@@ -15,34 +15,27 @@ where memory does not suffice it is halved. A final evaluation also says how far
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data import tokens
 from data.dataset import Split
-from models.config import READOUTS
 from models.gpt import GPT
-from models.losses import log_probs, per_token_loss, target_log_probs
+from models.head import per_token_loss
+from models.loss import Criterion
+from models.readouts import log_probs, target_log_probs
 from trainer import calibration
+from trainer import criterion as criteria
 from trainer.calibration import Calibration
 from trainer.config import TrainConfig
 from trainer.device import Machine
 from trainer.distributed import Ranks
 from trainer.memory import MicroBatch
 from trainer.scores import Scores, unit_starts
-
-# logits alive at once. On a CPU the passes over them want the cache: 4 MiB of float32 is 1.5 times as fast as 16, but
-# below some rows the matrix product suffers more (at C = 50,257). A GPU wants few launches: 256 MiB
-CPU_CHUNK, CPU_ROWS, GPU_CHUNK = 2**20, 96, 2**26
-
-# logits (n, C) and targets (n,) -> (R, n), R numbers for each target
-Rows = Callable[[Tensor, Tensor], Tensor]
+from trainer.scoring import Rows, Scoring, evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,8 @@ class Evaluation:
     """Sums over one split; what is reported are their ratios.
 
     scores: nats, targets and bytes by document, and of a final evaluation the reliability bins.
-    correct: targets that were the likeliest class. readouts: nats through each of the loss's read-outs.
+    correct: targets that were the likeliest class. readouts: nats through each of the loss's read-outs; readout: the
+    name of the chosen one.
     objective: the training loss's own value, a mean.
     calibration: of a final evaluation, where the split is large enough to be parted.
     """
@@ -58,6 +52,7 @@ class Evaluation:
     scores: Scores
     correct: int
     readouts: dict[str, float]
+    readout: str
     objective: float
     calibration: Calibration | None = None
 
@@ -120,19 +115,21 @@ def evaluate(
     ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
     batch: MicroBatch | None = None,
     final: bool = False,
+    criterion: Criterion | None = None,
 ) -> Evaluation:
     """Score `model` on `split`, the work shared by the ranks, the result whole on each of them.
 
     token_bytes: (C,) of the tokenizer, which also says how many classes are real. batch: what an evaluation before
     this one used, and learned about memory. final: with reliability bins and calibration, for somewhat more time.
+    criterion: of the config; default: built from it, which an own loss refuses (UserError).
     Touches neither the model's mode nor any generator. Raises torch.OutOfMemoryError where not even one window fits.
     """
-    batch = batch or micro_batch(config, machine, ranks)
-    sweep = _Sweep(model, split, rule(config), len(token_bytes), machine, ranks, batch)
-    with torch.no_grad(), _evaluation_mode(model):
-        rows, temperature = _with_temperature(sweep, config) if final else (_plain(sweep, config), None)
-    readouts = READOUTS[config.loss]
-    nll = rows[readouts.index(config.chosen_readout)]  # (N,)
+    batch, criterion = batch or micro_batch(config, machine, ranks), criterion or criteria.build(config)
+    scoring = Scoring(model, split, rule(config), len(token_bytes), machine, ranks, batch)
+    with torch.no_grad(), evaluation_mode(model):
+        rows, temperature = _with_temperature(scoring, criterion) if final else (_plain(scoring, criterion), None)
+    readouts = criterion.loss.readouts
+    nll = rows[readouts.index(criterion.readout)]  # (N,)
     correct, objective, *more = rows[len(readouts) :]
     starts = unit_starts(split)
     sizes = token_bytes[split.tokens[1:]]  # (N,) bytes of each target
@@ -153,38 +150,40 @@ def evaluate(
             *bins,
         ),
         correct=round(correct.sum()),
-        readouts={name: float(row.sum()) for name, row in zip(readouts, rows, strict=False)},
+        readouts={readout.name: float(row.sum()) for readout, row in zip(readouts, rows, strict=False)},
+        readout=criterion.readout.name,
         objective=float(objective.mean()),
         calibration=calibrated,
     )
 
 
-def _plain(sweep: _Sweep, config: TrainConfig) -> np.ndarray:
+def _plain(scoring: Scoring, criterion: Criterion) -> np.ndarray:
     """(R, N): nats through each read-out, then whether the likeliest class was right, then the training loss."""
-    everything = np.ones(sweep.split.n_targets, dtype=np.bool_)
-    return sweep(everything, len(READOUTS[config.loss]) + 2, lambda logits, y: _plain_rows(logits, y, config))
+    everything = np.ones(scoring.split.n_targets, dtype=np.bool_)
+    n_rows = len(criterion.loss.readouts) + 2
+    return scoring(everything, n_rows, lambda logits, y: _plain_rows(logits, y, criterion))
 
 
-def _with_temperature(sweep: _Sweep, config: TrainConfig) -> tuple[np.ndarray, float | None]:
+def _with_temperature(scoring: Scoring, criterion: Criterion) -> tuple[np.ndarray, float | None]:
     """(R + 3, N): `_plain`, probability of the likeliest class; nats and that probability with the temperature (0
     where it was fitted).
 
     The part to fit on is scored first, so that the temperature is known when the rest is; only windows across the
     border of the two parts go through the model twice. No temperature where there is nothing to fit on.
     """
-    fitting = calibration.part(unit_starts(sweep.split))
-    n_rows = len(READOUTS[config.loss]) + 3  # without those that need a temperature
-    rows = np.zeros((n_rows + 2, sweep.split.n_targets))
+    fitting = calibration.part(unit_starts(scoring.split))
+    n_rows = len(criterion.loss.readouts) + 3  # without those that need a temperature
+    rows = np.zeros((n_rows + 2, scoring.split.n_targets))
 
     def score(wanted: np.ndarray, n_more: int, more: Rows) -> np.ndarray:
         def scored(logits: Tensor, y: Tensor) -> Tensor:
-            log_p = log_probs(config.loss, config.loss_parameters, logits, config.chosen_readout)
+            log_p = log_probs(criterion.loss, criterion.parameters, logits, criterion.readout)
             confidence = log_p.amax(-1).exp()[None]
-            return torch.cat((_plain_rows(logits, y, config, log_p), confidence, more(log_p, y)))
+            return torch.cat((_plain_rows(logits, y, criterion, log_p), confidence, more(log_p, y)))
 
-        found = sweep(wanted, n_rows + n_more, scored)
-        rows[:n_rows, wanted] = found[:n_rows]
-        return found[n_rows:]
+        values = scoring(wanted, n_rows + n_more, scored)
+        rows[:n_rows, wanted] = values[:n_rows]
+        return values[n_rows:]
 
     def measure(powers: np.ndarray) -> np.ndarray:
         return score(fitting, 2 * len(powers), lambda log_p, y: calibration.slopes(log_p, y, powers)).sum(1)
@@ -194,86 +193,27 @@ def _with_temperature(sweep: _Sweep, config: TrainConfig) -> tuple[np.ndarray, f
     return rows, temperature
 
 
-def _plain_rows(logits: Tensor, targets: Tensor, config: TrainConfig, log_p: Tensor | None = None) -> Tensor:
+def _plain_rows(logits: Tensor, targets: Tensor, criterion: Criterion, log_p: Tensor | None = None) -> Tensor:
     """The rows of `_plain` for logits (n, C). log_p: (n, C) of the chosen read-out, where it is known already."""
+    loss, parameters, chosen = criterion.loss, criterion.parameters, criterion.readout
+    if log_p is None and not chosen.monotone:
+        log_p = log_probs(loss, parameters, logits, chosen)
     rows = []
-    for name in READOUTS[config.loss]:
-        if log_p is not None and name == config.chosen_readout:
+    for readout in loss.readouts:
+        if log_p is not None and readout is chosen:
             rows.append(-log_p.gather(-1, targets[:, None]).squeeze(-1))
         else:
-            rows.append(-target_log_probs(config.loss, config.loss_parameters, logits, targets, name))
-    rows.append((logits.argmax(1) == targets).float())  # every read-out rises with the logit
-    rows.append(per_token_loss(config.loss, config.loss_parameters, logits, targets))
+            rows.append(-target_log_probs(loss, parameters, logits, targets, readout))
+    likeliest = logits if log_p is None or chosen.monotone else log_p
+    rows.append((likeliest.argmax(1) == targets).float())
+    rows.append(per_token_loss(loss, parameters, logits, targets))
     return torch.stack(rows)
 
 
-class _Sweep:
-    """One model and one split; each call is a pass that makes some numbers of the logits of every wanted target."""
-
-    def __init__(
-        self,
-        model: GPT,
-        split: Split,
-        rule: tuple[int, int],
-        n_classes: int,
-        machine: Machine,
-        ranks: Ranks,
-        batch: MicroBatch,
-    ) -> None:
-        self.split = split
-        self._model, self._rule, self._n_classes = model, rule, n_classes
-        self._machine, self._ranks, self._batch = machine, ranks, batch
-
-    def __call__(self, wanted: np.ndarray, n_rows: int, rows: Rows) -> np.ndarray:
-        """wanted (N,) bool, M of them True; rows gives n_rows numbers for each -> (n_rows, M), on every rank."""
-        context, stride = self._rule
-        found = np.zeros((n_rows, int(wanted.sum())))
-        column = np.cumsum(wanted) - 1
-
-        def fill(batch_size: int) -> None:
-            batches = tokens.eval_batches(self.split, context, batch_size, stride, wanted)
-            for number, (x, y, at) in enumerate(batches):
-                if number % self._ranks.size != self._ranks.rank:
-                    continue
-                with self._machine.autocast():
-                    hidden = self._model(self._machine.put(x))[:, -y.shape[1] :].flatten(0, 1)  # (B·S, D)
-                keep = np.flatnonzero(wanted[at])
-                hidden = hidden if len(keep) == y.size else hidden[self._machine.put(keep)]
-                targets = self._machine.put(y.ravel()[keep])
-                found[:, column[at.ravel()[keep]]] = self._in_chunks(hidden, targets, rows)
-
-        self._batch.attempt(fill, undo=_nothing)
-        return self._ranks.sum(found, self._machine.device)
-
-    def _in_chunks(self, hidden: Tensor, targets: Tensor, rows: Rows) -> np.ndarray:
-        """`rows` of hidden (N, D) and targets (N,), never holding many logits -> (R, N)."""
-        weight = self._model.head_weight.float()[: self._n_classes]
-        chunk = max(CPU_ROWS, (GPU_CHUNK if hidden.is_cuda else CPU_CHUNK) // self._n_classes)
-        parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-        # float32: read-outs divide small numbers by small numbers
-        return torch.cat([rows(h.float() @ weight.T, target) for h, target in parts], 1).cpu().numpy()
-
-
-def _nothing() -> None:
-    """Scores that were begun need no undoing: they are written again."""
-
-
-@contextlib.contextmanager
-def _evaluation_mode(model: GPT) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-def metrics(result: Evaluation, config: TrainConfig) -> dict[str, float]:
+def metrics(result: Evaluation) -> dict[str, float]:
     """The val_* metrics of a report."""
     others = {
-        f"val_loss_{name}": nll / result.tokens
-        for name, nll in result.readouts.items()
-        if name != config.chosen_readout
+        f"val_loss_{name}": nll / result.tokens for name, nll in result.readouts.items() if name != result.readout
     }
     return {
         "val_loss": result.loss,

@@ -26,13 +26,16 @@ import torch
 from torch import Tensor
 
 from data import tokens
-from data.dataset import Dataset, Split
+from data.dataset import Dataset
 from data.errors import UserError
-from trainer import checkpoint, device, distributed, evaluate, init, mainrun, schedule
+from models.loss import Criterion
+from trainer import checkpoint, device, distributed, evaluate, init, schedule
+from trainer import criterion as criteria
 from trainer.checkpoint import Checkpoint, State
 from trainer.config import TrainConfig
 from trainer.device import Machine
 from trainer.distributed import Ranks
+from trainer.measure import Measure
 from trainer.report import Report, Result
 from trainer.scores import SCORES
 from trainer.step import Stepper, Watch
@@ -48,6 +51,7 @@ def train(
     rungs: Sequence[int] = (),
     on_step: Callable[[int], None] | None = None,
     micro_batch: int | None = None,
+    allow_code: bool = False,
 ) -> Result:
     """Train to the end, to early_stop, or to the first number that is not finite.
 
@@ -58,6 +62,7 @@ def train(
     on_step: is told the tokens so far after every step, on rank 0, for a progress bar.
     micro_batch: sequences in one pass to begin with, at most batch_size: what is known to fit. Without, batch_size;
         halved wherever memory does not suffice, and kept so by the checkpoint.
+    allow_code: own code that the config names (`loss: my_module:MyLoss`, an optimizer) may be imported.
     The caller's random state is left as it was found. Raises UserError for what does not fit together,
     torch.OutOfMemoryError where not even one sequence fits into memory.
     """
@@ -65,7 +70,8 @@ def train(
     with distributed.joined(machine_kind) as ranks:
         machine = device.choose(config, ranks.local_rank)
         with machine.borrowed_randomness(config.seed + ranks.rank):  # dropout differs from rank to rank
-            run = _Run(config, data, machine, ranks, out_dir if ranks.rank == 0 else None, rungs)
+            criterion = criteria.build(config, allow_code)
+            run = _Run(config, data, machine, ranks, out_dir if ranks.rank == 0 else None, rungs, criterion, allow_code)
             if resume is not None:
                 run.restore(resume)
             elif config.init_from is not None:
@@ -90,27 +96,26 @@ class _Run:
         ranks: Ranks,
         out_dir: Path | None,
         rungs: Sequence[int],
+        criterion: Criterion,
+        allow_code: bool,
     ) -> None:
+        self.own_code = criteria.own_code(config)
         self.config, self.data, self.machine, self.ranks = config, data, machine, ranks
         self.out_dir, self.rungs = out_dir, rungs
         length = config.length(data.train.n_targets)
         self.total_steps = schedule.n_steps(length, config.tokens_per_step)
         self.eval_every = config.eval_every or max(1, length // 10)
-        n_val = config.eval_tokens or default_eval_tokens(length)
-        # the same text at every report and in every trial: otherwise two trials are compared on different text
-        self.val_subset = tokens.subset(data.val, n_val)
-        self.train_subset = tokens.subset(data.train, -(-n_val // 4))  # shows the gap, decides nothing
         machine.reset_peak_memory()
-        self.stepper = Stepper(config, data, machine, ranks)
-        self.eval_batch = evaluate.micro_batch(config, machine, ranks)
-        self.state = State(total_steps=self.total_steps, eval_tokens=self.val_subset.n_targets)
+        self.stepper = Stepper(config, data, machine, ranks, criterion, allow_code)
+        self.measure = Measure(config, data, machine, ranks, criterion)
+        self.state = State(total_steps=self.total_steps, eval_tokens=self.measure.val_subset.n_targets)
         self.resumed_from: Path | None = None
         self.best_model: dict[str, Tensor] | None = None
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint. Raises UserError where it belongs to another run."""
         saved = checkpoint.load(path, self.machine.device)
-        checkpoint.check_resumable(saved, self.config, self.data, str(path))
+        checkpoint.check_resumable(saved, self.config, self.data, str(path), self.own_code)
         state = saved.state
         if state.ended and (self.total_steps > state.total_steps or self._more_patient(state)):
             state.ended, state.stale, state.report = None, 0, None  # its end is no end of this run
@@ -127,7 +132,7 @@ class _Run:
             self.machine.set_randomness(saved.randomness or [])
         self.stepper.micro_batch.limit(state.micro_batch)
         self.best_model = saved.best_model
-        self.state = dataclasses.replace(state, total_steps=self.total_steps, eval_tokens=self.val_subset.n_targets)
+        self.state = dataclasses.replace(state, total_steps=self.total_steps, eval_tokens=self.state.eval_tokens)
         self.resumed_from = path
 
     def _more_patient(self, state: State) -> bool:
@@ -187,10 +192,9 @@ class _Run:
         metrics = {"learning_rate": rate, "gradient_norm": norm, "tokens_per_second": speed}
         state = self.state
         done = state.step * self.config.tokens_per_step
-        subset_is_all = last and self.val_subset is self.data.val
-        val = self._evaluate(self.val_subset, final=subset_is_all)
-        train = self._evaluate(self.train_subset)
-        metrics["train_loss"], metrics["train_objective_loss"] = train.loss, train.objective
+        model = self.stepper.model
+        val, of_train = self.measure.score_subsets(model, last)
+        metrics.update(of_train)
         if val.loss < state.best.get("val_loss", math.inf):
             state.best = {"step": state.step, "tokens": done, "val_loss": val.loss, "val_perplexity": val.perplexity}
             state.stale = 0
@@ -204,16 +208,12 @@ class _Run:
         if state.ended:
             with self._weights(self.best_model if state.ended == "early_stopped" else None):
                 metrics["val_loss_subset"] = state.best["val_loss"] if state.ended == "early_stopped" else val.loss
-                val = val if subset_is_all else self._evaluate(self.data.val, final=True)
-                metrics.update(mainrun.metrics(val, self.data, self.config, self._evaluate))
+                val, of_whole = self.measure.score_whole(model, val, last)
+                metrics.update(of_whole)
             if self.out_dir is not None and math.isfinite(val.loss):
                 val.scores.save(self.out_dir / SCORES)
-        metrics.update(evaluate.metrics(val, self.config), peak_memory_mb=self.machine.peak_memory_mb())
+        metrics.update(evaluate.metrics(val), peak_memory_mb=self.machine.peak_memory_mb())
         return Report(state.step, done, rung, state.ended is not None, metrics, self.stepper.micro_batch.known)
-
-    def _evaluate(self, split: Split, rule: TrainConfig | None = None, final: bool = False) -> evaluate.Evaluation:
-        model, sizes, batch = self.stepper.model, self.data.token_bytes, self.eval_batch
-        return evaluate.evaluate(model, split, rule or self.config, sizes, self.machine, self.ranks, batch, final)
 
     @contextlib.contextmanager
     def _weights(self, weights: dict[str, Tensor] | None) -> Iterator[None]:
@@ -252,6 +252,7 @@ class _Run:
             optimizer=self.stepper.optimizers.state_dict() if whole else None,
             randomness=self.machine.randomness() if whole else None,
             best_model=self.best_model if whole else None,
+            own_code=self.own_code,
         )
         checkpoint.save(self.out_dir / name, saved)
 
@@ -274,10 +275,11 @@ class _Run:
     def _notes(self) -> dict[str, str]:
         return {
             "data": f"{self.data.corpus}, {self.data.tokenizer}, hash {self.data.hash}",
-            "reports score": f"{self.val_subset.n_targets:,} of {self.data.val.n_targets:,} tokens of the validation "
-            f"split, hash {tokens.subset_hash(self.val_subset)[:16]}",
+            "reports score": f"{self.state.eval_tokens:,} of {self.data.val.n_targets:,} tokens of the validation "
+            f"split, hash {tokens.subset_hash(self.measure.val_subset)[:16]}",
             "parameters": f"{self.stepper.model.n_parameters():,}",
             **({"initial weights": self.state.initial} if self.state.initial else {}),
+            **{f"own code {reference}": f"sha256 {digest}" for reference, digest in self.own_code.items()},
             "torch": torch.__version__,
         }
 
@@ -293,8 +295,3 @@ class _Clock:
         before, self._at = self._at, time.perf_counter()
         state.seconds += self._at - before
         return self._at - before
-
-
-def default_eval_tokens(length: int) -> int:
-    """Tokens of the fixed subset for a run of `length`: with 10 reports, and a few rungs, under 3 % of the run."""
-    return min(max(length // 250, 2048), 2**20)

@@ -1,24 +1,31 @@
-"""The optimizers: AdamW with nanoGPT's decay groups, SGD with momentum, Muon with AdamW beside it.
+"""From the config's optimizer to torch's: built, stepped together, and kept in a checkpoint.
 
 Every parameter group keeps its peak learning rate as `initial_lr`; the schedule sets one multiplier for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
+from data import own_code
+from data.errors import UserError
 from trainer.config import TrainConfig
+from trainer.optimizers import OPTIMIZERS, decay_groups, trainable
 
 
 class Optimizers:
-    """One or two torch optimizers that step together. Its state is a list of theirs."""
+    """One or more torch optimizers that step together. Its state is a list of theirs.
 
-    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+    settings: the entries of a parameter group that the config decides; None: all but the parameters.
+    """
+
+    def __init__(self, parts: list[torch.optim.Optimizer], settings: Collection[str] | None = None) -> None:
         self.parts = parts
+        self._settings = settings
         for group in self._groups():
             group["initial_lr"] = group["lr"]
 
@@ -45,39 +52,51 @@ class Optimizers:
         """Moments and step counts come from `states`; rates, decay and betas stay those of the present config."""
         for part, state in zip(self.parts, states, strict=True):
             groups = [
-                {**saved, **{key: value for key, value in group.items() if key != "params"}}
+                {**saved, **{key: value for key, value in group.items() if self._decides(key, saved)}}
                 for saved, group in zip(state["param_groups"], part.param_groups, strict=True)
             ]
             part.load_state_dict({"state": state["state"], "param_groups": groups})
 
-
-def build(model: nn.Module, config: TrainConfig) -> Optimizers:
-    """The optimizer that `config` names, over all of the model's parameters."""
-    parameters = [p for p in model.parameters() if p.requires_grad]  # a tied weight comes once
-    if config.optimizer == "sgd":
-        return Optimizers([torch.optim.SGD(decay_groups(parameters, config), config.learning_rate, config.momentum)])
-    if config.optimizer == "adamw":
-        return Optimizers([_adamw(decay_groups(parameters, config), config)])
-    # Muon orthogonalises the update of a matrix between hidden layers; tables, head and vectors are none
-    hidden = {id(p) for name, p in model.named_parameters() if p.dim() == 2 and ".h." in f".{name}"}
-    muon = torch.optim.Muon(
-        [p for p in parameters if id(p) in hidden],
-        lr=config.muon_learning_rate,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-    )
-    return Optimizers([muon, _adamw(decay_groups([p for p in parameters if id(p) not in hidden], config), config)])
+    def _decides(self, key: str, saved: dict[str, Any]) -> bool:
+        """Whether the present config, not the checkpoint, decides an entry of a group."""
+        return key != "params" and (self._settings is None or key in self._settings or key not in saved)
 
 
-def decay_groups(parameters: list[nn.Parameter], config: TrainConfig) -> list[dict[str, Any]]:
-    """nanoGPT's: matrices and embeddings decay, biases and norms do not."""
-    return [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
+def build(model: nn.Module, config: TrainConfig, *, allow_code: bool = False) -> Optimizers:
+    """The optimizer that `config` names, over all of the model's parameters.
+
+    An own one (`module:Name`) is called as `Name(groups, lr=learning_rate, **optimizer_params)`, as torch's are: a
+    subclass of torch.optim.Optimizer, or a function that returns one. Each of the groups has its `weight_decay`
+    (`decay_groups`). Its step() is called without a closure. A checkpoint keeps its state_dict, which must hold
+    tensors and plain values only; entries of a group that it changes itself are its state too.
+    Raises UserError for an own one that is not allowed, does not exist or does not take its parameters.
+    """
+    make = load_own(config, allow_code)
+    if make is None:
+        return Optimizers(OPTIMIZERS[config.optimizer].build(model, config))
+    parameters = config.optimizer_params or {}
+    try:
+        part = make(decay_groups(trainable(model), config), lr=config.learning_rate, **parameters)
+    except Exception as error:  # of the user's own code, or torch's for a value that it does not take
+        called = ", ".join(f"{name}={value}" for name, value in {"lr": config.learning_rate, **parameters}.items())
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"optimizer {config.optimizer}: called with {called}, it raised {reason}") from error
+    if not isinstance(part, torch.optim.Optimizer):
+        raise UserError(
+            f"optimizer {config.optimizer}: expected a torch.optim.Optimizer, got {type(part).__name__}; name a "
+            "subclass, or a function that returns one"
+        )
+    return Optimizers([part], settings={"lr", "initial_lr", "weight_decay", *parameters})
 
 
-def _adamw(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
-    fused = all(p.device.type in ("cpu", "cuda", "mps") for group in groups for p in group["params"])
-    betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=fused or None)
+def load_own(config: TrainConfig, allow_code: bool) -> Any | None:
+    """The object behind `optimizer: module:Name`, imported if that is allowed; None for a declared optimizer.
+
+    Raises UserError, see `build`.
+    """
+    if not own_code.is_reference(config.optimizer):
+        return None
+    make = own_code.load(config.optimizer, allow_code=allow_code, kind="optimizer")
+    if not callable(make):
+        raise UserError(f"optimizer {config.optimizer} is a {type(make).__name__}; name a torch.optim.Optimizer")
+    return make

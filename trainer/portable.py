@@ -20,8 +20,10 @@ from data.dataset import Split
 from data.errors import UserError
 from data.tokenizers import Tokenizer
 from models.gpt import GPT
-from models.losses import log_probs
+from models.loss import Criterion
+from models.readouts import log_probs
 from trainer import checkpoint, config, device, evaluate
+from trainer import criterion as criteria
 from trainer.config import TrainConfig
 from trainer.rescore import scored_weights
 from trainer.sample import Trained
@@ -53,6 +55,7 @@ class Portable:
 
     trained: Trained
     config: TrainConfig
+    criterion: Criterion
 
     def write(self, prompt: str, **options: Any) -> str:
         """One continuation of a prompt; options as in `trainer.sample.samples`."""
@@ -73,7 +76,7 @@ class Portable:
     def _nats(self, split: Split) -> list[tuple[float, int]]:
         machine = device.choose(self.config)
         model, sizes = self.trained.model.to(machine.device), self.trained.tokenizer.token_bytes
-        scores = evaluate.evaluate(model, split, self.config, sizes, machine).scores
+        scores = evaluate.evaluate(model, split, self.config, sizes, machine, criterion=self.criterion).scores
         if split.n_docs == 1:  # its units are parts of the one document
             return [(float(scores.nll.sum()), int(scores.tokens.sum()))]
         return [(float(nats), int(count)) for nats, count in zip(scores.nll, scores.tokens, strict=True)]
@@ -88,8 +91,11 @@ def _stream(ids: list[np.ndarray], eot: int | None) -> Split:
     return Split(tokens, np.cumsum([1, *(len(each) + 1 for each in ids)], dtype=np.int64))
 
 
-def load(folder: Path) -> Portable:
-    """A saved run, on the device that its config names, or on whatever there is where that device is missing."""
+def load(folder: Path, allow_code: bool = False) -> Portable:
+    """A saved run, on the device that its config names, or on whatever there is where that device is missing.
+
+    allow_code: an own loss, whose read-out is wanted, may be imported. Raises UserError where it is needed and is not.
+    """
     from safetensors.torch import load_model
 
     loaded = config.load(folder / checkpoint.CONFIG)
@@ -101,10 +107,10 @@ def load(folder: Path) -> Portable:
     n_classes = about["n_classes"]
     model = GPT(loaded.model(n_classes), torch.Generator())
     load_model(model, str(folder / WEIGHTS))
-    chosen, parameters = loaded.chosen_readout, loaded.loss_parameters
+    criterion = criteria.build(loaded, allow_code)
 
     def readout(logits: torch.Tensor) -> torch.Tensor:
-        return log_probs(loaded.loss, parameters, logits[:, :n_classes], chosen)
+        return log_probs(criterion.loss, criterion.parameters, logits[:, :n_classes], criterion.readout)
 
     tokenizer = tokenizers.load(folder)
-    return Portable(Trained(model, tokenizer, about["eot"], readout, loaded.corpus), loaded)
+    return Portable(Trained(model, tokenizer, about["eot"], readout, loaded.corpus), loaded, criterion)

@@ -11,14 +11,16 @@ from data.dataset import Dataset, Split
 from data.errors import UserError
 from models.gpt import GPT
 from trainer import checkpoint, device, evaluate
+from trainer import criterion as criteria
 from trainer.checkpoint import Checkpoint
 from trainer.evaluate import Evaluation
 
 
-def rescore(folder: Path, data: Dataset, split: Split) -> Evaluation:
+def rescore(folder: Path, data: Dataset, split: Split, allow_code: bool = False) -> Evaluation:
     """Evaluate a run that has ended. data: what it was trained on, of which `split` may be any split.
 
-    Raises UserError where the folder holds no run that has ended, or one of other data.
+    allow_code: an own loss may be imported. Raises UserError where the folder holds no run that has ended, one of
+    other data, or one whose own loss may not be imported or has changed since.
     """
     saved = checkpoint.load(folder)
     if saved.state.ended is None:
@@ -28,10 +30,12 @@ def rescore(folder: Path, data: Dataset, split: Split) -> Evaluation:
             f"{folder} was trained on other data (hash {saved.data_hash[:12]}) than {data.corpus}, {data.tokenizer} "
             f"(hash {data.hash[:12]})"
         )
+    criterion = criteria.build(saved.config, allow_code)
+    checkpoint.check_own_code(saved, criteria.own_code(saved.config), str(folder))
     machine = device.choose(saved.config)
     model = GPT(saved.config.model(data.n_classes), torch.Generator()).to(machine.device)
     model.load_state_dict(scored_weights(saved))
-    return evaluate.evaluate(model, split, saved.config, data.token_bytes, machine)
+    return evaluate.evaluate(model, split, saved.config, data.token_bytes, machine, criterion=criterion)
 
 
 def scored_weights(saved: Checkpoint) -> dict[str, Tensor]:

@@ -27,9 +27,10 @@ from data.corpora import kind_of
 from data.errors import UserError
 from data.tokenizers import Tokenizer
 from models.gpt import GPT
-from models.losses import log_probs
 from models.nanogpt import load_nanogpt
+from models.readouts import log_probs
 from trainer import checkpoint
+from trainer import criterion as criteria
 from trainer.files import replace_text
 from trainer.prompts import Prompt, Written, as_json, as_text, read_prompts
 
@@ -161,10 +162,11 @@ class Trained:
         return samples(self.model, self.tokenizer, prompt, n=n, eot=self.eot, readout=self.readout, **options)
 
 
-def load(run: Path) -> Trained:
+def load(run: Path, allow_code: bool = False) -> Trained:
     """A run folder (its best weights where it has them, else the latest), or one checkpoint file of such a folder.
 
     A nanoGPT `ckpt.pt` is read too; its folder must then hold tokenizer files of ours.
+    allow_code: an own loss, whose read-out is wanted, may be imported.
     Raises UserError for anything else.
     """
     if not run.exists():
@@ -178,10 +180,10 @@ def load(run: Path) -> Trained:
     saved = checkpoint.load(file)
     model = GPT(saved.config.model(saved.n_classes), torch.Generator())
     model.load_state_dict(saved.model)
-    chosen, parameters = saved.config.chosen_readout, saved.config.loss_parameters
+    criterion = criteria.build(saved.config, allow_code)
 
     def readout(logits: Tensor) -> Tensor:
-        return log_probs(saved.config.loss, parameters, logits[:, : saved.n_classes], chosen)
+        return log_probs(criterion.loss, criterion.parameters, logits[:, : saved.n_classes], criterion.readout)
 
     return Trained(model, _tokenizer(file.parent), saved.eot, readout, saved.config.corpus)
 
@@ -246,6 +248,8 @@ def parser(prog: str = "python -m trainer.sample") -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1337)
     parser.add_argument("--json", action="store_true", help="as JSON: prompt, temperature, sample and text of each")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write to a file instead of the screen")
+    about = "import the run's own loss (loss: module:Name) for its read-out; runs that module's code"
+    parser.add_argument("--allow-code", action="store_true", help=about)
     return parser
 
 
@@ -255,7 +259,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m trainer.sample") 
     try:
         prompts = [Prompt("--prompt", text) for text in given.prompt or [""]]
         prompts = read_prompts(given.prompts) if given.prompts else prompts
-        trained = load(given.run)
+        trained = load(given.run, given.allow_code)
         how = {key: getattr(given, key) for key in ("max_new_tokens", "top_k", "top_p", "seed")}
         written = write_all(trained, prompts, given.temperature, given.num_samples, **how)
         made = as_json(written, run=str(given.run), **how) if given.json else as_text(written)

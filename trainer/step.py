@@ -21,7 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 from data import tokens
 from data.dataset import Dataset
 from models.gpt import GPT
-from models.losses import training_loss
+from models.head import training_loss
+from models.loss import Criterion
+from trainer import criterion as criteria
 from trainer import optim
 from trainer.config import TrainConfig
 from trainer.device import Machine
@@ -32,11 +34,11 @@ from trainer.memory import MicroBatch
 class Objective(nn.Module):
     """The model and its training loss as one module: what is compiled, and what DDP wraps."""
 
-    def __init__(self, model: GPT, config: TrainConfig, n_classes: int) -> None:
+    def __init__(self, model: GPT, criterion: Criterion, n_classes: int) -> None:
         super().__init__()
         self.model = model
-        self.loss = config.loss
-        self.parameters_of_loss = config.loss_parameters
+        self.loss = criterion.loss
+        self.parameters_of_loss = criterion.parameters
         self.n_classes = n_classes
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -53,7 +55,16 @@ class Stepper:
     The rows of a step are a pure function of (seed, step); initial weights come from a generator of their own.
     """
 
-    def __init__(self, config: TrainConfig, data: Dataset, machine: Machine, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: Dataset,
+        machine: Machine,
+        ranks: Ranks,
+        criterion: Criterion | None = None,
+        allow_code: bool = False,
+    ) -> None:
+        """criterion: of the config; default: built from it, which an own loss refuses. allow_code: as in `train`."""
         self.machine, self.ranks = machine, ranks
         self.rows_per_step = config.batch_size * config.gradient_accumulation_steps
         self.first_row, self.n_rows = ranks.share(self.rows_per_step)
@@ -66,8 +77,8 @@ class Stepper:
         generator = torch.Generator().manual_seed(config.seed)
         self.model = GPT(config.model(data.n_classes), generator).to(machine.device)
         self.parameters = list(self.model.parameters())
-        self.optimizers = optim.build(self.model, config)
-        self._objective: Any = Objective(self.model, config, data.n_classes)
+        self.optimizers = optim.build(self.model, config, allow_code=allow_code)
+        self._objective: Any = Objective(self.model, criterion or criteria.build(config), data.n_classes)
         if config.compile:
             self._objective = torch.compile(self._objective)
         if ranks.size > 1:

@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from data.errors import UserError, nearest
+from trainer.keys import RuleError
 
 Place = tuple[str | int, ...]
 _DIGITS = 300  # of a whole number: what is longer fits in no float
@@ -151,31 +153,54 @@ def _check_text(node: yaml.ScalarNode, name: str) -> None:
         raise UserError(f"{name}:{node.start_mark.line + 1}: {node.value!r} is no text that a file can hold")
 
 
+class RefusedError(UserError):
+    """A value that a model does not take, as one line, and what the line says as data.
+
+    place: in the file. keys: those that the refusal is about, the one to change first.
+    problem: the line without the file and its place. kind: of a `RuleError`, or pydantic's type of the error.
+    """
+
+    def __init__(self, head: str, problem: str, place: Place, keys: tuple[str, ...], kind: str) -> None:
+        super().__init__(f"{head}: {problem}")
+        self.problem, self.place, self.keys, self.kind = problem, place, keys, kind
+
+
 def validate(model: type[Model], file: YamlFile) -> Model:
-    """The file's value as `model`. Raises UserError: one line with file, line, key, what it got, what to do."""
+    """The file's value as `model`. Raises RefusedError: one line with file, line, key, what it got, what to do."""
     try:
         return model.model_validate(file.value)
     except ValidationError as error:
-        raise UserError(explain(error, model, file)) from None
+        raise refused(error, model, file) from None
 
 
-def explain(error: ValidationError, model: type[BaseModel], file: YamlFile) -> str:
+def refused(error: ValidationError, model: type[BaseModel], file: YamlFile) -> RefusedError:
     """The first of pydantic's complaints as one line in our words, and how many more there are."""
     # an unknown key first: it is most often the cause of the others
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     place = _place(first["loc"], file.value)
-    if first["type"] == "extra_forbidden":
-        return f"{file.where(place)}: unknown key; {nearest(str(place[-1]), _fields_at(model, place[:-1]))}"
-    if first["type"] == "missing":
-        return f"{file.where(place)}: {first['loc'][-1]} is missing{more}"
-    if first["type"] == "value_error":  # raised by our own validators: already a sentence
-        message = str(first["ctx"]["error"])
-        key = message.split()[0].rstrip(":")  # a rule between keys opens with the key to change
-        head = file.where(place) if place or (key,) not in file.lines else f"{file.name}:{file.lines[key,]}"
-        return f"{head}: {message}{more}"
-    return f"{file.where(place)}: {first['msg'][0].lower() + first['msg'][1:]}, got {short(first['input'])}{more}"
+    keys, kind, head = tuple(str(part) for part in place[:1]), first["type"], file.where(place)
+    own = first.get("ctx", {}).get("error")
+    if kind == "extra_forbidden":
+        problem = f"unknown key; {nearest(str(place[-1]), _fields_at(model, place[:-1]))}"
+    elif kind == "missing":
+        problem = f"{first['loc'][-1]} is missing{more}"
+    else:
+        problem = f"{complaint(first)}{more}"
+    if isinstance(own, RuleError):
+        kind = own.kind
+        if not place:  # a rule between keys: its message opens with the first
+            keys = own.keys
+            head = f"{file.name}:{file.lines[keys[:1]]}" if keys[:1] in file.lines else head
+    return RefusedError(head, problem, place, keys, kind)
+
+
+def complaint(problem: ErrorDetails) -> str:
+    """What one of pydantic's errors says: a sentence of our own validators as it is, another with what it got."""
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {short(problem['input'])}"
 
 
 def short(value: Any) -> str:

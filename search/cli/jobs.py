@@ -58,11 +58,12 @@ def _submit(args: argparse.Namespace) -> int:
     cluster = find(args.address, [spec.folder.parent, RUNS])
     from search.jobs.ray_jobs import Jobs
     from search.jobs.submit import Order, links, submit
+    from search.tracking.tracker import open_tracker
 
     jobs = Jobs(cluster.address)
     order = Order(args.spec, tuple(args.set), args.scale, args.name, args.storage)
     job = submit(order, cluster, jobs, lambda line: print(line, flush=True))
-    print("\n".join(links(job, jobs)), flush=True)
+    print("\n".join(links(job, jobs, open_tracker(spec.tracking, spec.folder))), flush=True)
     return _follow(jobs, job) if args.follow else 0
 
 

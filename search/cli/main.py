@@ -114,9 +114,10 @@ def _run(args: argparse.Namespace) -> int:
         print(f"best config: {spec.folder / 'best.yaml'} (train it longer: nanosweep train FILE --set max_tokens=...)")
     if (spec.folder / "figures").is_dir():
         print(f"figures:     {spec.folder / 'figures'}")
-    print(f"all trials:  nanosweep leaderboard {spec.folder} (in the browser: nanosweep ui --storage {spec.storage})")
+    browser = f" (in the browser: nanosweep ui --storage {spec.storage})" if spec.tracking == "mlflow" else ""
+    print(f"all trials:  nanosweep leaderboard {spec.folder}{browser}")
     print(f"as a page:   {spec.folder / 'report.html'}")
-    print(links.line(spec.study, spec.folder), end="")
+    print(links.line(spec.study, spec.folder, spec.tracking), end="")
     if any(trial.status == "interrupted" for trial in study.trials.values()):
         print("stopped; nothing is lost, the same command goes on")
         return 130

@@ -85,7 +85,8 @@ def _leaderboard(args: argparse.Namespace) -> None:
     print(text, end="")
     sys.stdout.flush()
     if args.format == "table":
-        print(links.line(args.study, find_folder(args.study, args.storage)), end="")
+        tracking = study.header.spec.tracking
+        print(links.line(args.study, find_folder(args.study, args.storage), tracking), end="")
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -21,14 +21,11 @@ from search.jobs import package
 from search.jobs.cluster import Cluster
 from search.jobs.paths import absolute
 from search.jobs.ray_jobs import GRACE, STORAGE, STUDY, Job, Jobs
-from search.service.links import address_of
-from search.spec import space
+from search.spec.check import check
 from search.spec.load import with_options
 from search.study import environment
 from search.study.folder import JOB
-from search.tracking import credentials
-from search.tracking.credentials import URI
-from search.tracking.mlflow_store import choose_uri, served, shown
+from search.tracking.tracker import Tracker, open_tracker
 
 # what a driver here would go by; paths only for a cluster on this machine
 _PASSED = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
@@ -49,7 +46,7 @@ class Order:
 def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None]) -> Job:
     """Start the job. say: takes lines for people. Raises UserError before anything is sent, or for what Ray refuses."""
     spec, base, file = with_options(order.spec, order.set, order.scale, order.name, order.storage)
-    space.check(spec, base, file)
+    check(spec, base, file)
     here = cluster.service is not None or jobs.here()
     folder = folder_there(spec.storage, spec.folder, here, cluster.address)
     listed = jobs.all()
@@ -57,7 +54,7 @@ def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None
     paths = absolute(spec, base, file, None if here else cluster.address)
     for path in paths.there:
         say(f"note: {path} is read on the cluster: it must lie there, at that path")
-    environment_variables = variables(cluster, folder.parent, here)
+    environment_variables = variables(cluster, open_tracker(spec.tracking, folder), here)
     packed = package.collect(order.spec, spec, file)
     options = [f"--set={text}" for text in (*order.set, *paths.changes)] + [f"--storage={folder.parent}"]
     options += [f"--{key}={value}" for key, value in (("scale", order.scale), ("name", order.name)) if value]
@@ -80,13 +77,9 @@ def job_id(study: str, taken: Iterable[str], now: float | None = None) -> str:
     return next(name for name in names if name not in used)
 
 
-def links(job: Job, jobs: Jobs) -> list[str]:
-    """Lines: the job's page, the study in MLflow where a server holds it, what may be done next."""
-    lines = [f"job {job.id}: {jobs.page(job.id)}"]
-    uri = os.environ.get(URI, "")
-    if uri and served(uri):
-        page = address_of(job.study, uri, 5)
-        lines.append(f"MLflow: {page or f'{shown(uri)} (the study is there a minute from now)'}")
+def links(job: Job, jobs: Jobs, tracker: Tracker) -> list[str]:
+    """Lines: the job's page, what the study's tracker says, what may be done next."""
+    lines = [f"job {job.id}: {jobs.page(job.id)}", *tracker.job_lines()]
     return [*lines, f"nanosweep logs {job.id} -f    nanosweep stop {job.id}"]
 
 
@@ -109,28 +102,13 @@ def check_free(jobs: list[Job], study: str, storage: Path, address: str) -> None
             )
 
 
-def variables(cluster: Cluster, storage: Path, here: bool) -> dict[str, str]:
+def variables(cluster: Cluster, tracker: Tracker, here: bool) -> dict[str, str]:
     """The job's environment. Ray shows it to whoever may list jobs, and logs it: no secrets. Raises UserError."""
     passed = {name: os.environ[name] for name in (*_PASSED, *(_PASSED_HERE if here else ())) if os.environ.get(name)}
     passed |= environment.as_variables()
     passed["RAY_JOB_STOP_WAIT_TIME_S"] = str(GRACE)  # Ray's own patience, 3 s, would kill a driver that is tidying up
-    uri = os.environ.get(URI, "").strip()
-    if uri:
-        choose_uri(storage)  # refuses a folder of files
-        if uri.startswith("sqlite:///"):
-            path = uri.removeprefix("sqlite:///")
-            if not here and not Path(path).is_absolute():
-                raise UserError(f"{URI}: {uri} is a file of this machine; give a server that the cluster reaches")
-            uri = f"sqlite:///{Path(path).absolute()}"
-        if not credentials.has_password(uri):
-            passed[URI] = uri
-    if secret_file := os.environ.get(credentials.VARIABLE):
-        return {**passed, credentials.VARIABLE: secret_file}
     service = cluster.service
-    if service is not None and service.mlflow_credentials is not None and uri == service.mlflow:
-        return {**passed, credentials.VARIABLE: str(service.mlflow_credentials)}
-    if uri and (secret := credentials.secrets(os.environ)):
-        if not here:
-            raise credentials.refuse_to_send(secret, cluster.address)
-        passed[credentials.VARIABLE] = str(credentials.save(secret, storage))
-    return passed
+    password_files = {}
+    if service is not None and service.mlflow_credentials is not None:
+        password_files[service.mlflow] = service.mlflow_credentials
+    return {**passed, **tracker.job_variables(cluster.address, here, password_files)}

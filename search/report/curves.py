@@ -1,11 +1,14 @@
 """What the pictures of losses show: of a study's trials, of the best for each value of a key, of one run. Pure.
 
-Values are the honest objective's: validation loss through each loss's own read-out, so that losses compare. Where
-trials have several tokenizers nats per token do not compare, and bits per byte stand in their place.
+`training_charts` draws them as SVG for the report, `figures` as PNG. The rules are here: values are those of the
+objective's curve (validation loss through each loss's own read-out, so that losses compare) on the fixed subset of the
+text; the full split's value stands beside a curve. Where trials have several tokenizers and the objective does not
+compare them, the curve is that of the objective which does.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,21 +17,21 @@ from typing import Literal
 from search.results import leaderboard
 from search.results.by_value import grouped
 from search.results.notes import floors_of
+from search.spec.objective import DEFAULT, OBJECTIVES, Objective, for_tokenizers
 from search.study.journal import FULL
-from search.study.scores import BROKEN, best, leader, objective, objective_name
+from search.study.scores import BROKEN, best, leader, objective, objective_of
 from search.study.study import Study, Trial
-from trainer import curve, records, units
+from trainer import curve, records
 from trainer.curve import Curve
 
-NATS, BITS = "nats per token", "bits per byte"
-_METRIC = {NATS: "val_loss", BITS: "val_bits_per_byte"}
 NAMED = 5  # lines with a style and a label of their own; more than that nobody tells apart
 Ending = Literal["full", "pruned", "broken", "going"]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One trial. named: with a style and a label of its own. seeds: full-split values of its runs with fresh seeds."""
+    """One trial. named: with a style and a label of its own. seeds: full-split values of its runs with fresh seeds.
+    trial: its number; None for a run of no study."""
 
     label: str
     curve: Curve
@@ -36,6 +39,7 @@ class Line:
     named: bool = True
     leader: bool = False
     seeds: tuple[float, ...] = ()
+    trial: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def of_trials(study: Study) -> Chart | None:
     order = [trial for trial in leaderboard.order(study) if trial is not leader]
     chosen = [*([leader] if leader is not None else []), *order]
     lines = _lines(study, [(f"trial {trial.number}", trial) for trial in chosen])
-    return _chart(study, f"{_name(study)}: {len(lines)} trial{'s' * (len(lines) > 1)}", lines) if lines else None
+    return _chart(study, f"{study.header.name}: {len(lines)} trial{'s' * (len(lines) > 1)}", lines) if lines else None
 
 
 def by(study: Study, key: str) -> Chart | None:
@@ -68,7 +72,7 @@ def by(study: Study, key: str) -> Chart | None:
             chosen.append((value, leader(study, trials) or begun[0]))
     chosen.sort(key=lambda pair: place[pair[1].number])
     lines = _lines(study, chosen)
-    return _chart(study, f"{_name(study)}: the best trial for each {key}", lines) if lines else None
+    return _chart(study, f"{study.header.name}: the best trial for each {key}", lines) if lines else None
 
 
 def of_leader(study: Study) -> Chart | None:
@@ -77,15 +81,16 @@ def of_leader(study: Study) -> Chart | None:
     if leader is None:
         return None
     lines = _lines(study, [(f"trial {leader.number}", leader)])
-    return _chart(study, f"{_name(study)}: the leader, trial {leader.number}", lines)
+    return _chart(study, f"{study.header.name}: the leader, trial {leader.number}", lines)
 
 
 def of_run(folder: Path) -> Chart:
     """One run, from its folder. Raises UserError where it has no reports."""
     reports = records.read_reports(folder)
     floor = records.read_notes(folder).get(records.FLOOR, "").split()
-    line = Line(folder.name, curve.of(reports), "full" if reports[-1]["final"] else "going", leader=True)
-    return Chart(f"run {folder.resolve().name}", NATS, (line,), float(floor[0]) if floor else None)
+    target = OBJECTIVES[DEFAULT]
+    line = Line(folder.name, curve.of(reports, target.curve), "full" if reports[-1]["final"] else "going", leader=True)
+    return Chart(f"run {folder.resolve().name}", target.curve_unit, (line,), float(floor[0]) if floor else None)
 
 
 def values_of(study: Study, key: str) -> set[str]:
@@ -95,46 +100,49 @@ def values_of(study: Study, key: str) -> set[str]:
 
 def _lines(study: Study, chosen: Sequence[tuple[str, Trial]]) -> list[Line]:
     """Lines of those that have anything to show; the first NAMED have names."""
-    unit, leader, found = _unit(study), best(study), list[Line]()
+    metric, leader, lines = _drawn(study).curve, best(study), list[Line]()
     for head, trial in chosen:
-        drawn = curve.of(trial.reports, _METRIC[unit])
+        drawn = curve.of(trial.reports, metric)
         if trial.status not in FULL:
             drawn = replace(drawn, end=None)  # its driver died between the last report and the end
         if not drawn.val and drawn.end is None:
             continue
-        named = len(found) < NAMED
-        again = (curve.of(run.reports, _METRIC[unit]).end for run in study.again(trial.number) if run.final)
+        named = len(lines) < NAMED
+        again = (curve.of(run.reports, metric).end for run in study.again(trial.number) if run.final)
         seeds = tuple(end[1] for end in again if end is not None)
-        found.append(Line(_label(study, head, trial), drawn, _ending(trial), named, trial is leader, seeds))
-    return found
+        label, end = _label(study, head, trial), ending(study, trial)
+        lines.append(Line(label, drawn, end, named, trial is leader, seeds, trial.number))
+    return lines
 
 
-def _ending(trial: Trial) -> Ending:
-    if trial.status in FULL:
+def ending(study: Study, trial: Trial) -> Ending:
+    """How a trial ended: full, with an objective; broken, also where it has none at full length."""
+    if objective(study, trial) is not None:
         return "full"
     if trial.status in ("pruned", "paused"):
         return "pruned"
-    return "broken" if trial.status in BROKEN else "going"
+    return "broken" if trial.status in (*BROKEN, *FULL) else "going"
 
 
 def _label(study: Study, head: str, trial: Trial) -> str:
     """`trial 16: perplexity 1.909 (lr=4.5e-3 L2)`; for a value of a key `brier: trial 3, perplexity 2.384 (lr=...)`."""
     value = objective(study, trial)
-    what = "perplexity" if objective_name(study) == "val_perplexity" else "bits/byte"
-    score = trial.status.replace("_", " ") if value is None else f"{what} {units.score(value)}"
+    target = objective_of(study)
+    score = trial.status.replace("_", " ") if value is None else f"{target.unit} {target.show(value)}"
     which = "" if head == f"trial {trial.number}" else f"trial {trial.number}, "
     return f"{head}: {which}{score} ({' '.join(trial.name.split())})"
 
 
 def _chart(study: Study, title: str, lines: list[Line]) -> Chart:
-    unit = _unit(study)
-    floors = {floor[_METRIC[unit]] for floor in floors_of(study).values()}
-    return Chart(title, unit, tuple(lines), floors.pop() if len(floors) == 1 else None)
+    drawn = _drawn(study)
+    floors = [floor[drawn.curve] for floor in floors_of(study).values() if drawn.curve in floor]
+    # one text has one entropy per byte, but for rounding, whatever its tokenizer; per token each has its own
+    common = floors[0] if floors and math.isclose(min(floors), max(floors)) else None
+    return Chart(title, drawn.curve_unit, tuple(lines), common)
 
 
-def _unit(study: Study) -> str:
-    return BITS if len(values_of(study, "tokenizer")) > 1 else NATS
-
-
-def _name(study: Study) -> str:
-    return str(study.header.get("spec", {}).get("study", "?"))
+def _drawn(study: Study) -> Objective:
+    """The objective whose curve is drawn."""
+    target = objective_of(study)
+    several = len(values_of(study, "tokenizer")) > 1
+    return for_tokenizers() if several and not target.compares_tokenizers else target

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import Any
-
-from pydantic import ValidationError
 
 from search.results.notes import floor_lines
 from search.results.standing import rows
 from search.results.survival import survival
 from search.results.timeline import Session, cost, sessions
-from search.spec.study_spec import StudySpec
 from search.stats.statistics import Standing
 from search.study.journal import FULL
-from search.study.scores import BROKEN, UNITS, best, objective_name
+from search.study.scores import BROKEN, best, objective_of
 from search.study.study import Study, Trial
+from search.study.study_record import UNKNOWN, Tokenized
 from trainer import units
 
 Fact = tuple[str, str, str]  # name, value, more about it
@@ -33,7 +30,7 @@ def facts(study: Study, found: list[Standing]) -> list[Fact]:
         if row["seeds"] and row["seed_low"] is not None:
             span = f"{units.score(row['seed_low'])} to {units.score(row['seed_high'])}"
             more = f"{span}, 95 % over {row['seeds']} fresh seeds; {more}"
-        told.append((f"best {UNITS[objective_name(study)]}", units.score(value), more))
+        told.append((f"best {objective_of(study).unit}", units.score(value), more))
     floor = next(iter(floor_lines(study)), "")
     if floor:
         text, _, gap = floor.removeprefix("entropy floor: ").partition("; ")
@@ -136,33 +133,32 @@ def spec_text(study: Study) -> str:
     """The spec as run, defaults left out, as YAML."""
     import yaml
 
-    spec = study.header.get("spec") or {}
-    with suppress(ValidationError):  # of another release: as it stands in the journal
-        spec = StudySpec.model_validate(spec).model_dump(mode="json", exclude_defaults=True)
+    spec = study.header.spec_as_written  # of another release: as it stands in the journal
+    if study.header.spec_reading.exact:
+        spec = study.header.spec.model_dump(mode="json", exclude_defaults=True)
     return str(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100))
 
 
 def provenance(study: Study) -> list[tuple[str, str]]:
     """Where the numbers come from, a fact a line."""
-    header = study.header
-    data, host = header.get("data") or {}, header.get("host") or {}
-    commit = str(header.get("commit") or "unknown") + (" with uncommitted changes" if header.get("dirty") else "")
+    header, data, host = study.header, study.header.data, study.header.host
     lines = {
-        "code": commit,
-        "data": f"{data.get('corpus', 'unknown')}, hash {data.get('hash', 'unknown')}",
-        **{f"tokens, {name}": _data(about) for name, about in (data.get("tokenizers") or {}).items()},
+        "code": header.code,
+        "data": f"{data.corpus}, hash {data.hash or UNKNOWN}",
+        **{f"tokens, {name}": _data(tokenized) for name, tokenized in data.tokenizers.items()},
         "machine": ", ".join(str(host[key]) for key in ("name", "system", "cpu") if host.get(key)) or "unknown",
         "cores, memory": f"{host['cpus']} cores, {host.get('memory_gb', '?')} GiB" if "cpus" in host else "",
         "nodes": ", ".join(sorted({s.node for t in study.trials.values() for s in t.stints if s.node})),
-        "packages": ", ".join(f"{name} {version}" for name, version in (header.get("packages") or {}).items()),
+        "packages": ", ".join(f"{name} {version}" for name, version in header.packages.items()),
         "drivers": "; ".join(_when(session) for session in sessions(study)),
     }
     return [(name, text) for name, text in lines.items() if text]
 
 
-def _data(about: dict[str, Any]) -> str:
-    train, val = (units.count(about.get(key) or 0) for key in ("train_tokens", "val_tokens"))
-    return f"{train} to train on, {val} to validate, {about.get('classes', '?')} classes"
+def _data(tokenized: Tokenized) -> str:
+    train, val = units.count(tokenized.train_tokens), units.count(tokenized.val_tokens)
+    classes = "?" if tokenized.classes is None else tokenized.classes
+    return f"{train} to train on, {val} to validate, {classes} classes"
 
 
 def _when(session: Session) -> str:

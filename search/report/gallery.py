@@ -47,7 +47,7 @@ def of_study(study: Study, out: Path | None = None, by: str | None = None) -> Dr
 
     Raises UserError where it cannot be written, or `by` is no key.
     """
-    out = out or Path(FOLDER) / _name(study)
+    out = out or Path(FOLDER) / study.header.name
     made = _write(_of_study(study, by), out)
     leader = curves.of_leader(study)
     return made if leader is None else _told(made, leader)
@@ -85,7 +85,7 @@ def _of_study(study: Study, by: str | None) -> Iterator[tuple[str, Draw | str]]:
         return
     yield "leader.png", partial(figures.one, first)
     place = trial_folder(study.folder, leader.number) if study.folder is not None else Path()
-    title = f"{_name(study)}, trial {leader.number}"
+    title = f"{study.header.name}, trial {leader.number}"
     yield from _of_scores(title, place, leader.final["metrics"] if leader.final is not None else {})
 
 
@@ -127,7 +127,3 @@ def _write(pictures: Iterator[tuple[str, Draw | str]], out: Path) -> Drawn:
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}; give another folder with -o") from None
     return made
-
-
-def _name(study: Study) -> str:
-    return str(study.header.get("spec", {}).get("study", "?"))

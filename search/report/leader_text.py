@@ -44,7 +44,7 @@ def samples_of(study: Study, whatever_it_costs: bool = True) -> Samples:
     files = [(trial_folder(study.folder or Path(), run.number) / name, run) for run in runs for name in WEIGHTS]
     found = next(((file, run) for file, run in files if file.is_file()), None)
     if study.folder is None or found is None:
-        host = (study.header.get("host") or {}).get("name")
+        host = study.header.host.get("name")
         where = f" (the study ran on {host})" if host else ""
         return Samples(reason=f"the weights of trial {leader.number} are not at hand here{where}")
     file, run = found

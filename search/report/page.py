@@ -25,7 +25,7 @@ from search.results import export, table
 from search.results.importance import importance
 from search.results.standing import standings
 from search.stats.statistics import Standing
-from search.study.scores import best, objective_name
+from search.study.scores import best, objective_of
 from search.study.study import Study, read_study
 from trainer import units
 
@@ -44,7 +44,7 @@ def place(study: Study, folder: Path | None) -> Path:
     """Where a study's page goes unless somebody says otherwise: into its folder, or here where that is elsewhere."""
     if folder is not None:
         return folder / NAME
-    return Path(f"{Path(_name(study)).name or 'study'}-{NAME}")
+    return Path(f"{Path(study.header.name).name or 'study'}-{NAME}")
 
 
 def write_beside(folder: Path) -> None:
@@ -69,9 +69,9 @@ def page(study: Study, samples: Samples, found: list[Standing] | None = None) ->
         style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),  # our own files
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        name=_name(study),
+        name=study.header.name,
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        objective=objective_name(study),
+        objective=objective_of(study).name,
         drawn=min(MOST, len(study.searched)),
         trials=len(study.searched),
         facts=facts(study, found),
@@ -84,10 +84,6 @@ def page(study: Study, samples: Samples, found: list[Standing] | None = None) ->
         samples=samples,
         **_charts(study),
     )
-
-
-def _name(study: Study) -> str:
-    return str(study.header.get("spec", {}).get("study", "study"))
 
 
 def _board(study: Study, found: list[Standing]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from search.report.space_charts import axis_of, objective_axis, place, scattered, space_of
 from search.report.svg import Axis, join, line, shorten, svg, tag
 from search.report.trial_marks import Shown, shown
-from search.study.scores import UNITS, objective_name
+from search.study.scores import objective_of
 from search.study.study import Study
 
 _INSET = 30  # px at an axis's beginning, for points at which a conditional parameter does not exist
@@ -52,7 +52,7 @@ def parallel(study: Study, width: int) -> Markup | None:
         axis = axis_of(name, parameter, begin + inset * optional, end)
         rulers.append(_Ruler(name, 56 + gap * at, begin, end, axis, optional, upright, gap))
     last = objective_axis(study, trials, begin, end)
-    unit = UNITS[objective_name(study)]
+    unit = objective_of(study).unit
     rulers.append(_Ruler(unit, 56 + gap * len(space), begin, end, last, False, upright, gap))
     return svg(width, height, "parallel coordinates", *(_line(trial, rulers) for trial in trials), *map(_drawn, rulers))
 

@@ -16,9 +16,8 @@ from data.errors import UserError
 from search.results import by_value, export
 from search.stats.statistics import fit
 from search.study.folder import trial_folder
-from search.study.scores import UNITS, finalists, leader, objective, objective_name, score
+from search.study.scores import finalists, leader, objective, objective_of, score
 from search.study.study import Study, Trial, read_study
-from trainer import units
 from trainer.config import TrainConfig
 
 
@@ -105,9 +104,9 @@ def _gone(folder: Path, trial: Trial) -> str:
 
 
 def _about(study: Study, trial: Trial, run: Trial) -> str:
-    value, name = objective(study, run), objective_name(study)
+    value, target = objective(study, run), objective_of(study)
     seed = f"fresh seed {run.config.get('seed')}, run {run.number}" if run.of is not None else "the search's own seed"
-    score = "" if value is None else f"; {UNITS[name]} {units.score(value)}"
+    score = "" if value is None else f"; {target.unit} {target.show(value)}"
     readout = TrainConfig.model_validate(run.config).chosen_readout
     return f"trial {trial.number} ({trial.name}; {seed}{score}; read through {readout})"
 

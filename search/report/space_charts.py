@@ -8,15 +8,14 @@ from itertools import combinations
 from typing import Any
 
 from markupsafe import Markup
-from pydantic import ValidationError
 
 from search.report.svg import Axis, Choices, Scale, frame, mark, shorten, svg, tag
 from search.report.trial_marks import Shown, shown
 from search.results.importance import Importance
 from search.spec.points import Space, target
 from search.spec.space import readable
-from search.spec.study_spec import Parameter, StudySpec
-from search.study.scores import UNITS, objective_name
+from search.spec.study_spec import Parameter
+from search.study.scores import objective_of
 from search.study.study import Study
 from trainer import units
 
@@ -25,11 +24,8 @@ _PAIRS = 4  # parameters of which all pairs are drawn: six charts
 
 
 def space_of(study: Study) -> Space:
-    """What was searched; empty where the spec is of another release."""
-    try:
-        return StudySpec.model_validate(study.header["spec"]).space
-    except (KeyError, ValidationError):
-        return {}
+    """What was searched; empty where the spec is of a release that took other values."""
+    return {} if study.header.spec_reading.refused else study.header.spec.space
 
 
 def axis_of(name: str, parameter: Parameter, start: float, end: float) -> Axis:
@@ -73,7 +69,7 @@ def objective_axis(study: Study, trials: list[Shown], start: float, end: float) 
     values = [trial.value for trial in trials if trial.value is not None]
     if not values:
         return None
-    log = objective_name(study) == "val_perplexity" and min(values) > 0
+    log = objective_of(study).log and min(values) > 0
     spread = (max(values) / min(values)) ** 0.05 if log else 0.05 * (max(values) - min(values))
     if log:
         spread = max(spread, 1.005)
@@ -117,7 +113,7 @@ def slices(study: Study) -> list[Markup]:
     charts = []
     for name, parameter in space.items():
         x = axis_of(name, parameter, 52, SMALL - 14)
-        parts = [frame(x, y, name, UNITS[objective_name(study)], 5)]
+        parts = [frame(x, y, name, objective_of(study).unit, 5)]
         for trial in trials:
             if name not in trial.trial.point:
                 continue

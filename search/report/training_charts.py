@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from markupsafe import Markup
 
-from search.report.svg import Scale, frame, join, line, mark, shorten, svg, tag
-from search.report.trial_marks import Shown, label, shown
+from search.report.curves import Line, of_trials
+from search.report.svg import Scale, frame, join, mark, shorten, svg, tag
+from search.report.svg import line as polyline
+from search.report.trial_marks import ENDS, Shown, label, shown
 from search.results.survival import Row, survival
 from search.results.timeline import Bar, Session, sessions
-from search.study.scores import UNITS, objective_name
-from search.study.study import Study, Trial
+from search.study.scores import objective_of
+from search.study.study import Study
 from trainer import units
-
-_ENDS = {"cut": "cross", "broke": "triangle", "open": "bar"}
 
 
 def curves(study: Study, width: int) -> Markup | None:
@@ -23,33 +22,32 @@ def curves(study: Study, width: int) -> Markup | None:
 
     All points of a line are of the one fixed subset of the validation text, the last one too.
     """
-    lines = [(trial, points) for trial in shown(study) if (points := _curve(study, trial.trial))]
+    chart = of_trials(study)
+    if chart is None:
+        return None
+    drawn = {line.trial: line for line in chart.lines}
+    lines = [(trial, drawn[trial.number]) for trial in shown(study) if trial.number in drawn]
+    lines = [(trial, line) for trial, line in lines if line.curve.val]
     lines.sort(key=lambda pair: (pair[0].look == "lead", pair[0].value is not None))
     if not lines:
         return None
-    height = 420 if width > 500 else 300
-    low, high = _span([value for _, points in lines for _, value in points], floor := _floor(study))
-    ends = [x for _, points in lines for x, _ in points]
+    height, floor = 420 if width > 500 else 300, chart.floor
+    low, high = _span([value for _, line in lines for _, value in line.curve.val], floor)
+    ends = [x for _, line in lines for x, _ in line.curve.val]
     x = Scale(min(0, *ends), max(ends), 48, width - 12, form=units.count)
     y = Scale(low, high, height - 44, 22)
-    parts = [frame(x, y, "tokens", _unit(study), 8 if width > 500 else 5)]
+    parts = [frame(x, y, "tokens", f"validation loss, {chart.unit}", 8 if width > 500 else 5)]
     if floor is not None:
-        parts.append(line([(x.start, y(floor)), (x.end, y(floor))], f"entropy floor {floor:.4g}", class_="floor"))
+        parts.append(polyline([(x.start, y(floor)), (x.end, y(floor))], f"entropy floor {floor:.4g}", class_="floor"))
         parts.append(tag("text", "entropy floor", x=x.start + 6, y=y(floor) - 5, class_="floor-text"))
-    for trial, points in lines:
-        parts.append(_line(trial, [(x(tokens), y(value)) for tokens, value in points]))
+    for trial, line in lines:
+        parts.append(_curve(trial, line, [(x(tokens), y(value)) for tokens, value in line.curve.val]))
     return svg(width, height, "learning curves", *parts)
 
 
-def _line(trial: Shown, points: list[tuple[float, float]]) -> Markup:
-    end = mark(_ENDS.get(trial.look, "circle"), *points[-1], 3.5, trial.label, class_="end")
-    return tag("g", line(points, trial.label, class_="curve"), end, class_=trial.look, data_t=trial.number)
-
-
-def _curve(study: Study, trial: Trial) -> list[tuple[int, float]]:
-    key = "val_loss" if objective_name(study) == "val_perplexity" else "val_bits_per_byte"
-    found = [(r["tokens"], r["metrics"].get(f"{key}_subset", r["metrics"].get(key))) for r in trial.reports]
-    return [(tokens, value) for tokens, value in found if value is not None and math.isfinite(value)]
+def _curve(trial: Shown, line: Line, points: list[tuple[float, float]]) -> Markup:
+    end = mark(ENDS[line.ending], *points[-1], 3.5, trial.label, class_="end")
+    return tag("g", polyline(points, trial.label, class_="curve"), end, class_=trial.look, data_t=trial.number)
 
 
 def _span(values: list[float], floor: float | None) -> tuple[float, float]:
@@ -59,18 +57,6 @@ def _span(values: list[float], floor: float | None) -> tuple[float, float]:
     low = min(ranked[0], *([] if floor is None else [floor]), high)
     pad = 0.05 * (high - low) or 0.1
     return low - pad, high + pad
-
-
-def _floor(study: Study) -> float | None:
-    """On the curves' axis; None where it is unknown, or each tokenizer has its own."""
-    data = study.header.get("data") or {}
-    key = "val_loss" if objective_name(study) == "val_perplexity" else "val_bits_per_byte"
-    several = len(data.get("tokenizers") or {}) > 1 and key == "val_loss"
-    return None if several or not data.get("floor") else data["floor"].get(key)
-
-
-def _unit(study: Study) -> str:
-    return "validation loss, nats/token" if objective_name(study) == "val_perplexity" else "validation bits/byte"
 
 
 def rungs(study: Study, width: int) -> Markup | None:
@@ -92,7 +78,7 @@ def rungs(study: Study, width: int) -> Markup | None:
     for at, text in x.ticks(8 if width > 500 else 4):
         parts.append(tag("path", d=f"M{at:.1f} {bottom}V12", class_="grid"))
         parts.append(tag("text", text, x=at, y=bottom + 16, text_anchor="middle"))
-    title = f"{UNITS[objective_name(study)]} at the rung, on the subset"
+    title = f"{objective_of(study).unit} at the rung, on the subset"
     parts.append(tag("text", title, x=(x.start + x.end) / 2, y=bottom + 34, text_anchor="middle", class_="title"))
     for place, row in enumerate(rows):
         parts.append(_strip(row, looks, x, 12 + step * (place + 0.5)))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search.report.curves import Ending, ending
 from search.results.leaderboard import order
-from search.study.journal import FULL
-from search.study.scores import BROKEN, UNITS, best, objective, objective_name
+from search.study.scores import best, objective, objective_of
 from search.study.study import Study, Trial
 from trainer import units
 
 MOST = 300  # trials drawn, the first of the leaderboard: beyond that a chart is a blot
 QUARTERS = ("q1", "q2", "q3", "q4")
+ENDS: dict[Ending, str] = {"full": "circle", "pruned": "cross", "broken": "triangle", "going": "bar"}
+_LOOKS: dict[Ending, str] = {"pruned": "cut", "broken": "broke", "going": "open"}
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,16 @@ def _shown(study: Study, trial: Trial, full: list[int], leader: Trial | None) ->
         look, mark = "lead", "diamond"
     elif value is not None:
         look, mark = QUARTERS[4 * full.index(trial.number) // len(full)], "circle"
-    elif trial.status in ("pruned", "paused"):
-        look, mark = "cut", "cross"
-    elif trial.status in (*BROKEN, *FULL):
-        look, mark = "broke", "triangle"
     else:
-        look, mark = "open", "bar"
+        end = ending(study, trial)
+        look, mark = _LOOKS[end], ENDS[end]
     return Shown(trial, look, mark, label(study, trial), value)
 
 
 def label(study: Study, trial: Trial) -> str:
     """A trial in a line, for whoever points at it."""
     value = objective(study, trial)
-    said = "" if value is None else f", {UNITS[objective_name(study)]} {units.score(value)}"
+    said = "" if value is None else f", {objective_of(study).unit} {objective_of(study).show(value)}"
     rung = f" at {units.count(trial.rung)}" if trial.rung and trial.status in ("pruned", "paused") else ""
     of = "" if trial.of is None else f" (trial {trial.of} again, fresh seed {trial.round})"
     return f"trial {trial.number}{of}: {trial.name}; {trial.status.replace('_', ' ')}{rung}{said}"

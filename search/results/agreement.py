@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.study.scores import objective, objective_name
+from search.study.scores import objective, objective_of
 from search.study.study import Study, Trial
 from trainer.units import count
 
@@ -35,9 +35,9 @@ class Agreement:
 
 def agreement(study: Study) -> list[Agreement]:
     """A row for each rung of the study, the lowest first; none where it has no rungs."""
-    finals = {number: objective(study, trial) for number, trial in study.trials.items() if trial.exempt}
+    finals = {number: _final(study, trial) for number, trial in study.trials.items() if trial.exempt}
     found = []
-    for rung in sorted(study.header.get("rungs") or []):
+    for rung in study.header.rungs:
         both = {number: (_at(study, study.trials[number], rung), final) for number, final in finals.items()}
         known = [number for number, pair in both.items() if None not in pair]
         pairs = np.array([both[number] for number in known], dtype=float).reshape(-1, 2)
@@ -49,12 +49,18 @@ def agreement(study: Study) -> list[Agreement]:
     return found
 
 
+def _final(study: Study, trial: Trial) -> float | None:
+    """A trial's objective such that lower is better."""
+    value = objective(study, trial)
+    return None if value is None else objective_of(study).rank(value)
+
+
 def _at(study: Study, trial: Trial, rung: int) -> float | None:
-    """What a trial was compared by at a rung, or measured there."""
-    key = objective_name(study)
-    decided = [decision.get("value") for decision in trial.decisions if decision["rung"] == rung]
-    reported = [report["metrics"].get(key) for report in trial.reports if report["rung"] == rung]
-    finite = (value for value in (*decided, *reported) if isinstance(value, float | int) and math.isfinite(value))
+    """What a trial was compared by at a rung, or measured there; lower is better."""
+    target = objective_of(study)
+    decided = [decision["value"] for decision in trial.decisions if decision["rung"] == rung]
+    reported = [report["metrics"].get(target.name, math.nan) for report in trial.reports if report["rung"] == rung]
+    finite = (value for value in (*decided, *map(target.rank, reported)) if math.isfinite(value))
     return next(finite, None)
 
 

@@ -9,11 +9,13 @@ from data.errors import UserError, nearest
 from search.results import finalize
 from search.results.leaderboard import Row, parameters
 from search.results.standing import rows as standing_rows
+from search.spec.objective import Objective
 from search.stats.statistics import Standing
 from search.strategy.groups import label
-from search.study.scores import leader, objective, objective_name
+from search.study.scores import leader, objective, objective_of
 from search.study.study import Study, Trial
 
+_LOSS_UNIT = "nats per token"
 # of the last reports, in nats per token through the read-out, or as the loss itself counts
 _LOSSES = ("train_loss", "val_loss", "train_objective_loss", "val_objective_loss")
 _TEST = ("test_loss", "test_objective_loss")
@@ -54,7 +56,7 @@ def rows(study: Study, by: str, found: list[Standing]) -> list[Row]:
     runs with fresh seeds (else of its own) the means of train_loss and val_loss (nats per token through the
     read-out) and of train_objective_loss and val_objective_loss (as the loss counts). Once the study was finalized
     test_loss and test_objective_loss likewise, and test, test_seed_low, test_seed_high, test_text_low, test_text_high:
-    the test split's nats per token (bits per byte, where they are the objective) with 95 % intervals.
+    the objective on the test split, where its differences are compared (nats per token, say), with 95 % intervals.
     """
     about = {row["trial"]: row for row in standing_rows(study, found)}
     order = [standing.number for standing in found]
@@ -81,9 +83,9 @@ def _leader(study: Study, trial: Trial | None, on_test: dict[int, Standing]) -> 
     if trial is None:
         keys = (*_LOSSES, *_TEST, "test", *(f"test_{of}_{end}" for of in ("seed", "text") for end in ("low", "high")))
         return {"objective": None, "best_trial": None, "loss_name": None, "name": "", **dict.fromkeys(keys)}
+    target = objective_of(study)
     runs = [run for run in study.again(trial.number) if run.final is not None] or [trial]
     scored, one = [run.test or {} for run in runs], on_test.get(trial.number)
-    spans = {"seed": one and one.seed, "text": one and one.documents}
     return {
         "objective": objective(study, trial),
         "best_trial": trial.number,
@@ -91,10 +93,17 @@ def _leader(study: Study, trial: Trial | None, on_test: dict[int, Standing]) -> 
         "name": trial.name,
         **{key: _mean(run.final["metrics"].get(key) for run in runs if run.final is not None) for key in _LOSSES},
         **{key: _mean(metrics.get(key) for metrics in scored) for key in _TEST},
-        "test": one and one.value,
-        **{f"test_{of}_low": span and span.low for of, span in spans.items()},
-        **{f"test_{of}_high": span and span.high for of, span in spans.items()},
+        "test": one and target.rank(one.value),
+        **_test_spans(target, one),
     }
+
+
+def _test_spans(target: Objective, one: Standing | None) -> Row:
+    row: Row = {}
+    for of, span in (("seed", one.seed if one else None), ("text", one.documents if one else None)):
+        low, high = sorted((target.rank(span.low), target.rank(span.high))) if span is not None else (None, None)
+        row |= {f"test_{of}_low": low, f"test_{of}_high": high}
+    return row
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -107,7 +116,8 @@ def note(study: Study, table: list[Row]) -> list[str]:
     """What the columns of losses are; nothing where they are not shown."""
     if not own(table):
         return []
-    unit = "nats per token" if objective_name(study) == "val_perplexity" else "nats per token (test: bits per byte)"
+    test = objective_of(study).scale_unit
+    unit = _LOSS_UNIT if test == _LOSS_UNIT else f"{_LOSS_UNIT} (test: {test})"
     return [
         f"train, val, test: {unit} through each loss's own read-out; own: as the loss counts, so not comparable from "
         "one loss to another"

@@ -17,7 +17,7 @@ from search.results.leaderboard import order
 from search.spec.points import Space, number_kind, target, typed
 from search.spec.study_spec import Parameter, StudySpec
 from search.strategy.groups import values
-from search.study.scores import best, leader, objective
+from search.study.scores import best, leader, objective, ranked
 from search.study.study import Study, Trial
 from trainer.schedule import n_steps
 from trainer.units import count
@@ -49,7 +49,7 @@ def cautions(study: Study, spec: StudySpec) -> list[str]:
 
 def _best(study: Study, trials: Iterable[Trial]) -> Trial:
     """Of some trials the one with the best objective in the search."""
-    return min(trials, key=lambda trial: (objective(study, trial) or 0.0, trial.number))
+    return ranked(study, trials)[0]
 
 
 # the best value at the edge of what was searched
@@ -238,14 +238,14 @@ def _idle(study: Study, spec: StudySpec) -> Iterator[tuple[str, str]]:
     """
     from scipy.stats import chi2, kruskal, ncx2
 
-    ranked = [
+    compared = [
         trial for trial in order(study) if trial.status == "diverged" or (trial.status in _COMPARED and trial.reports)
     ]
-    rank = {trial.number: place for place, trial in enumerate(ranked)}
+    rank = {trial.number: place for place, trial in enumerate(compared)}
     for name, parameter in spec.space.items():
         if name == spec.compare:
             continue  # its values are what the study is about
-        found = [sample for sample in _samples(name, parameter, ranked, rank) if len(sample) >= 3]
+        found = [sample for sample in _samples(name, parameter, compared, rank) if len(sample) >= 3]
         n, df = sum(map(len, found)), len(found) - 1
         if df < 1:
             continue

@@ -1,9 +1,8 @@
-"""From a study to a config that can be trained: the whole config, and as comments where it comes from."""
+"""From a study to a config that can be trained: the whole config, and as a block where it comes from."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,14 @@ from pydantic import ValidationError
 from data.errors import UserError
 from search.results.standing import standings, sure
 from search.stats.statistics import Standing
-from search.study.scores import best, objective, objective_name
+from search.study.scores import best, objective, objective_of
 from search.study.study import Study, Trial
-from trainer import units
+from trainer import provenance, units
 from trainer.config import TrainConfig, dump
 from trainer.files import replace_text as replace_text  # other rooms write through this one, too
+from trainer.provenance import Provenance
 
 NAME = "best.yaml"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a config that was exported comes from. data: the hash of what its trial was trained on."""
-
-    study: str
-    trial: int
-    data: str
-
-
-def origin(config: Path) -> Origin | None:
-    """What the comments of an exported config say of its study; None for one that is nobody's export."""
-    said = "".join(line for line in config.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
-    title = re.search(r"^# nanosweep: (?:best of|from) study (.+), trial (\d+) \(", said, re.M)
-    data = re.search(r"^# data: .*, hash (\w+)$", said, re.M)
-    return Origin(title[1], int(title[2]), data[1] if data else "") if title else None
 
 
 def best_config(study: Study, trial: int | None = None) -> TrainConfig:
@@ -48,7 +31,7 @@ def choose(study: Study, trial: int | None = None) -> Trial:
 
     Raises UserError when there is no such trial, or no trial has ended at full length.
     """
-    name = _study_name(study)
+    name = study.header.name
     if trial is not None:
         if trial not in study.trials:
             numbers = sorted(study.trials)
@@ -71,41 +54,53 @@ def text(study: Study, trial: int | None = None, found: list[Standing] | None = 
     found: the trials' standings, where somebody has them.
     """
     chosen = choose(study, trial)
-    config = dump(_config(chosen))
-    return "\n".join(f"# {line}".rstrip() for line in provenance(study, chosen, found)) + "\n\n" + config
+    config, block = dump(_config(chosen)), provenance.dump(provenance_of(study, chosen, found))
+    comments = "".join(f"# {line}\n" for line in (title(study, chosen), *_USE))
+    return f"{comments}\n{block}\n{config}"
+
+
+_USE = (
+    "train it longer:  nanosweep train THIS_FILE --set max_tokens=100M",
+    "on several GPUs:  torchrun --nproc_per_node=8 -m trainer THIS_FILE --set max_tokens=100M",
+    "on a Ray cluster: nanosweep train THIS_FILE --workers 8 --set max_tokens=100M",
+)
 
 
 def title(study: Study, trial: Trial) -> str:
     """Which trial of which study, in a line."""
     leader = "best of" if best(study) is trial else "from"
     size = "" if trial.n_parameters is None else f"; {units.count(trial.n_parameters)} parameters"
-    return f"nanosweep: {leader} study {_study_name(study)}, trial {trial.number} ({_line(trial.name)}){size}"
+    return f"nanosweep: {leader} study {study.header.name}, trial {trial.number} ({_line(trial.name)}){size}"
 
 
-def provenance(study: Study, trial: Trial, found: list[Standing] | None = None) -> list[str]:
-    """Where a config comes from, how sure its place is, and how to use it, one fact a line."""
-    header, value, name = study.header, objective(study, trial), objective_name(study)
-    data = header.get("data") or {}
+def provenance_of(study: Study, trial: Trial, found: list[Standing] | None = None) -> Provenance:
+    """Where a trial's config comes from, and how sure its place is.
+
+    found: the trials' standings, where somebody has them.
+    """
+    header, value = study.header, objective(study, trial)
+    how_sure = ""
     if value is not None:
-        score = f"{name} {value:.6g} on the full validation split, after {trial.tokens:,} tokens"
-    else:
-        last = trial.reports[-1]["metrics"].get(name) if trial.reports else None
-        seen = "" if last is None else f" ({name} {last:.6g} on the subset)"
-        score = f"none: {trial.status} after {trial.tokens:,} tokens{seen}"
-    found = standings(study) if found is None else found
-    commit = header.get("commit") or "unknown"
-    dirty = " with uncommitted changes" if header.get("dirty") else ""
-    return [
-        title(study, trial),
-        f"objective: {score}",
-        *([f"how sure: {sure(study, trial.number, found)}"] if value is not None else []),
-        f"commit: {commit}{dirty}",
-        f"data: {data.get('corpus', 'unknown')}, hash {data.get('hash', 'unknown')}",
-        "",
-        "train it longer:  nanosweep train THIS_FILE --set max_tokens=100M",
-        "on several GPUs:  torchrun --nproc_per_node=8 -m trainer THIS_FILE --set max_tokens=100M",
-        "on a Ray cluster: nanosweep train THIS_FILE --workers 8 --set max_tokens=100M",
-    ]
+        how_sure = sure(study, trial.number, standings(study) if found is None else found)
+    seconds = trial.reports[-1]["time"] if trial.reports else None
+    return Provenance(
+        study=header.name,
+        trial=trial.number,
+        name=_line(trial.name),
+        parameters=trial.n_parameters,
+        point=trial.point,
+        leads=best(study) is trial,
+        objective=objective_of(study).name,
+        value=value,
+        how_sure=how_sure,
+        status=trial.status,
+        tokens=trial.tokens,
+        trained="" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds)),
+        corpus=header.data.corpus,
+        data_hash=header.data.hash,
+        commit=header.commit,
+        dirty=header.dirty,
+    )
 
 
 def write(study: Study, path: Path, trial: int | None = None, found: list[Standing] | None = None) -> None:
@@ -130,10 +125,6 @@ def _config(trial: Trial) -> TrainConfig:
         raise UserError(
             f"trial {trial.number}: its config is not one of this release: {place}: {problem['msg']}; use that release"
         ) from None
-
-
-def _study_name(study: Study) -> str:
-    return str(study.header.get("spec", {}).get("study", "?"))
 
 
 def _line(value: Any) -> str:

@@ -15,9 +15,8 @@ from data.errors import UserError
 from search.results.standing import text_of
 from search.stats.statistics import Standing, compare_trials, fit
 from search.study.folder import held, trial_folder
-from search.study.scores import finalists, objective_name
+from search.study.scores import finalists, objective_of
 from search.study.study import Ledger, Study, Trial, read_study
-from trainer import units
 from trainer.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def finalize(folder: Path) -> Study:
 
 def finalist_runs(study: Study) -> list[Trial]:
     """The runs with fresh seeds that reached full length. Raises UserError when there are none."""
-    name = study.header["spec"]["study"]
+    name = study.header.name
     unfinished = [number for number in study.unfinished() if study.trials[number].of is not None]
     if unfinished:
         raise UserError(f"study {name}: {len(unfinished)} runs of finalists have not ended; `nanosweep run` goes on")
@@ -75,6 +74,7 @@ def _score(folder: Path, study: Study, trials: list[Trial]) -> None:
                 "test_loss": found.loss,
                 "test_perplexity": found.perplexity,
                 "test_bits_per_byte": found.bits_per_byte,
+                "test_accuracy": found.accuracy,
                 "test_objective_loss": found.objective,
             }
             ledger.write("test", trial=trial.number, metrics=metrics)
@@ -87,7 +87,8 @@ def dataset_of(study: Study, config: TrainConfig) -> Dataset:
     from data.prepare import prepare
 
     data = prepare(config.corpus, config.tokenizer, config.split)
-    known = study.header["data"]["tokenizers"][config.tokenizer]["hash"]
+    tokenized = study.header.data.tokenizers.get(config.tokenizer)
+    known = study.header.data.hash if tokenized is None else tokenized.hash
     if data.hash != known:
         raise UserError(
             f"{data.corpus} has changed since the study ran (hash {known[:12]}, is now {data.hash[:12]}); "
@@ -99,13 +100,14 @@ def dataset_of(study: Study, config: TrainConfig) -> Dataset:
 def on_test(study: Study) -> dict[int, Standing]:
     """What the test split says of each finalist, in the order that validation gave them; nothing before `finalize`.
 
-    Values are nats per token, or bits per byte where they are the objective.
+    Values are those of the objective where differences are compared: nats per token, say.
     """
-    key = "test_loss" if objective_name(study) == "val_perplexity" else "test_bits_per_byte"
+    target = objective_of(study)
     values: dict[int, list[float]] = {}
     for run in study.trials.values():
-        if run.of is not None and run.test is not None:
-            values.setdefault(run.of, []).append(run.test[key])
+        value = (run.test or {}).get(target.test_name)
+        if run.of is not None and value is not None:
+            values.setdefault(run.of, []).append(target.compared(value))
     means = fit(finalists(study)).means
     order = sorted(values, key=lambda number: (means.get(number, math.inf), number))
     found = {one.number: one for one in compare_trials(values, text=text_of(study, order, name=TEST_SCORES))}
@@ -116,19 +118,17 @@ def render(study: Study) -> str:
     """The finalists on the test split, in the order that validation gave them; with their value, where a spec
     compares values."""
     finalist_runs(study)
-    perplexity, found = objective_name(study) == "val_perplexity", on_test(study)
+    target, found = objective_of(study), on_test(study)
     width = max(len(study.trials[number].group) for number in found) if found else 0
-    unit = "perplexity" if perplexity else "bits/byte"
-    lines = [f"study {study.header['spec']['study']}: {unit} on the test split, 95 % over seeds and over the text"]
+    lines = [f"study {study.header.name}: {target.unit} on the test split, 95 % over seeds and over the text"]
     for number, one in found.items():
         trial = study.trials[number]
-        plain = math.exp if perplexity else float
         spans = [
-            f"{name} {units.score(plain(at.low))}–{units.score(plain(at.high))}"
+            f"{name} {'–'.join(map(target.show, sorted((target.value(at.low), target.value(at.high)))))}"
             for name, at in (("seeds", one.seed), ("text", one.documents))
             if at is not None
         ]
         group = f"{trial.group:<{width}}  " if width else ""
         about = ", ".join([f"{one.runs} seeds", *spans])
-        lines.append(f"{group}trial {number:<4} {units.score(plain(one.value))}  ({about})  {trial.name}")
+        lines.append(f"{group}trial {number:<4} {target.show(target.value(one.value))}  ({about})  {trial.name}")
     return "\n".join([*lines, "the order is validation's; nothing was chosen by these numbers"]) + "\n"

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import ValidationError
 
 from search.spec.points import ordered
 from search.spec.study_spec import StudySpec
 from search.strategy.sampler import distribution, external, quiet
-from search.study.scores import BROKEN, objective, objective_name
+from search.study.scores import BROKEN, objective, objective_of
 from search.study.study import Study
 
 if TYPE_CHECKING:
@@ -45,17 +44,16 @@ class Importance:
 
 def importance(study: Study) -> Importance:
     """Empty shares where too few trials, or a spec of another release, allow no statement."""
-    rungs = [None, *sorted(study.header.get("rungs") or [], reverse=True)]
+    rungs = [None, *reversed(study.header.rungs)]
     each = {rung: _values(study, rung) for rung in rungs}
     chosen = next((rung for rung in rungs if len(each[rung]) >= FEWEST), None)
     values = each[chosen]
     if len(values) < FEWEST:
         most = max(rungs, key=lambda rung: len(each[rung]))
         return Importance(most, len(each[most]), {}, {})
-    try:
-        spec = StudySpec.model_validate(study.header["spec"])
-    except (KeyError, ValidationError):
+    if study.header.spec_reading.refused:
         return Importance(chosen, len(values), {}, {})
+    spec = study.header.spec
     numbers = list(values)
     with quiet():
         found = _evaluate(spec, study, dict(zip(numbers, values.values(), strict=True)))
@@ -73,15 +71,15 @@ def importance(study: Study) -> Importance:
 
 
 def _values(study: Study, rung: int | None) -> dict[int, float]:
-    """The objective of every trial that came to this length; of one that broke on the way the worst."""
-    key, found = objective_name(study), {}
+    """What every trial that came to this length is ranked by, lower is better; of one that broke before the worst."""
+    target, found = objective_of(study), {}
     for trial in study.searched:
         if rung is None:
             value = objective(study, trial)
         else:
-            value = next((r["metrics"].get(key) for r in trial.reports if r["rung"] == rung), None)
+            value = next((r["metrics"].get(target.name) for r in trial.reports if r["rung"] == rung), None)
         if value is not None and math.isfinite(value):
-            found[trial.number] = float(value)
+            found[trial.number] = target.rank(float(value))
     worst = max(found.values(), default=0.0)
     broken = [trial for trial in study.searched if trial.status in BROKEN and trial.number not in found]
     return {**found, **{trial.number: worst for trial in broken}} if found else {}

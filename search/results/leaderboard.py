@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from search.spec.objective import Objective
 from search.study.journal import FULL
-from search.study.scores import BROKEN, objective
+from search.study.scores import BROKEN, objective, objective_of
 from search.study.study import Study, Trial
-
-if TYPE_CHECKING:
-    pass
 
 Row = dict[str, Any]
 MAINRUN = ("val_nats_per_char", "mainrun_nats_per_char", "mainrun_coverage")
@@ -28,8 +26,8 @@ def rows(study: Study) -> list[Row]:
     """A row per trial, best first.
 
     objective, val_loss, val_perplexity, val_bits_per_byte, val_accuracy: on the full validation split at the end
-    of a trial of full length, else None, so that no sort mixes budgets. best_on_the_way: the least val_perplexity
-    on the subset scored at reports. last: val_perplexity at the last report, whatever its length.
+    of a trial of full length, else None, so that no sort mixes budgets. best_on_the_way: the best value of
+    the objective on the subset scored at reports. last: its value at the last report, whatever its length.
     With `split: mainrun` also MAINRUN (see trainer.mainrun), at the end as well.
     """
     return [_row(study, trial) for trial in order(study)]
@@ -44,9 +42,9 @@ def order(study: Study) -> list[Trial]:
 def _place(study: Study, trial: Trial) -> tuple[float, ...]:
     value = objective(study, trial)
     if value is not None:
-        return (0, 0, value, trial.number)
+        return (0, 0, objective_of(study).rank(value), trial.number)
     group = 3 if trial.status in (*BROKEN, *FULL) else (1 if trial.reports else 2)
-    last = _perplexity(trial.reports[-1]) if trial.reports else math.inf
+    last = objective_of(study).rank(_value(study, trial.reports[-1])) if trial.reports else math.inf
     return (group, -_reached(trial), last if math.isfinite(last) else math.inf, trial.number)
 
 
@@ -55,15 +53,25 @@ def _reached(trial: Trial) -> int:
     return max((report["rung"] or 0 for report in trial.reports), default=0) or trial.tokens
 
 
-def _perplexity(report: dict[str, Any]) -> float:
-    return float(report["metrics"].get("val_perplexity", math.nan))
+def _value(study: Study, report: dict[str, Any]) -> float:
+    """The objective in a report; NaN where it has none."""
+    return float(report["metrics"].get(objective_of(study).name, math.nan))
 
 
-def on_the_way(trial: Trial) -> float | None:
-    """The least finite val_perplexity on the subset, the end's included."""
-    values = [_perplexity(report) for report in trial.reports if not report["final"]]
-    values += [math.exp(min(r["metrics"].get("val_loss_subset", math.nan), 700)) for r in trial.reports if r["final"]]
-    return min((value for value in values if math.isfinite(value)), default=None)
+def on_the_way(study: Study, trial: Trial) -> float | None:
+    """The best finite value of the objective on the subset, the end's included where the end measured it there."""
+    target = objective_of(study)
+    values = [_value(study, report) for report in trial.reports if not report["final"]]
+    values += [_at_end(target, report["metrics"]) for report in trial.reports if report["final"]]
+    return min((value for value in values if math.isfinite(value)), key=target.rank, default=None)
+
+
+def _at_end(target: Objective, metrics: dict[str, float]) -> float:
+    """The objective on the subset in a final report, which has the curve's metric there; NaN where that is another."""
+    subset = metrics.get(f"{target.curve}_subset", math.nan)
+    if not target.curve_is_compared or not math.isfinite(subset):
+        return math.nan
+    return target.value(min(subset, 700)) if target.log else target.value(subset)
 
 
 def _row(study: Study, trial: Trial) -> Row:
@@ -79,8 +87,8 @@ def _row(study: Study, trial: Trial) -> Row:
         "objective": value,
         **{key: final.get(key) for key in ("val_loss", "val_perplexity", "val_bits_per_byte", "val_accuracy")},
         **{key: final[key] for key in MAINRUN if key in final},
-        "best_on_the_way": on_the_way(trial),
-        "last": last.get("val_perplexity"),
+        "best_on_the_way": on_the_way(study, trial),
+        "last": last.get(objective_of(study).name),
         "train_loss": last.get("train_loss"),
         "tokens": trial.tokens,
         "seconds": trial.seconds or last.get("seconds"),

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-
-from pydantic import ValidationError
+from collections.abc import Mapping
 
 from search.results import agreement, standing
 from search.results.cautions import cautions
-from search.spec.study_spec import StudySpec
 from search.stats.optimism import optimism
 from search.stats.statistics import Standing, fit
-from search.study.scores import BROKEN, best, finalists, objective, objective_name, score
+from search.study.scores import BROKEN, best, finalists, objective, objective_of, score
 from search.study.study import Study, Trial
 from trainer import units
 
@@ -41,19 +39,15 @@ def optimism_lines(study: Study) -> list[str]:
     if not noise.df or len(values) < 2:
         return []
     flattered = optimism(values, math.sqrt(noise.variance))
-    size = f"{100 * math.expm1(flattered):.2g} % of perplexity"
-    if objective_name(study) != "val_perplexity":
-        size = f"{flattered:.2g} bits/byte"
+    size = objective_of(study).show_size(flattered)
     return [f"the best value of the search, picked from {len(values)}, flatters itself by about {size} (expected)"]
 
 
 def caution_lines(study: Study) -> list[str]:
     """Warnings that a careful person would give, once no trial is left to run."""
-    try:
-        spec = StudySpec.model_validate(study.header["spec"])
-    except (KeyError, ValidationError):
-        return []  # of another release
-    return [] if study.unfinished() else [f"caution: {line}" for line in cautions(study, spec)]
+    if study.unfinished() or study.header.spec_reading.refused:  # of a release that took other values
+        return []
+    return [f"caution: {line}" for line in cautions(study, study.header.spec)]
 
 
 def _counts(study: Study) -> str:
@@ -98,21 +92,20 @@ def floor_lines(study: Study) -> list[str]:
     return [line, alarm] if under else [line]
 
 
-def floors_of(study: Study) -> dict[str, dict[str, float]]:
+def floors_of(study: Study) -> dict[str, Mapping[str, float]]:
     """The least that an honest model can score, by tokenizer and metric; empty where nobody knows it."""
-    data = study.header.get("data") or {}
-    each = {name: about.get("floor") for name, about in (data.get("tokenizers") or {}).items()}
-    each = each or {str(data.get("tokenizer")): data.get("floor")}
+    data = study.header.data
+    each = {name: one.floor for name, one in data.tokenizers.items()} or {data.tokenizer: data.floor}
     return {name: floor for name, floor in each.items() if floor}
 
 
-def _gap(study: Study, trial: Trial, floors: dict[str, dict[str, float]]) -> tuple[float, float] | None:
+def _gap(study: Study, trial: Trial, floors: Mapping[str, Mapping[str, float]]) -> tuple[float, float] | None:
     """How far a trial's objective is above its floor, and how many times the floor it is."""
     value, floor = objective(study, trial), floors.get(str(trial.config.get("tokenizer")))
     if value is None or floor is None:
         return None
-    low = floor[objective_name(study)]
-    return value - low, value / low
+    target, low = objective_of(study), floor.get(objective_of(study).name)
+    return None if low is None else (target.rank(value) - target.rank(low), value / low)
 
 
 def title_lines(study: Study) -> list[str]:

@@ -7,6 +7,7 @@ at hand are compared by their seeds alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from search.results import leaderboard
 from search.results.leaderboard import Row
 from search.stats.statistics import Standing, compare_trials
 from search.study.folder import trial_folder
-from search.study.scores import finalists, objective_name, score
+from search.study.scores import finalists, objective_of, score
 from search.study.study import Study, Trial
 from trainer import units
 from trainer.resampling import RESAMPLES, Interval, Text, resample
 from trainer.scores import SCORES, Scores, load
 
+ByDocument = Callable[[Scores], tuple[np.ndarray, np.ndarray]]
 MOST = 64  # trials compared, the best ones: the others' place matters to nobody
 
 
@@ -41,12 +43,15 @@ def text_of(study: Study, numbers: list[int], resamples: int = RESAMPLES, name: 
     A finalist's documents are the means over its runs with fresh seeds.
     """
     known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    by_document = objective_of(study).by_document
+    if by_document is None:
+        return None
     one_document = False
     for number in numbers:
         runs = [run for run in study.again(number) if run.final is not None] or [study.trials[number]]
         found = [scores for run in runs if (scores := _scores(study, run, name)) is not None]
         if len(found) == len(runs):
-            known[number] = _mean(found, objective_name(study))
+            known[number] = _mean(found, by_document)
             one_document = found[0].one_document
     sizes = {len(nll) for nll, _ in known.values()}
     return resample(known, one_document, resamples=resamples) if len(sizes) == 1 else None
@@ -62,10 +67,9 @@ def _scores(study: Study, trial: Trial, name: str) -> Scores | None:
         return None  # a file that cannot be read narrows what can be said, and no more
 
 
-def _mean(found: list[Scores], objective: str) -> tuple[np.ndarray, np.ndarray]:
-    if objective == "val_perplexity":
-        return np.mean([scores.nll for scores in found], axis=0), found[0].tokens
-    return np.mean([scores.byte_nll for scores in found], axis=0) / math.log(2), found[0].bytes
+def _mean(found: list[Scores], by_document: ByDocument) -> tuple[np.ndarray, np.ndarray]:
+    sums = [by_document(scores) for scores in found]
+    return np.mean([numerator for numerator, _ in sums], axis=0), sums[0][1]
 
 
 def rows(study: Study, found: list[Standing] | None = None) -> list[Row]:
@@ -73,8 +77,8 @@ def rows(study: Study, found: list[Standing] | None = None) -> list[Row]:
 
     found: from `standings`, where somebody has them already. For trials compared: seeds (fresh ones behind the value;
     0: the search's own run alone), value (their mean, or the search's), seed_low, seed_high, text_low, text_high (95 %
-    intervals of it), difference, difference_low, difference_high (from the leader: per cent of perplexity, or bits
-    per byte), group (None where no seed noise is known: text alone says nothing about luck).
+    intervals of it), difference, difference_low, difference_high (from the leader, as `Objective.difference` has
+    them), group (None where no seed noise is known: text alone says nothing about luck).
     """
     found = standings(study) if found is None else found
     about = {standing.number: _about(study, standing, found) for standing in found}
@@ -90,34 +94,31 @@ _KEYS = (
 
 
 def _about(study: Study, standing: Standing, found: list[Standing]) -> Row:
-    perplexity = objective_name(study) == "val_perplexity"
-
-    def value(nats: float | None) -> float | None:
-        return math.exp(nats) if perplexity and nats is not None else nats
-
-    def difference(nats: float | None) -> float | None:
-        return 100 * math.expm1(nats) if perplexity and nats is not None else nats
-
+    target = objective_of(study)
     blind = all(other.text_only or other.interval is None for other in found)
-    seed_low, seed_high = map(value, _ends(standing.seed))
-    text_low, text_high = map(value, _ends(standing.documents))
-    low, high = map(difference, _ends(standing.interval))
+    seed_low, seed_high = _ends(standing.seed, target.value)
+    text_low, text_high = _ends(standing.documents, target.value)
+    low, high = _ends(standing.interval, target.difference)
     return {
         "group": None if blind else standing.group,
         "seeds": standing.runs,
-        "value": value(standing.value),
+        "value": target.value(standing.value),
         "seed_low": seed_low,
         "seed_high": seed_high,
         "text_low": text_low,
         "text_high": text_high,
-        "difference": None if standing is found[0] else difference(standing.difference),
+        "difference": None if standing is found[0] else target.difference(standing.difference),
         "difference_low": low,
         "difference_high": high,
     }
 
 
-def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
-    return (None, None) if interval is None else (interval.low, interval.high)
+def _ends(interval: Interval | None, shown: Callable[[float], float]) -> tuple[float | None, float | None]:
+    """An interval of compared values as people read it, the smaller end first."""
+    if interval is None:
+        return None, None
+    one, other = shown(interval.low), shown(interval.high)
+    return min(one, other), max(one, other)
 
 
 def lines(found: list[Standing]) -> list[str]:
@@ -147,7 +148,7 @@ def sure(study: Study, number: int, found: list[Standing]) -> str:
         for of, over in (("seed", "over seeds"), ("text", "over the text"))
         if row[f"{of}_low"] is not None
     ]
-    mean = f"{objective_name(study)} {units.score(row['value'])}, the mean of {standing.runs} fresh seeds"
+    mean = f"{objective_of(study).name} {units.score(row['value'])}, the mean of {standing.runs} fresh seeds"
     tied = [other.number for other in found if other.group == standing.group and other.number != number]
     if row["group"] is None:
         place = "nobody to compare it with"

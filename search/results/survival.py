@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 
 from search.study.journal import FULL
-from search.study.scores import BROKEN, objective_name
+from search.study.scores import BROKEN, objective_of
 from search.study.study import Study, Trial
 
 WAYS = ("broke", "early", "going", "stopped", "paused", "done")
@@ -23,7 +23,7 @@ class Row:
 
     left: trials by how they left here. broke, early (its own early_stop), going (it has not ended): on the way, never
     having come to the rung; stopped, paused: by the rung; done: at full length. value, cutoff: of each trial decided
-    on here what was compared, and the largest value that would have gone on.
+    on here the objective, and the worst value that would have gone on.
     """
 
     rung: int | None
@@ -43,7 +43,7 @@ class Row:
 
 def survival(study: Study) -> list[Row]:
     """A row per rung and one for the end; with no rungs the end alone."""
-    rungs = sorted(study.header.get("rungs") or [])
+    rungs = list(study.header.rungs)
     found = [Row(rung) for rung in [*rungs, None]]
     places = [_place(trial, rungs) for trial in study.searched]
     for trial, (left_at, way) in zip(study.searched, places, strict=True):
@@ -69,10 +69,11 @@ def _place(trial: Trial, rungs: list[int]) -> tuple[int, str]:
 
 def _value(study: Study, trial: Trial, row: Row) -> None:
     decided = [decision for decision in trial.decisions if decision["rung"] == row.rung]
-    reported = [r["metrics"].get(objective_name(study)) for r in trial.reports if r["rung"] == row.rung]
-    values = [*(decision["value"] for decision in decided), *reported]
+    target = objective_of(study)
+    reported = [r["metrics"].get(target.name) for r in trial.reports if r["rung"] == row.rung]
+    values = [*(target.rank(decision["value"]) for decision in decided), *reported]
     finite = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
     if finite:
         row.value[trial.number] = float(finite[0])
     if decided and isinstance(decided[-1]["cutoff"], int | float):
-        row.cutoff[trial.number] = float(decided[-1]["cutoff"])
+        row.cutoff[trial.number] = target.rank(float(decided[-1]["cutoff"]))

@@ -14,8 +14,9 @@ from search.results import agreement, by_value
 from search.results.leaderboard import Row
 from search.results.notes import below
 from search.results.standing import rows, standings
+from search.spec.objective import OBJECTIVES, Objective
 from search.stats.statistics import Standing
-from search.study.scores import UNITS, objective_name
+from search.study.scores import objective_of
 from search.study.study import Study
 from trainer import units
 
@@ -88,7 +89,7 @@ def markdown(study: Study, by: str | None = None, limit: int | None = 100, found
     heads, lines, left_out, about = _cells(study, by, limit, found)
     ruled = [heads, ["---" if head in ("status", "config", by) else "---:" for head in heads], *lines]
     table = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in ruled]
-    title = f"# {study.header.get('spec', {}).get('study', 'study')}"
+    title = f"# {study.header.name}"
     return (
         "\n".join([title, "", *table, "", *(f"{line}  " for line in [*about, *below(study, left_out, found)])]) + "\n"
     )
@@ -134,8 +135,7 @@ def _cells(
     table = by_value.rows(study, by, found) if by else rows(study, found)
     columns = _by_columns(study, by, by_value.own(table)) if by else _columns(study)
     shown = table if limit is None else table[:limit]
-    percent = objective_name(study) == "val_perplexity"
-    ranked = _ranked(shown, percent)
+    ranked = _ranked(shown, objective_of(study))
     for head, key in _MAY_BE_EMPTY.items():
         if not any(row.get(key) for row in ranked):  # of one seed, or without scores: a column that says nothing
             columns.pop(head, None)
@@ -146,7 +146,8 @@ def _cells(
 _MAY_BE_EMPTY = {
     **{"seeds": "seeds", "text": "text_low", "from leader": "difference"},
     **{"nats/char": "val_nats_per_char", "evaluate()": "mainrun_nats_per_char", "coverage": "mainrun_coverage"},
-    **{"train loss": "train_loss", "val loss": "val_loss", "test loss": "test", "test bits/byte": "test"},
+    **{"train loss": "train_loss", "val loss": "val_loss"},
+    **{f"test {objective.scale_name}": "test" for objective in OBJECTIVES.values()},
     **{f"own {split}": f"{split}_objective_loss" for split in ("train", "val", "test")},
 }
 Format = Callable[[Any], str]
@@ -154,20 +155,20 @@ Columns = dict[str, tuple[str, Format]]
 
 
 def _columns(study: Study) -> Columns:
-    unit = UNITS[objective_name(study)]
-    other = "bits/byte" if unit == "perplexity" else "perplexity"
+    target = objective_of(study)
+    beside = OBJECTIVES[target.beside]
     return {
         "#": ("rank", str),
         "trial": ("trial", str),
-        unit: ("shown", units.score),
+        target.unit: ("shown", target.show),
         "seeds": ("seed_text", str),
         "text": ("text_text", str),
         "from leader": ("difference_text", str),
-        other: (f"val_{other.replace('/', '_per_')}" if other == "bits/byte" else "val_perplexity", units.score),
+        beside.unit: (beside.name, beside.show),
         "nats/char": ("val_nats_per_char", "{:.4f}".format),  # of `split: mainrun`, these three
         "evaluate()": ("mainrun_nats_per_char", "{:.4f}".format),
         "coverage": ("mainrun_coverage", "{:.1%}".format),
-        "on the way": ("best_on_the_way", units.score),
+        "on the way": ("best_on_the_way", target.show),
         "tokens": ("tokens", units.count),
         "time": ("seconds", units.duration),
         "params": ("n_parameters", units.count),
@@ -178,11 +179,11 @@ def _columns(study: Study) -> Columns:
 
 
 def _by_columns(study: Study, by: str, own: bool) -> Columns:
-    test = "test loss" if objective_name(study) == "val_perplexity" else "test bits/byte"
+    target = objective_of(study)
     losses: Columns = {
         "train loss": ("train_loss", units.score),
         "val loss": ("val_loss", units.score),
-        test: ("test_text", str),
+        f"test {target.scale_name}": ("test_text", str),
         "own train": ("train_objective_loss", units.score),
         "own val": ("val_objective_loss", units.score),
         "own test": ("test_objective_loss", units.score),
@@ -190,12 +191,12 @@ def _by_columns(study: Study, by: str, own: bool) -> Columns:
     return {
         "#": ("rank", str),
         by: (by, str),
-        UNITS[objective_name(study)]: ("shown", units.score),
+        target.unit: ("shown", target.show),
         "seeds": ("seed_text", str),
         "text": ("text_text", str),
         "from leader": ("difference_text", str),
         **{head: column for head, column in losses.items() if own or not head.startswith("own")},
-        "median": ("median", units.score),
+        "median": ("median", target.show),
         "full length": ("full_length", str),
         "trials": ("trials", str),
         "tokens": ("tokens", units.count),
@@ -204,7 +205,7 @@ def _by_columns(study: Study, by: str, own: bool) -> Columns:
     }
 
 
-def _ranked(table: list[Row], percent: bool) -> list[Row]:
+def _ranked(table: list[Row], target: Objective) -> list[Row]:
     return [
         {
             **row,
@@ -212,7 +213,7 @@ def _ranked(table: list[Row], percent: bool) -> list[Row]:
             "shown": row["objective"] if row.get("value") is None else row["value"],
             "seed_text": _seeds(row),
             "text_text": _range(row.get("text_low"), row.get("text_high")),
-            "difference_text": _difference(row, percent),
+            "difference_text": _difference(row, target),
             "test_text": _test(row),
             "state": _state(row),
         }
@@ -240,14 +241,11 @@ def _range(low: float | None, high: float | None) -> str | None:
     return None if low is None or high is None else f"{units.score(low)}–{units.score(high)}"
 
 
-def _difference(row: Row, percent: bool) -> str | None:
+def _difference(row: Row, target: Objective) -> str | None:
     if row.get("difference") is None:
         return None
-    unit, digits = ("%", 1) if percent else ("", 4)
-    text = f"{row['difference']:+.{digits}f}{unit}"
-    if row.get("difference_low") is None:
-        return text
-    return f"{text} ({row['difference_low']:+.{digits}f} to {row['difference_high']:+.{digits}f})"
+    ends = None if row.get("difference_low") is None else (row["difference_low"], row["difference_high"])
+    return target.show_difference(row["difference"], ends)
 
 
 def _state(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""The driver of a study: journal, MLflow, live table and Ray Tune put together, from the first record to the last.
+"""The driver of a study: journal, tracker, live table and Ray Tune put together, from the first record to the last.
 
 Ends in one of four ways: the budget is spent; the user has had enough (what ran is `interrupted`); something makes it
 useless to go on (one line says what); Ray dies (another thread ends the process, as this one would wait for ever).
@@ -29,12 +29,12 @@ from search.run.scheduler import LedgerScheduler, settle
 from search.run.searcher import LedgerSearcher
 from search.run.trainable import trial
 from search.run.watch import Stopped, Watch, beating
-from search.strategy.asha import rebuild
+from search.strategy.stopping import rebuild
 from search.study import header
 from search.study.folder import Weights, trial_folder, write_spec
 from search.study.journal import Record
 from search.study.study import Ledger
-from search.tracking.tracker import Tracker
+from search.tracking.tracker import Tracker, close, connected
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,21 +43,21 @@ if TYPE_CHECKING:
 ASKED = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
 
-def search(prepared: Prepared, each: Share, scratch: Path, console: Console) -> None:
+def search(prepared: Prepared, each: Share, scratch: Path, console: Console, tracker: Tracker) -> None:
     """Hand out trials until the end. Ray is running; scratch is a folder for its files. Raises UserError."""
     spec = prepared.spec
     with ExitStack() as stack:
-        with console.status("connecting to MLflow"):
-            tracker = stack.enter_context(Tracker(spec.folder))
+        with console.status("connecting to the tracker"):
+            stack.enter_context(connected(tracker))
         ledger = stack.enter_context(ledger_of(spec.folder))
         _begin(prepared, each, ledger)
-        asha = rebuild(spec, ledger.study)
-        settle(ledger, spec, asha)
+        rule = rebuild(spec, ledger.study)
+        settle(ledger, spec, rule)
         tracker.follow(ledger)
         searcher = LedgerSearcher(
-            ledger, spec, prepared.base, asha, prepared.tokens, lambda n: trial_folder(spec.folder, n)
+            ledger, spec, prepared.base, rule, prepared.tokens, lambda n: trial_folder(spec.folder, n)
         )
-        scheduler = LedgerScheduler(ledger, spec, asha)
+        scheduler = LedgerScheduler(ledger, spec, rule)
         with live.shown(ledger.study, each.slots, prepared.length, console) as view, _told_to_stop() as asked:
             ledger.listeners += [view, Weights(spec.folder, ledger.study)]
             stack.enter_context(beating(lambda cause: _leave(cause, ledger, tracker, console, scratch)))
@@ -74,7 +74,7 @@ def search(prepared: Prepared, each: Share, scratch: Path, console: Console) -> 
                 scheduler.interrupt("the driver failed")
                 raise
         gallery.attempt(spec.folder)  # before the tracker's last act, which takes them along
-        page.write_beside(spec.folder)  # before the tracker ends, which copies it to MLflow
+        page.write_beside(spec.folder)  # before the tracker ends, which takes it along
 
 
 def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console, scratch: Path) -> None:
@@ -83,7 +83,7 @@ def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console,
         for number in ledger.study.unfinished():
             if ledger.study.trials[number].status == "running":
                 ledger.write("status", trial=number, status="interrupted", cause=cause)
-    missing = tracker.close(10)
+    missing = close(tracker, 10)
     for process in psutil.Process().children(recursive=True):  # what is left of a Ray that we started
         with suppress(psutil.Error):
             process.kill()
@@ -97,11 +97,11 @@ def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console,
 def _begin(prepared: Prepared, each: Share, ledger: DriverLedger) -> None:
     """The first records of a driver: the study; and trials that an earlier driver left running do not run."""
     spec = prepared.spec
-    about = header.fields(spec, prepared.base, prepared.data, spec.rungs(prepared.length))
-    ledger.write("study", **about, workers={"slots": each.slots, "cpus": each.cpus, "gpus": each.gpus})
+    fields = header.fields(spec, prepared.base, prepared.data, spec.rungs(prepared.length))
+    ledger.write("study", **fields, workers={"slots": each.slots, "cpus": each.cpus, "gpus": each.gpus})
     write_spec(spec)
-    if prepared.priors:
-        ledger.write("prior", trials=prepared.priors)
+    if prepared.earlier_trials:
+        ledger.write("prior", trials=prepared.earlier_trials)
     for number in ledger.study.unfinished():
         if ledger.study.trials[number].status == "running":
             ledger.write("status", trial=number, status="interrupted", cause="its driver went away")

@@ -56,13 +56,14 @@ def train_on_workers(args: argparse.Namespace, follow: Follow) -> int:
 
 def check(order: Order, workers: int) -> None:
     """What can be known before anything starts. Raises UserError."""
-    from trainer import checkpoint
+    from trainer import checkpoint, criterion
     from trainer.distributed import Ranks
 
     config = order.config
     Ranks(0, workers).share(config.batch_size * config.gradient_accumulation_steps)
     if order.resume is not None:
-        checkpoint.check_resumable(checkpoint.load(order.resume), config, order.data, str(order.resume))
+        own, saved = criterion.own_code(config), checkpoint.load(order.resume)
+        checkpoint.check_resumable(saved, config, order.data, str(order.resume), own)
     elif config.init_from is not None:
         from trainer.init import find
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from search.results.table import UNITS
+from search.spec.study_spec import Budget
 from search.study.journal import AT_REST, Record
-from search.study.scores import best, objective
+from search.study.scores import best, objective_of, ranked
 from search.study.study import Study, Trial
 from trainer import units
 
@@ -47,11 +47,12 @@ def shown(study: Study, slots: int, length: int, console: Console) -> Iterator[V
 class View:
     """A study as lines or as a table. Calling it with a journal record prints the line, where lines are printed."""
 
+    listener_name = "the live table"
+
     def __init__(self, study: Study, slots: int, length: int, console: Console) -> None:
         self.study, self.slots, self.length, self.console = study, slots, length, console
-        spec = study.header["spec"]
-        self.name, self.budget = spec["study"], spec["budget"]
-        self.objective = spec["objective"]
+        self.name, self.budget = study.header.name, study.header.spec.budget
+        self.objective = objective_of(study)
         self.started = time.monotonic()
         self._pace_from: tuple[float, int] | None = None  # when the first report came: starting up is no pace
 
@@ -71,7 +72,7 @@ class View:
             return
         trial = self.study.trials[record["trial"]]
         score = self._score(trial)
-        parts = [f"trial {trial.number:<3} {_state(trial):<18} {UNITS[self.objective]} {score:>8}"]
+        parts = [f"trial {trial.number:<3} {_state(trial):<18} {self.objective.unit} {score:>8}"]
         parts += [f"tokens {units.count(trial.tokens):>6}", units.duration(trial.seconds), trial.name, trial.cause]
         self._say("  ".join(part for part in parts if part))
 
@@ -89,7 +90,7 @@ class View:
 
         trials = list(self.study.trials.values())
         top, running, rest = _chosen(self.study, trials, self.console.height)
-        heads = ("trial", "status", "rung", "tokens", UNITS[self.objective], "config")
+        heads = ("trial", "status", "rung", "tokens", self.objective.unit, "config")
         rows = [self._row(trial) for trial in (*top, *running)]
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column, head in enumerate(heads):
@@ -135,11 +136,11 @@ class View:
         leader = best(self.study)
         if leader is None:
             return f"no trial at full length yet{self._floor()}"
-        return f"best {UNITS[self.objective]} {self._score(leader)}, trial {leader.number}{self._floor()}"
+        return f"best {self.objective.unit} {self._score(leader)}, trial {leader.number}{self._floor()}"
 
     def _floor(self) -> str:
-        floor = self.study.header["data"].get("floor")
-        return f" · entropy floor {floor[self.objective]:.4g}" if floor else ""
+        low = self.study.header.data.floor.get(self.objective.name)
+        return "" if low is None else f" · entropy floor {low:.4g}"
 
     def _budget(self) -> str:
         return " or ".join(self._limits().values())
@@ -147,7 +148,7 @@ class View:
     def _limits(self) -> dict[str, str]:
         say = {"trials": lambda n: f"{n} trials", "tokens": lambda n: f"{units.count(n)} tokens"}
         say["hours"] = lambda n: units.duration(n * 3600)
-        return {key: words(self.budget[key]) for key, words in say.items() if self.budget.get(key)}
+        return {key: words(limit) for key, words in say.items() if (limit := getattr(self.budget, key))}
 
     def _progress(self, ended: int) -> str:
         """How much of each part of the budget is spent."""
@@ -159,7 +160,7 @@ class View:
 
     def _score(self, trial: Trial) -> str:
         metrics: dict[str, Any] = trial.reports[-1]["metrics"] if trial.reports else {}
-        found = metrics.get(self.objective)
+        found = metrics.get(self.objective.name)
         return "" if found is None else f"{found:.4g}"
 
 
@@ -173,8 +174,7 @@ def _chosen(study: Study, trials: list[Trial], height: int) -> tuple[list[Trial]
     """The best and the running trials for which there is room, and a line that counts the others."""
     room = max(2, height - 5)  # two lines above, the heads, the counts, the cursor
     running = [trial for trial in trials if trial.status == "running"]
-    ranked = sorted((s, t.number) for t in trials if t.of is None and (s := objective(study, t)) is not None)
-    full = [study.trials[number] for _, number in ranked]
+    full = ranked(study, (trial for trial in trials if trial.of is None))
     shown_running = running[: max(1, room - min(TOP, len(full), room // 2))]
     top = full[: min(TOP, room - len(shown_running))]
     others = Counter(trial.status.replace("_", " ") for trial in trials)
@@ -183,24 +183,24 @@ def _chosen(study: Study, trials: list[Trial], height: int) -> tuple[list[Trial]
     return top, shown_running, ", ".join(parts)
 
 
-def time_left(study: Study, budget: dict[str, Any], length: int, elapsed: float, trained: int) -> float | None:
+def time_left(study: Study, budget: Budget, length: int, elapsed: float, trained: int) -> float | None:
     """Seconds until the first part of the budget is used up, at the pace so far; None while nothing is known.
 
     length: tokens of a whole trial. trained: tokens in the `elapsed` seconds. A trial to come is taken to need as
     many tokens as those that ended did on average.
     """
     found = []
-    if budget.get("hours"):
-        found.append(budget["hours"] * 3600 - study.seconds(time.time()))
+    if budget.hours:
+        found.append(budget.hours * 3600 - study.seconds(time.time()))
     trials = list(study.trials.values())
     if trained and elapsed > 0:
         ended = [trial.tokens for trial in trials if trial.status in AT_REST]
         usual = sum(ended) / len(ended) if ended else length
         going = [max(0.0, usual - trial.tokens) for trial in trials if trial.status not in AT_REST]
-        if budget.get("trials"):
-            todo = sum(going) + usual * max(0, budget["trials"] - len(study.searched))
+        if budget.trials:
+            todo = sum(going) + usual * max(0, budget.trials - len(study.searched))
             found.append(todo * elapsed / trained)
-        if budget.get("tokens"):
-            todo = max(sum(going), budget["tokens"] - study.tokens)
+        if budget.tokens:
+            todo = max(sum(going), budget.tokens - study.tokens)
             found.append(todo * elapsed / trained)
     return max(0.0, min(found)) if found else None

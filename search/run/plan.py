@@ -8,6 +8,7 @@ from data.errors import UserError
 from search.run import resources
 from search.run.prepare import Prepared, prepare
 from search.spec import points, space
+from search.spec.check import check
 from search.spec.start_points import known_points
 from search.spec.study_spec import Budget, Parameter, StudySpec
 from search.strategy import groups, warm_start
@@ -15,6 +16,7 @@ from search.study import header
 from search.study.lookup import find_folder
 from search.study.machine import this_machine
 from search.study.study import Study, read_study, spent
+from search.tracking.tracker import open_tracker
 from trainer import units
 from trainer.config import TrainConfig
 from trainer.yaml_file import YamlFile
@@ -24,7 +26,7 @@ _SHAPES = 200  # points whose parameters are counted; a larger space is sampled
 
 def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
     """Lines of text. Raises UserError for whatever `run` would refuse before it starts Ray."""
-    space.check(spec, base, file)
+    check(spec, base, file)
     share = resources.share(spec.resources, [this_machine()], file, base.device)
     folder = find_folder(spec.folder)
     known = read_study(folder) if folder else Study()
@@ -44,6 +46,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
         "rungs": rungs + _treatment(spec),
         "budget": _budget(spec.budget, plan.length),
         **_finalists(spec, plan.length),
+        "tracking": open_tracker(spec.tracking, spec.folder).describe(),
         "machine": f"{share.slots} trials at once, {each} each (this machine; a cluster may have more)",
     }
     width = max(len(key) for key in lines)
@@ -51,7 +54,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
 
 
 def _state(known: Study, budget: Budget) -> str:
-    if not known.header:
+    if not known.started:
         return "new"
     done = spent(known, budget)
     unfinished = len(known.unfinished())
@@ -76,14 +79,10 @@ def _range(parameter: Parameter) -> str:
 
 def _treatment(spec: StudySpec) -> str:
     """What happens at the rungs."""
-    if spec.scheduler is None:
+    if spec.stopping is None:
         return ""
-    asha = spec.scheduler.asha
-    others = {"stop": "the others end", "promote": "the others pause"}[asha.mode]
-    among = f" of each {spec.compare}" if spec.compare is not None else ""
-    parts = [f"the best 1/{asha.factor}{among} go on, {others}"]
-    parts += [f"{asha.brackets} brackets"] if asha.brackets > 1 else []
-    parts += [f"{asha.exempt:.0%} of trials are exempt"] if asha.exempt else []
+    parts = spec.stopping.describe(spec.compare)
+    parts += [f"{spec.stopping.exempt:.0%} of trials are exempt"] if spec.stopping.exempt else []
     return f"; {', '.join(parts)}"
 
 
@@ -116,10 +115,10 @@ def _warm_start(plan: Prepared, known: Study) -> dict[str, str]:
     spec = plan.spec
     if spec.warm_start is None:
         return {}
-    if known.trials or known.priors:
-        told = [(one.status, one.objective) for one in known.priors]
+    if known.trials or known.earlier_trials:
+        told = [(one.status, one.objective) for one in known.earlier_trials]
         return {"warm start": f"{spec.warm_start}: {warm_start.summary(told, spec.sampler)}"}
-    told = [(one["status"], one["objective"]) for one in plan.priors]
+    told = [(one["status"], one["objective"]) for one in plan.earlier_trials]
     other = warm_start.other_base(spec, plan.base)
     note = f" (its base config is another: {other})" if other else ""
     return {"warm start": f"{spec.warm_start}: {warm_start.summary(told, spec.sampler)}{note}"}

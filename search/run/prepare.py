@@ -7,6 +7,7 @@ from typing import Any
 
 from data.dataset import Dataset
 from search.spec import points, space
+from search.spec.check import check_length
 from search.spec.study_spec import StudySpec
 from search.strategy import warm_start
 from search.study import header
@@ -20,8 +21,8 @@ class Prepared:
     """A study that may begin.
 
     base: with eval_tokens filled in; data: for the header; length: of the longest trial, shortest: of the shortest
-    (they differ where max_tokens is searched); priors: an earlier study's trials, to be taken over into a study that
-    has neither them nor trials of its own.
+    (they differ where max_tokens is searched); earlier_trials: an earlier study's, to be taken over into a
+    study that has neither them nor trials of its own.
     """
 
     spec: StudySpec
@@ -30,7 +31,7 @@ class Prepared:
     data: dict[str, Any]
     length: int
     shortest: int
-    priors: list[dict[str, Any]]
+    earlier_trials: list[dict[str, Any]]
 
     def tokens(self, config: TrainConfig) -> int:
         """What a config trains on: its max_tokens, epochs counted out."""
@@ -59,16 +60,16 @@ def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Study, sh
         if base.data_order == "sequential":
             for block_size, rows in _steps(spec, base):
                 Batches(dataset.train, block_size, base.data_order, base.seed, rows)
-        space.check_length(spec, base, dataset.train.n_targets, file)
+        check_length(spec, base, dataset.train.n_targets, file)
     first = next(iter(datasets.values()))
     lengths = space.lengths(spec, base, first.train.n_targets)
     length, shortest = max(lengths), min(lengths)
     pinned = header.pin_eval_tokens(base, shortest)  # scoring stays cheap in every trial
     data = header.describe(datasets, pinned)
     header.check_same_data(data, known.header)
-    begun = known.trials or known.priors
-    priors = [] if begun else warm_start.take_over(spec, data, length, file)
-    return Prepared(spec, pinned, datasets, data, length, shortest, priors)
+    begun = known.trials or known.earlier_trials
+    earlier_trials = [] if begun else warm_start.take_over(spec, data, length, file)
+    return Prepared(spec, pinned, datasets, data, length, shortest, earlier_trials)
 
 
 def _steps(spec: StudySpec, base: TrainConfig) -> set[tuple[int, int]]:

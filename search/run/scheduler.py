@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from ray import cloudpickle
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from search.spec.objective import OBJECTIVES
 from search.spec.study_spec import StudySpec
-from search.strategy.asha import Asha, Decision
+from search.stopping.rule import Decision, Rule
 from search.study.journal import AT_REST, FULL
 from search.study.study import Ledger
 
@@ -26,20 +27,20 @@ REFUSED = {"stop": "pruned", "pause": "paused"}  # what becomes of a trial that 
 
 
 class LedgerScheduler(TrialScheduler):
-    """First come, first served; stops what diverges, what ASHA gives up and what hangs. Keeps no results of its own.
+    """First come, first served; stops what diverges, what the stopping rule ends and what hangs. Keeps no results.
 
-    asha: shared with the searcher, which promotes what pauses here; None where trials are not compared on the way.
+    rule: shared with the searcher, which promotes what pauses here; None where every trial runs to its end.
     """
 
     # Ray would otherwise hand over several results at once, and a decision would come late
     _supports_buffered_results = False
 
-    def __init__(self, ledger: Ledger, spec: StudySpec, asha: Asha | None) -> None:
+    def __init__(self, ledger: Ledger, spec: StudySpec, rule: Rule | None) -> None:
         super().__init__()
         self._ledger = ledger
-        self._objective, self._timeout = spec.objective, 60 * spec.report_timeout_minutes
+        self._objective, self._timeout = OBJECTIVES[spec.objective], 60 * spec.report_timeout_minutes
         self._max_failures = spec.max_failures
-        self._asha = asha
+        self._rule = rule
         self._running: dict[int, _Run] = {}
         self.no_space = ""  # what a trial said that found the disk full: the next one would find it no better
 
@@ -69,18 +70,18 @@ class LedgerScheduler(TrialScheduler):
         if metrics:
             self._report(number, result, metrics)
         about = {key: result[key] for key in ("n_parameters", "node", "micro_batch") if result.get(key) is not None}
-        status, value = result.get("status"), metrics.get(self._objective, math.nan)
+        status, value = result.get("status"), metrics.get(self._objective.name, math.nan)
         if not math.isfinite(value) and status in (None, *FULL):
-            cause = f"{self._objective} is {value:g} after {result['tokens']:,} tokens"
+            cause = f"{self._objective.name} is {value:g} after {result['tokens']:,} tokens"
             self._end(number, "diverged", cause, **about)
             return TrialScheduler.STOP
         if status is not None:
             self._end(number, status, result.get("cause") or "", **about)
             self.no_space = result["cause"] if status == "interrupted" else self.no_space
             return TrialScheduler.CONTINUE  # the trainable is about to return
-        if self._asha is None or result.get("rung") is None:
+        if self._rule is None or result.get("rung") is None:
             return TrialScheduler.CONTINUE
-        action = decide(self._ledger, self._asha, number, result["rung"], value)
+        action = decide(self._ledger, self._rule, number, result["rung"], self._objective.rank(value))
         if action not in REFUSED:
             return TrialScheduler.CONTINUE
         self._end(number, REFUSED[action], rung=result["rung"], **about)
@@ -105,7 +106,7 @@ class LedgerScheduler(TrialScheduler):
             self._end(trial.config["trial"], "interrupted", "taken from the queue")
 
     def debug_string(self) -> str:
-        return "first come, first served" + ("" if self._asha is None else f", ASHA with factor {self._asha.factor}")
+        return "first come, first served" + ("" if self._rule is None else f", {type(self._rule).__name__}")
 
     # what the driver calls
 
@@ -184,21 +185,20 @@ class _Run:
     heard: float
 
 
-def decide(ledger: Ledger, asha: Asha, number: int, rung: int, value: float) -> str:
-    """ASHA's word on a trial at a rung, written down the first time: `continue`, `stop`, `pause`, or `promote`."""
+def decide(ledger: Ledger, rule: Rule, number: int, rung: int, value: float) -> str:
+    """The rule's decision on a trial at a rung, written the first time: `continue`, `stop`, `pause`, or `promote`."""
     trial = ledger.study.trials[number]
-    decision = asha.report(number, rung, value, trial.bracket, trial.exempt, trial.group)
-    if all(made["rung"] != rung for made in trial.decisions):
+    decision = rule.report(number, rung, value, trial.bracket, trial.exempt, trial.group)
+    if all(record["rung"] != rung for record in trial.decisions):
         write_decision(ledger, number, rung, decision)
     return decision.action
 
 
 def write_decision(ledger: Ledger, number: int, rung: int, decision: Decision) -> None:
-    made = {"action": decision.action, "value": decision.value, "cutoff": decision.cutoff, "of": decision.of}
-    ledger.write("decision", trial=number, rung=rung, **made)
+    ledger.write("decision", trial=number, rung=rung, **asdict(decision))
 
 
-def settle(ledger: Ledger, spec: StudySpec, asha: Asha | None) -> None:
+def settle(ledger: Ledger, spec: StudySpec, rule: Rule | None) -> None:
     """Write what a driver that was killed had no time to write: a decision on a report, a status after either.
 
     Called before a study goes on: otherwise a trial that was to be stopped would run to its end.
@@ -215,8 +215,8 @@ def settle(ledger: Ledger, spec: StudySpec, asha: Asha | None) -> None:
             whole = trial.config["max_tokens"]
             early = isinstance(whole, int) and last["tokens"] < whole
             ledger.write("status", trial=number, status="early_stopped" if early else "completed")
-        elif asha and last["rung"] is not None:
-            action = decide(ledger, asha, number, last["rung"], value)
+        elif rule and last["rung"] is not None:
+            action = decide(ledger, rule, number, last["rung"], OBJECTIVES[spec.objective].rank(value))
             if action in REFUSED:
                 ledger.write("status", trial=number, status=REFUSED[action], rung=last["rung"])
 

@@ -16,19 +16,17 @@ from search.run.scheduler import write_decision
 from search.spec.points import Point
 from search.spec.space import configure, readable
 from search.spec.study_spec import StudySpec
-from search.strategy.asha import Asha, bracket, exempt
+from search.stopping.rule import Rule
 from search.strategy.finalists import fresh_seed, pending
 from search.strategy.groups import group_of
 from search.strategy.sampler import Sampler
 from search.study.study import Ledger, Trial, spent, used_up
 from trainer.config import TrainConfig, replace
-
-# what memory depends on, the machine and the optimizer's moments apart
-_SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "batch_size", "vocab_size", "tokenizer", "mlp", "loss", "dtype")
+from trainer.keys import memory_keys
 
 
 class LedgerSearcher(Searcher):
-    """asha: shared with the scheduler, whose paused trials are promoted here.
+    """rule: shared with the scheduler, whose paused trials are promoted here.
 
     length: tokens that a config trains on (its max_tokens, epochs counted out).
     out_dir: where a trial writes its checkpoints.
@@ -39,12 +37,12 @@ class LedgerSearcher(Searcher):
         ledger: Ledger,
         spec: StudySpec,
         base: TrainConfig,
-        asha: Asha | None,
+        rule: Rule | None,
         length: Callable[[TrainConfig], int],
         out_dir: Callable[[int], Path],
     ) -> None:
         super().__init__()
-        self._ledger, self._spec, self._base, self._asha = ledger, spec, base, asha
+        self._ledger, self._spec, self._base, self._rule = ledger, spec, base, rule
         self._length, self._out_dir = length, out_dir
         self._sampler = Sampler(spec)
         self._unfinished = ledger.study.unfinished()
@@ -70,19 +68,19 @@ class LedgerSearcher(Searcher):
 
     @property
     def _promotes(self) -> bool:
-        return self._asha is not None and self._asha.mode == "promote"
+        return self._rule is not None and self._rule.pauses
 
     def _promoted(self, last: bool = False) -> int | None:
-        """A paused trial that goes on. last: see `Asha.promotion`."""
+        """A paused trial that goes on. last: see `Rule.promotion`."""
         study = self._ledger.study
-        if self._asha is None or used_up(study, self._spec.budget, time.time()):
+        if self._rule is None or used_up(study, self._spec.budget, time.time()):
             return None
-        found = self._asha.promotion(last)
-        if found is None:
+        promotion = self._rule.promotion(last)
+        if promotion is None:
             return None
-        number, rung = found
+        number, rung = promotion
         trial = study.trials[number]
-        write_decision(self._ledger, number, rung, self._asha.promote(number, rung, trial.bracket, trial.group))
+        write_decision(self._ledger, number, rung, self._rule.promote(number, rung, trial.bracket, trial.group))
         return number
 
     def _new(self) -> int | None:
@@ -118,12 +116,13 @@ class LedgerSearcher(Searcher):
         return number
 
     def _treatment(self, number: int, config: TrainConfig, group: str) -> dict[str, Any]:
-        """How ASHA will treat a trial. number: its place in its group."""
-        if self._spec.scheduler is None:
+        """How the stopping rule will treat a trial. number: its place in its group."""
+        settings, seed = self._spec.stopping, self._spec.seed
+        if settings is None:
             return {}
-        asha, seed = self._spec.scheduler.asha, self._spec.seed
         n_rungs = len(self._spec.rungs(self._length(config)))
-        return {"bracket": bracket(asha, seed, number, n_rungs, group), "exempt": exempt(asha, seed, number, group)}
+        bracket = settings.bracket(seed, number, n_rungs, group)
+        return {"bracket": bracket, "exempt": settings.exempts(seed, number, group)}
 
     def _hand_out(self, number: int) -> dict[str, Any]:
         trial = self._ledger.study.trials[number]
@@ -140,10 +139,11 @@ class LedgerSearcher(Searcher):
 
     def _fits(self, trial: Trial) -> int | None:
         """Sequences in one pass that are known to fit a trial of this shape; None as long as memory has sufficed."""
+        wanted = _shape(trial)
         known = [
             other.micro_batch
             for other in self._ledger.study.trials.values()
-            if other.micro_batch and all(other.config[key] == trial.config[key] for key in _SHAPE)
+            if other.micro_batch and _shape(other) == wanted
         ]
         return min(known, default=None)
 
@@ -155,3 +155,9 @@ class LedgerSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
+
+
+def _shape(trial: Trial) -> list[Any]:
+    """The values that memory depends on; a key that the trial's release did not have has its default."""
+    fields = TrainConfig.model_fields
+    return [trial.config.get(key, fields[key].default) for key in memory_keys(TrainConfig)]

@@ -20,17 +20,17 @@ from search.results.standing import standings
 from search.run import nodes
 from search.run.prepare import prepare
 from search.run.resources import cluster, ray_session, share
-from search.spec import space
+from search.spec.check import check
 from search.spec.study_spec import StudySpec
 from search.strategy.advice import advice
-from search.strategy.asha import rebuild
 from search.strategy.finalists import pending
+from search.strategy.stopping import rebuild
 from search.study import header
 from search.study.folder import held
 from search.study.journal import NAME
 from search.study.machine import this_machine
 from search.study.study import Study, read_study, spent, used_up
-from search.tracking import credentials
+from search.tracking.tracker import Tracker, connected, finish, open_tracker
 from trainer.config import TrainConfig
 from trainer.yaml_file import YamlFile
 
@@ -52,23 +52,23 @@ def run(
     console = console or Console()
     address = address or os.environ.get("RAY_ADDRESS")
     machine = this_machine()
-    space.check(spec, base, file)
+    check(spec, base, file)
     if not address:  # known before anything is started
         share(spec.resources, [machine], file, base.device)
-    credentials.take()
+    tracker = open_tracker(spec.tracking, spec.folder)
     try:
-        check_tracking(spec)
+        tracker.check()
     except UserError as error:
         raise nodes.named(error) if address else error from None
     with held(spec.folder):
-        known = _known(spec.folder)
-        header.check_same(spec, base, known.header)
-        prepared = prepare(spec, base, file, known, show=console.is_terminal)
+        earlier = _read(spec.folder)
+        header.check_same(spec, base, earlier.header)
+        prepared = prepare(spec, base, file, earlier, show=console.is_terminal)
         for line in advice(spec, prepared.base, prepared.length):
             print(f"note: {line}", file=console.file)
-        if _over(spec, known):
+        if _over(spec, earlier):
             page.write_beside(spec.folder)
-            _track(spec)  # nothing to do but to send what MLflow may still lack
+            _track(spec, tracker)  # nothing to do but to send what it may still lack
         else:
             with ExitStack() as stack:
                 with console.status("starting Ray"):  # shown in a terminal only
@@ -78,55 +78,39 @@ def run(
                         nodes.check(spec.folder)
                     from search.run.driver import search  # loads Ray Tune: a second or two
 
-                search(prepared, each, scratch, console)
-        with console.status("the leader into MLflow's model registry"):
-            _register_leader(spec)
+                search(prepared, each, scratch, console, tracker)
+        with console.status("the tracker's last step"):
+            finish(tracker)
         return _finish(spec.folder)
 
 
-def check_tracking(spec: StudySpec) -> None:
-    """A tracking server that is away is said at once, not after the data have been prepared. Raises UserError."""
-    from search.tracking.mlflow_store import choose_uri, connect, served
-
-    uri = choose_uri(spec.folder.parent)
-    if served(uri):
-        connect(uri)
-
-
-def _known(folder: Path) -> Study:
+def _read(folder: Path) -> Study:
     """What the journal holds; an empty study where there is none, or one that was never begun."""
     path = folder / NAME
     return read_study(folder) if path.exists() and path.stat().st_size else Study()
 
 
-def _over(spec: StudySpec, known: Study) -> bool:
+def _over(spec: StudySpec, study: Study) -> bool:
     """Whether no trial is left to go on with, to promote or to begin."""
-    if not known.header or known.unfinished() or not spent(known, spec.budget) or pending(known, spec):
+    if not study.started or study.unfinished() or not spent(study, spec.budget) or pending(study, spec):
         return False
-    asha = rebuild(spec, known)
-    return asha is None or asha.promotion(last=True) is None or bool(used_up(known, spec.budget))
+    rule = rebuild(spec, study)
+    return rule is None or rule.promotion(last=True) is None or bool(used_up(study, spec.budget))
 
 
-def _register_leader(spec: StudySpec) -> None:
-    from search.tracking.registry import keep_up
-
-    keep_up(spec.folder)
-
-
-def _track(spec: StudySpec) -> None:
+def _track(spec: StudySpec, tracker: Tracker) -> None:
     from search.report import gallery
     from search.run.driver import ledger_of
-    from search.tracking.tracker import Tracker
 
     gallery.attempt(spec.folder)
-    with Tracker(spec.folder) as tracker, ledger_of(spec.folder) as ledger:
+    with connected(tracker), ledger_of(spec.folder) as ledger:
         tracker.follow(ledger)
 
 
 def _finish(folder: Path) -> Study:
     """leaderboard.md and best.yaml, from the journal."""
     study = read_study(folder)
-    found = standings(study)
-    export.replace_text(folder / "leaderboard.md", table.markdown(study, found=found))
-    export.write_best(study, folder, found)
+    ranked = standings(study)
+    export.replace_text(folder / "leaderboard.md", table.markdown(study, found=ranked))
+    export.write_best(study, folder, ranked)
     return study

@@ -47,8 +47,8 @@ _PATIENCE = 20.0  # seconds for Ray's client to let go of a Ray that is gone; no
 def worker(job: dict[str, Any]) -> dict[str, Any]:
     """What each worker runs: the only training loop, in the process group that Ray Train has made.
 
-    job: {"config", "data", "out", "resume", "threads"}; data: a reference into Ray's object store. Returns the
-    fields of the Result, and the worker's machine in words.
+    job: {"config", "data", "out", "resume", "threads", "allow_code"}; data: a reference into Ray's object store.
+    Returns the fields of the Result, and the worker's machine in words.
     """
     import torch
 
@@ -65,7 +65,7 @@ def worker(job: dict[str, Any]) -> dict[str, Any]:
         raise OSError(f"{out / CHECKPOINT} is not to be seen from {os.uname().nodename} yet")
     resume = out / CHECKPOINT if begun else job["resume"]
     config = TrainConfig.model_validate(job["config"])
-    result = train(config, ray.get(job["data"]), _nobody, resume, out_dir=out)
+    result = train(config, ray.get(job["data"]), _nobody, resume, out_dir=out, allow_code=job["allow_code"])
     context = get_context()
     machine = device.describe(device.choose(config, context.get_local_rank()), context.get_world_size())
     return {"result": dataclasses.asdict(result), "machine": machine}
@@ -188,6 +188,7 @@ class Group:
                 "out": str(order.out.resolve()),
                 "resume": order.resume and order.resume.resolve(),
                 "threads": each.threads,
+                "allow_code": order.allow_code,
             }
             fitted = TorchTrainer(
                 worker,

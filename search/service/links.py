@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import UserError, nearest
 from search.service import state
+from search.spec.trackers import DEFAULT, TRACKERS
 from search.study.journal import NAME
 from search.tracking.mlflow_store import connect, reason, served, shown
+from search.tracking.tracker import open_tracker
 
 if TYPE_CHECKING:
     from search.tracking.mlflow_read import Parent
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
 PATIENCE = 20.0  # seconds, MLflow's import among them; a server that is down says so at once
 
 
-def line(study: Path | str, folder: Path | None) -> str:
+def line(study: Path | str, folder: Path | None, tracking: str = DEFAULT) -> str:
     """`in the browser: ...` with its line end; empty without a server (MLFLOW_TRACKING_URI, else `nanosweep up`'s), or
     where it does not know the study. Never raises: a link is no reason to fail.
 
     study: its name or its parent run's id; folder: where its journal lies, if that is known: names need not be unique.
+    tracking: of its spec; with another tracker than MLflow it is that tracker's link.
     """
+    if tracking != DEFAULT:
+        link = open_tracker(tracking, folder).link if folder is not None and tracking in TRACKERS else None
+        return f"in the browser: {link}\n" if link else ""
     uri = _server(folder)
     if not uri:
         return ""
@@ -59,13 +64,6 @@ def _link(study: str, folder: Path | None, uri: str) -> str | None:
     else:
         mine = [parent for parent in parents if study in (parent.study, parent.run_id)]
     return _address(shown(uri), mine[0]) if mine else None
-
-
-def address_of(study: str, uri: str, seconds: float) -> str | None:
-    """The page of a study's newest parent run; None where the server does not know it, or does not answer in time."""
-    with suppress(UserError):
-        return next((_address(shown(uri), p) for p in _parents(uri, seconds) if p.study == study), None)
-    return None
 
 
 def lines(server: str, uri: str, study: str | None = None) -> list[str]:

@@ -10,7 +10,7 @@ from data.errors import UserError, nearest
 from data.paths import at_home, is_file
 from search.spec.study_spec import Scale, StudySpec
 from trainer import yaml_file
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, assign, has_key
 from trainer.config import load as load_config
 from trainer.yaml_file import Place, YamlFile
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def load_spec(
     path: Path, overrides: list[str] | None = None, scale: str | None = None
 ) -> tuple[StudySpec, TrainConfig, YamlFile]:
-    """A spec file and its base config, checked each for itself (`search.spec.space.check` checks them together).
+    """A spec file and its base config, checked each for itself (`search.spec.check.check` checks them together).
 
     overrides: `key=value` of the base config, as of `--set`; they join the spec's own `set:`.
     scale: one of the spec's `scales`; the study is then called `<study>-<scale>`.
@@ -39,15 +39,15 @@ def load_spec(
             raise UserError(f"--set {text}: expected key=value")
         changes[key] = yaml_file.scalar(given)
     for key in changes:
-        if key not in TrainConfig.model_fields:
+        if not has_key(key):
             raise UserError(f"{file.where(('set', key))}: unknown key; {nearest(key, TrainConfig.model_fields)}")
     if changes != spec.set:
         spec = spec.model_copy(update={"set": changes})
     base = load_config(find_base(spec.base, path, file))
-    if spec.scheduler and "schedule" not in base.model_fields_set:
+    if spec.stopping is not None and spec.stopping.compares and "schedule" not in base.model_fields_set:
         changes = {"schedule": "wsd", **changes}
     if changes:
-        merged = {**base.model_dump(), **changes}
+        merged = assign(base.model_dump(), changes)
         lines: dict[Place, int] = {p[1:]: line for p, line in file.lines.items() if p[:1] == ("set",) and p[1:]}
         base = yaml_file.validate(TrainConfig, YamlFile(file.name, merged, lines))
     return spec, base, file

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from search.spec.study_spec import Parameter
 from trainer.config import TrainConfig
+from trainer.lengths import Number
 
 Space = Mapping[str, Parameter]
 Point = dict[str, Any]
@@ -129,12 +130,16 @@ def number_kind(field: str) -> Literal["int", "float"] | None:
     def kinds(annotation: Any) -> set[Any]:
         return {annotation}.union(*(kinds(part) for part in get_args(annotation)))
 
+    if "." in field:  # an entry of a mapping of numbers
+        return "float"
     known = kinds(TrainConfig.model_fields[field].annotation)
     return "float" if float in known else "int" if int in known and bool not in known else None
 
 
 @cache
 def _adapter(field: str) -> TypeAdapter[Any]:
+    if "." in field:
+        return TypeAdapter(Number, config=ConfigDict(strict=True))
     info = TrainConfig.model_fields[field]
     kind: Any = info.annotation
     for rule in info.metadata:

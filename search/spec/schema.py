@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from search.spec.space import FIXED
 from search.spec.study_spec import StudySpec
 from trainer.config import TrainConfig
+from trainer.keys import not_searched
 
 Schema = dict[str, Any]
 
@@ -21,11 +21,12 @@ def schema() -> Schema:
     """The schema of `search.spec.study_spec.StudySpec`, with the config's fields in `set` and `space`."""
     spec = _untitled(StudySpec.model_json_schema())
     config = _untitled(TrainConfig.model_json_schema())["properties"]
+    fixed = not_searched(TrainConfig)
     spec["$defs"]["Parameter"]["oneOf"] = [{"required": [kind]} for kind in ("log", "uniform", "choice")]
     spec["properties"]["set"] |= {"properties": config, "additionalProperties": False}
     # any other name may stand for linked parameters
     spec["properties"]["space"]["properties"] = {
-        name: _parameter(field) for name, field in config.items() if name not in FIXED
+        name: _parameter(field) for name, field in config.items() if name not in fixed
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "nanosweep spec", **spec}
 

@@ -13,7 +13,7 @@ from data.errors import UserError, nearest
 from search.spec.points import Point, Space, candidates, exists, fields, ordered, target, typed, wanted
 from search.spec.study_spec import Parameter, StudySpec
 from trainer.config import TrainConfig
-from trainer.yaml_file import Place, YamlFile
+from trainer.yaml_file import Place, YamlFile, complaint
 
 # the corpus is prepared, and rungs are checked, for the space's own values of these: a grid's points keep to them
 _PREPARED = {"tokenizer", "block_size", "max_tokens"}
@@ -53,17 +53,16 @@ def own_value(name: str, parameter: Parameter, value: Any) -> Any:
     return number
 
 
-def refusal(error: ValidationError, value: Any) -> str:
+def refusal(error: ValidationError) -> str:
     """Why a field does not take a value."""
-    message = error.errors()[0]["msg"].removeprefix("Value error, ")
-    return message[0].lower() + message[1:] + ("" if ", got " in message else f", got {value!r}")
+    return complaint(error.errors()[0])
 
 
 def _typed(field: str, value: Any) -> Any:
     try:
         return typed(field, value)
     except ValidationError as error:
-        raise ValueError(refusal(error, value)) from None
+        raise ValueError(refusal(error)) from None
 
 
 def _same(name: str, parameter: Parameter, option: Any, value: Any) -> bool:

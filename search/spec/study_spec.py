@@ -14,9 +14,15 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from data.errors import UserError, nearest
 from data.paths import at_home
-from trainer.config import Tokens, Whole, parse_tokens
+from search.spec.objective import DEFAULT, ObjectiveName
+from search.spec.trackers import DEFAULT as DEFAULT_TRACKER
+from search.spec.trackers import TRACKERS, check_name
+from search.stopping.registry import Scheduler, expected
+from search.stopping.rule import Settings
+from trainer.config import Whole
+from trainer.keys import RuleError
+from trainer.lengths import Tokens, parse_tokens
 
-Objective = Literal["val_perplexity", "val_bits_per_byte"]
 Sampler = Literal["grid", "random", "tpe", "gp"]
 
 
@@ -89,30 +95,6 @@ class Parameter(_Strict):
         return self.choice is not None and isinstance(self.choice[0], dict)
 
 
-class Asha(_Strict):
-    """Asynchronous successive halving: at each rung only the best 1/factor go on (Li et al. 2020, arXiv 1810.05934).
-
-    Where it is used and nobody names a `schedule`, that is wsd: under one that decays over the whole trial, what is
-    compared at a rung says little about the end.
-    """
-
-    first_rung: Tokens
-    """tokens at which trials are first compared; the next rungs are at factor times the one before"""
-    factor: Annotated[int, Field(ge=2)] = 4
-    mode: Literal["stop", "promote"] = "stop"
-    """stop: who is not among the best so far ends at once. promote: every trial pauses at its rung, keeping its
-    checkpoint, and goes on when it is among the best of those that came (the paper's way)"""
-    brackets: Whole = 1
-    """trials are divided among so many brackets; each later one is first compared a rung later (Hyperband's hedge)"""
-    exempt: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """share of trials, at least 3 of the first 18, that are never stopped: from them the study reports how well each
-    rung predicted the final order. 0: none, and it cannot say"""
-
-
-class Scheduler(_Strict):
-    asha: Asha
-
-
 class Budget(_Strict):
     """Whichever comes first; counted over resumes, and may be raised later. At least one.
 
@@ -176,7 +158,7 @@ def _study_name(name: str) -> str:
 
 def _scheduler(value: Any) -> Any:
     if value is not None and value != "none" and not isinstance(value, dict):
-        raise ValueError(f"expected none or {{asha: {{first_rung: 1M, factor: 4}}}}, got {value!r}")
+        raise ValueError(expected(value))
     return None if value == "none" else value
 
 
@@ -241,11 +223,11 @@ class StudySpec(_Strict):
     meet their own kind alone. Without it the best trial is sought, and a value that begins badly is soon left"""
     sampler: Sampler = "tpe"
     scheduler: SchedulerOrNone = None
-    """{asha: {first_rung: 1M, factor: 4}}, or none"""
+    """which trials end early: {asha: {first_rung: 1M, factor: 4}}, {median: {first_rung: 1M}}, or none"""
     budget: Budget
     finalists: Finalists | None = None
     """{top: 4, seeds: 3}: the best 4 again, with up to 3 fresh seeds; with `compare` the best 4 of each value"""
-    objective: Objective = "val_perplexity"
+    objective: ObjectiveName = DEFAULT
     """at the end of a trial, on the full validation split"""
     resources: ResourcesOrAuto = None
     """{cpus: 2, gpus: 0.25} for each trial, at_once: 4 of them at most; or auto: what the machine has"""
@@ -255,6 +237,10 @@ class StudySpec(_Strict):
     """a trial that reports nothing for so long hangs: it is ended as failed. By default a trial reports ten times"""
     storage: Annotated[str, AfterValidator(_storage)] = "./runs"
     """where studies live; a shared path on a cluster"""
+    tracking: Annotated[str, AfterValidator(check_name)] = Field(
+        default=DEFAULT_TRACKER, json_schema_extra={"enum": [*TRACKERS]}
+    )
+    """what shows the records beside the study's journal: mlflow; or none, and no MLflow is imported or contacted"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1337
     """of the sampler and the scheduler; each trial trains with the base's seed"""
     scales: dict[str, Scale] = Field(default_factory=dict)
@@ -264,35 +250,37 @@ class StudySpec(_Strict):
     def _comparable(self) -> StudySpec:
         if self.compare is None:
             if self.finalists is not None and self.finalists.top < 2:
-                raise ValueError("finalists: top: 1 has nobody to race with; use at least 2, or compare: PARAMETER")
+                raise RuleError(
+                    "finalists", "finalists: top: 1 has nobody to race with; use at least 2, or compare: PARAMETER"
+                )
             return self
         parameter = self.space.get(self.compare)
         if parameter is None:
             choices = [name for name, one in self.space.items() if one.choice is not None and one.when is None]
-            raise ValueError(f"compare: {self.compare} is no parameter of the space; {nearest(self.compare, choices)}")
-        if parameter.choice is None:
-            raise ValueError(f"compare: {self.compare} is a range; its values cannot take turns: use a choice")
-        if len(parameter.choice) < 2:
-            raise ValueError(f"compare: {self.compare} has one value; there is nothing to compare it with")
-        if parameter.when is not None:
-            raise ValueError(f"compare: {self.compare} does not exist everywhere (when); compare one that does")
-        return self
+            problem = f"is no parameter of the space; {nearest(self.compare, choices)}"
+        elif parameter.choice is None:
+            problem = "is a range; its values cannot take turns: use a choice"
+        elif len(parameter.choice) < 2:
+            problem = "has one value; there is nothing to compare it with"
+        elif parameter.when is not None:
+            problem = "does not exist everywhere (when); compare one that does"
+        else:
+            return self
+        raise RuleError("compare", f"compare: {self.compare} {problem}")
 
     @property
     def folder(self) -> Path:
         return at_home(self.storage).resolve() / self.study
 
+    @property
+    def stopping(self) -> Settings | None:
+        """The settings of its stopping rule, whichever that is; None where every trial runs to its end."""
+        return None if self.scheduler is None else self.scheduler.settings
+
     def rungs(self, max_tokens: int, bracket: int = 0) -> list[int]:
         """Nominal token counts at which a trial of max_tokens is compared, the end itself not among them."""
-        if self.scheduler is None:
-            return []
-        rungs, asha = [], self.scheduler.asha
-        rung = asha.first_rung
-        while rung < max_tokens:
-            rungs.append(rung)
-            rung *= asha.factor
-        return rungs[bracket:]
+        return [] if self.stopping is None else self.stopping.rungs(max_tokens, bracket)
 
 
 # keys that may change when a study goes on
-MAY_CHANGE = ("budget", "finalists", "resources", "storage", "max_failures", "report_timeout_minutes")
+MAY_CHANGE = ("budget", "finalists", "resources", "storage", "tracking", "max_failures", "report_timeout_minutes")

@@ -1,1 +1,1 @@
-"""Which point comes next and which trial continues: sampler, ASHA, finalists, warm start."""
+"""Which point comes next and which trial continues: sampler, stopping rule, finalists, warm start."""

@@ -6,35 +6,28 @@ from search.spec.points import fields
 from search.spec.study_spec import StudySpec
 from search.strategy.groups import values
 from trainer.config import TrainConfig
-from trainer.units import count
 
 _DECAYS = ("cosine", "linear")  # from the beginning to the end of a trial
 
 
 def advice(spec: StudySpec, base: TrainConfig, length: int) -> list[str]:
     """One line each, without a full stop. length: tokens of a whole trial."""
-    found = []
-    known, trials = values(spec), spec.budget.trials
-    if trials is not None and trials < len(known):
-        found.append(
-            f"budget.trials: {trials}, but {spec.compare} has {len(known)} values to compare: "
-            f"{len(known) - trials} of them get no trial"
+    lines = []
+    compared, trials = values(spec), spec.budget.trials
+    if trials is not None and trials < len(compared):
+        lines.append(
+            f"budget.trials: {trials}, but {spec.compare} has {len(compared)} values to compare: "
+            f"{len(compared) - trials} of them get no trial"
         )
     if spec.scheduler is None:
-        return found
-    asha = spec.scheduler.asha
-    rungs = spec.rungs(length)
+        return lines
+    settings = spec.scheduler.settings
     searched = {field for name, parameter in spec.space.items() for field in fields(name, parameter)}
-    if base.schedule in _DECAYS and "schedule" not in searched:
-        found.append(
+    if settings.compares and base.schedule in _DECAYS and "schedule" not in searched:
+        lines.append(
             f"schedule: {base.schedule} decays over the whole trial, so values at rungs say little about the end; "
             "wsd compares trials at the same rate (set: {schedule: wsd})"
         )
-    if asha.brackets > len(rungs):
-        found.append(
-            f"scheduler.asha.brackets: {asha.brackets}, but there are {len(rungs)} rungs "
-            f"({', '.join(map(count, rungs))}); {len(rungs)} brackets are used"
-        )
-    if not asha.exempt:
-        found.append("scheduler.asha.exempt: 0: the study cannot say how well its rungs predicted the final order")
-    return found
+    each = None if trials is None else -(-trials // max(1, len(compared)))
+    remarks = settings.advice(spec.rungs(length), each)
+    return [*lines, *(f"scheduler.{spec.scheduler.name}.{key}: {text}" for key, text in remarks)]

@@ -21,7 +21,7 @@ import numpy as np
 
 from search.spec.study_spec import StudySpec
 from search.stats.statistics import RACE, fit, margin
-from search.study.scores import objective, seed_scores
+from search.study.scores import ranked, seed_scores
 from search.study.study import Study
 
 FEWEST = 2  # rounds before anybody leaves: the noise is not known from one
@@ -35,10 +35,9 @@ def fresh_seed(spec: StudySpec, round_: int) -> int:
 def candidates(study: Study, top: int) -> list[list[int]]:
     """The best trials of the search by the objective, at most `top` of each group, the best first; one group where the
     spec compares no values."""
-    ranked = [(value, trial.number) for trial in study.searched if (value := objective(study, trial)) is not None]
     groups: dict[str, list[int]] = {}
-    for _, number in sorted(ranked):
-        groups.setdefault(study.trials[number].group, []).append(number)
+    for trial in ranked(study, study.searched):
+        groups.setdefault(trial.group, []).append(trial.number)
     return [group[:top] for group in groups.values()]
 
 

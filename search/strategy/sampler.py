@@ -4,11 +4,12 @@ Each proposal is a function of the spec, its seed, the trial's number and the st
 is made anew from ours for every ask, so that it can be replayed from the journal and a resumed search goes on as
 if it had never stopped. The points of `start` come first, in their order; what one leaves out is proposed.
 
-What Optuna is told, of an earlier study's trials (`warm_start`) and then of ours: the logarithm of the perplexity
-(bits per byte as they are); of pruned and paused trials that they were pruned, with their value at each rung; of
-running ones that they run (TPE counts them as bad, the GP asks what is best beside them); of trials that diverged,
-failed or ran out of memory a value just worse than the worst at full length, and that they broke a constraint: the
-samplers rank them last and avoid their region. Among choices and whole numbers TPE and the GP come back to points
+What Optuna is told, of an earlier study's trials (`warm_start`) and then of ours: the objective on the scale where
+differences are compared, lower is better (the logarithm of the perplexity; bits per byte as they are); of
+pruned and paused trials that they were pruned, with their value at each rung; of running ones that they run (TPE
+counts them as bad, the GP asks what is best beside them); of trials that diverged, failed or ran out of memory a
+value just worse than the worst at full length, and that they broke a constraint: the samplers rank them last and
+avoid their region. Among choices and whole numbers TPE and the GP come back to points
 that they know, the GP to running ones too: trained with the same seed these would tell nothing new, so such a
 proposal is made again.
 
@@ -37,13 +38,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from search.spec.objective import OBJECTIVES, Objective
 from search.spec.points import Point, candidates, exists, number_kind, ordered, points, target
 from search.spec.start_points import known_points
 from search.spec.study_spec import Parameter, StudySpec
 from search.strategy.groups import in_turn, turn
 from search.study.journal import AT_REST
 from search.study.scores import BROKEN
-from search.study.study import Prior, Study, Trial
+from search.study.study import EarlierTrial, Study, Trial
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -116,8 +118,8 @@ class Sampler:
         """
         from optuna.trial import TrialState, create_trial
 
-        objective = self._spec.objective
-        seen = [_prior(prior, objective) for prior in study.priors]
+        objective = OBJECTIVES[self._spec.objective]
+        seen = [_of_earlier(trial, objective) for trial in study.earlier_trials]
         seen += [_own(trial, objective) for trial in study.searched]
         if given is not None and (compared := self._spec.compare) is not None:
             seen = [one for one in seen if one.point[compared] == given[compared]]
@@ -169,10 +171,10 @@ def _optuna(kind: str, seed: int, alone: bool) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-def _own(trial: Trial, objective: str) -> _Seen:
-    scores = {tokens: _score(value, objective) for tokens, value in objectives(trial, objective).items()}
-    last = math.nan if trial.final is None else trial.final["metrics"].get(objective, math.nan)
-    value = _score(last, objective) if math.isfinite(last) else None
+def _own(trial: Trial, objective: Objective) -> _Seen:
+    scores = {tokens: objective.compared(value) for tokens, value in objectives(trial, objective.name).items()}
+    last = math.nan if trial.final is None else trial.final["metrics"].get(objective.name, math.nan)
+    value = objective.compared(last) if math.isfinite(last) else None
     state: State = "complete"
     if trial.status not in AT_REST:
         state = "running"
@@ -183,10 +185,10 @@ def _own(trial: Trial, objective: str) -> _Seen:
     return _Seen(trial.point, state, scores, value)
 
 
-def _prior(prior: Prior, objective: str) -> _Seen:
-    scores = {tokens: _score(value, objective) for tokens, value in prior.scores.items()}
-    value = None if prior.objective is None else _score(prior.objective, objective)
-    return _Seen(prior.point, told_as(prior.status, prior.objective), scores, value)
+def _of_earlier(trial: EarlierTrial, objective: Objective) -> _Seen:
+    scores = {tokens: objective.compared(value) for tokens, value in trial.scores.items()}
+    value = None if trial.objective is None else objective.compared(trial.objective)
+    return _Seen(trial.point, told_as(trial.status, trial.objective), scores, value)
 
 
 def told_as(status: str, value: float | None) -> State:
@@ -199,19 +201,15 @@ def told_as(status: str, value: float | None) -> State:
     return "pruned" if value is None else "complete"
 
 
-def objectives(trial: Trial, objective: str) -> dict[int, float]:
-    """A trial's finite values at rungs and at its end, by tokens (nominal ones at a rung)."""
-    found = {}
+def objectives(trial: Trial, name: str) -> dict[int, float]:
+    """A trial's finite values of the objective of that name at rungs and at its end, by tokens (nominal ones at a
+    rung)."""
+    values = {}
     for report in trial.reports:
         at = report["tokens"] if report["final"] else report["rung"]
-        if at is not None and math.isfinite(report["metrics"].get(objective, math.nan)):
-            found[at] = report["metrics"][objective]
-    return found
-
-
-def _score(value: float, objective: str) -> float:
-    """What is minimised: log-perplexity, or bits per byte."""
-    return math.log(value) if objective == "val_perplexity" else value
+        if at is not None and math.isfinite(report["metrics"].get(name, math.nan)):
+            values[at] = report["metrics"][name]
+    return values
 
 
 def distribution(name: str, parameter: Parameter) -> BaseDistribution:

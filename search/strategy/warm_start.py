@@ -18,7 +18,7 @@ from search.spec.study_spec import Sampler, StudySpec
 from search.strategy.sampler import objectives, told_as
 from search.study.header import differences
 from search.study.lookup import find_folder, names
-from search.study.scores import BROKEN, objective, objective_name
+from search.study.scores import BROKEN, objective, objective_of
 from search.study.study import Study, Trial, read_study
 from trainer.config import TrainConfig
 from trainer.units import count
@@ -42,7 +42,7 @@ def take_over(spec: StudySpec, data: dict[str, Any], length: int, file: YamlFile
     where = f"{file.where(('warm_start',))}: {spec.warm_start}"
     earlier = _earlier(spec, where)
     _check_comparable(spec, data, earlier, where)
-    name = str(earlier.header["spec"]["study"])
+    name = earlier.header.name
     found = [_taken(spec, earlier, trial, data, length, where) for trial in earlier.searched]
     kept = [{"study": name, **known} for known in found if known is not None]
     if not kept:
@@ -86,21 +86,21 @@ def _earlier(spec: StudySpec, where: str) -> Study:
 
 
 def _check_comparable(spec: StudySpec, data: dict[str, Any], earlier: Study, where: str) -> None:
-    other = objective_name(earlier)
+    other = objective_of(earlier).name
     if other != spec.objective:
         raise UserError(f"{where}: its objective is {other}, this study's {spec.objective}; use the same")
-    if earlier.header["data"]["hash"] != data["hash"]:
+    theirs = earlier.header.data
+    if theirs.hash != data["hash"]:
         raise UserError(
-            f"{where}: its data are others ({earlier.header['data']['corpus']}, hash "
-            f"{earlier.header['data']['hash'][:12]}; here {data['corpus']}, hash {data['hash'][:12]}); values on "
-            "different text cannot be compared"
+            f"{where}: its data are others ({theirs.corpus}, hash {theirs.hash[:12]}; here {data['corpus']}, hash "
+            f"{data['hash'][:12]}); values on different text cannot be compared"
         )
-    theirs, ours = set(earlier.header["spec"]["space"]), set(spec.space)
+    searched, ours = set(earlier.header.spec_as_written.get("space") or {}), set(spec.space)
     parts = []
-    if ours - theirs:
-        parts.append(f"it did not search {', '.join(sorted(ours - theirs))}")
-    if theirs - ours:
-        parts.append(f"it searched {', '.join(sorted(theirs - ours))} too")
+    if ours - searched:
+        parts.append(f"it did not search {', '.join(sorted(ours - searched))}")
+    if searched - ours:
+        parts.append(f"it searched {', '.join(sorted(searched - ours))} too")
     if parts:
         raise UserError(f"{where}: its space is another: {', and '.join(parts)}; both must search the same parameters")
 
@@ -148,6 +148,6 @@ def other_base(spec: StudySpec, base: TrainConfig) -> str:
     """
     earlier = _earlier(spec, f"warm_start: {spec.warm_start}")
     searched = {field for name, parameter in spec.space.items() for field in fields(name, parameter)}
-    found = differences(earlier.header["base"], base)
+    found = differences(earlier.header.base, base)
     told = [text for key, text in found if key not in searched and not key.startswith(_ASIDE)]
     return ", ".join(told)

@@ -14,7 +14,7 @@ from typing import Any
 from data.errors import UserError
 from search.spec.study_spec import MAY_CHANGE, StudySpec
 from search.study.journal import ENDED, NAME, Record
-from search.study.scores import objective
+from search.study.scores import ranked
 from search.study.study import Study, Trial
 
 BEST = 3  # trials that keep their weights; beside them the best of each compared value
@@ -111,6 +111,8 @@ class Weights:
     A listener of the ledger: `ledger.listeners.append(Weights(folder, ledger.study))`.
     """
 
+    listener_name = "the keeper of weights"
+
     def __init__(self, folder: Path, study: Study) -> None:
         self.folder, self.study = folder, study
         self._kept: set[int] = set()
@@ -125,10 +127,9 @@ class Weights:
         if trial.status not in ENDED or trial.of is not None:
             return  # a finalist's run keeps its weights: `nanosweep finalize` scores them
         candidates = self._kept | {trial.number}
-        scores = {number: objective(self.study, self.study.trials[number]) for number in candidates}
-        ranked = sorted((score, number) for number, score in scores.items() if score is not None)
-        of_each = {self.study.trials[number].group: number for _, number in reversed(ranked)}
-        self._kept = {number for _, number in ranked[:BEST]} | set(of_each.values())
+        order = ranked(self.study, (self.study.trials[number] for number in candidates))
+        of_each = {one.group: one.number for one in reversed(order)}
+        self._kept = {one.number for one in order[:BEST]} | set(of_each.values())
         for number in candidates - self._kept:
             for file in trial_folder(self.folder, number).glob("*.pt*"):  # and what a killed worker left half written
                 with suppress(OSError):  # a file that will not go must not end the study

@@ -9,21 +9,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from data.dataset import Dataset, Split
 from data.errors import UserError
 from data.tokens import subset, subset_hash
 from search.spec.study_spec import MAY_CHANGE, StudySpec
 from search.study import environment
-from search.study.journal import VERSION, Record, encode
+from search.study.journal import VERSION, encode
+from search.study.study_record import Header, Reading
 from trainer.config import TrainConfig, replace
 
 
 def fields(spec: StudySpec, base: TrainConfig, data: dict[str, Any], rungs: list[int]) -> dict[str, Any]:
     """What a driver writes into the journal when it starts. data: from `describe`."""
-    about = {"version": VERSION, "spec": plain(spec), "base": plain(base), "data": data, "rungs": rungs}
-    return {**about, **environment.facts()}
+    record = {"version": VERSION, "spec": plain(spec), "base": plain(base), "data": data, "rungs": rungs}
+    return {**record, **environment.facts()}
 
 
 def pin_eval_tokens(base: TrainConfig, length: int) -> TrainConfig:
@@ -33,7 +33,7 @@ def pin_eval_tokens(base: TrainConfig, length: int) -> TrainConfig:
     """
     if base.eval_tokens is not None:
         return base
-    from trainer.loop import default_eval_tokens
+    from trainer.measure import default_eval_tokens
 
     return replace(base, eval_tokens=default_eval_tokens(length))
 
@@ -44,7 +44,7 @@ def describe(datasets: Mapping[str, Dataset], base: TrainConfig) -> dict[str, An
     hash and floor are of the whole; what differs between tokenizers is under `tokenizers`, by name.
     """
     each = {name: _describe(dataset, base) for name, dataset in datasets.items()}
-    hashes = [about["hash"] for about in each.values()]
+    hashes = [one["hash"] for one in each.values()]
     first = next(iter(each.values()))
     return {
         "corpus": base.corpus,
@@ -105,23 +105,26 @@ def plain(model: StudySpec | TrainConfig) -> dict[str, Any]:
     return dict(json.loads(encode(model.model_dump(mode="json"))))
 
 
-def check_same(spec: StudySpec, base: TrainConfig, header: Record) -> None:
+def check_same(spec: StudySpec, base: TrainConfig, header: Header) -> None:
     """A study that goes on must be the one that was begun, but for the keys in MAY_CHANGE.
 
-    header: the study record in the journal, or {} for a fresh study. The base config counts by what it says, not
-    by where it lies. Raises UserError naming the first key that differs.
+    header: of the journal, or an empty one for a fresh study. What its release did not have is as the default has it.
+    The base config counts by what it says, not by where it lies. Raises UserError naming the first key that differs,
+    or that this release does not read.
     """
-    if not header:
+    if not header.record:
         return
     skip = (*MAY_CHANGE, "base", "set")
-    old = {key: value for key, value in _with_defaults(header["spec"]).items() if key not in skip}
+    _check_readable(header.name, "spec", header.spec_reading, skip)
+    _check_readable(header.name, "base config", header.base_reading, ())
+    old = {key: value for key, value in plain(header.spec).items() if key not in skip}
     new = {key: value for key, value in plain(spec).items() if key not in skip}
     config = plain(base)
     if config["eval_tokens"] is None:  # the header has what `pin_eval_tokens` filled in
-        config["eval_tokens"] = header["base"]["eval_tokens"]
-    found = _difference(old, new, "") or _difference(header["base"], config, "base config: ")
-    if found:
-        key, was, now = found
+        config["eval_tokens"] = header.base.eval_tokens
+    difference = _difference(old, new, "") or _difference(plain(header.base), config, "base config: ")
+    if difference:
+        key, was, now = difference
         raise UserError(
             f"study {spec.study} exists in {spec.folder} with another spec: {key} was {was}, is now {now}. "
             f"Only {', '.join(MAY_CHANGE)} may change. To go on with it put {key} back; "
@@ -129,27 +132,28 @@ def check_same(spec: StudySpec, base: TrainConfig, header: Record) -> None:
         )
 
 
-def _with_defaults(spec: dict[str, Any]) -> dict[str, Any]:
-    """A spec of an earlier release: what that did not know is as the default has it."""
-    try:
-        return plain(StudySpec.model_validate(spec))
-    except ValidationError:
-        return spec
-
-
-def check_same_data(data: dict[str, Any], header: Record) -> None:
-    """Trials on different text cannot stand on one leaderboard. Raises UserError."""
-    if header and data["hash"] != header["data"]["hash"]:
+def _check_readable(study: str, what: str, reading: Reading[Any], skip: tuple[str, ...]) -> None:
+    unread = [key for key in (*reading.unknown, *reading.refused) if key.partition(".")[0] not in skip]
+    if unread:
         raise UserError(
-            f"{data['corpus']} has changed since the study began (hash {header['data']['hash'][:12]}, is now "
+            f"study {study} was begun by another release: this one does not take the {unread[0]} of its {what}; "
+            "go on with that release, or begin another study (study:)"
+        )
+
+
+def check_same_data(data: dict[str, Any], header: Header) -> None:
+    """Trials on different text cannot stand on one leaderboard. Raises UserError."""
+    if header.record and data["hash"] != header.data.hash:
+        raise UserError(
+            f"{data['corpus']} has changed since the study began (hash {header.data.hash[:12]}, is now "
             f"{data['hash'][:12]}); bring the old text back, or begin another study (study:)"
         )
 
 
-def differences(old: dict[str, Any], base: TrainConfig) -> list[tuple[str, str]]:
+def differences(earlier: TrainConfig, base: TrainConfig) -> list[tuple[str, str]]:
     """The keys in which a base config differs from an earlier study's, each with what it was and is, as text."""
-    new = plain(base)
-    keys = [key for key in new if key in old and old[key] != new[key]]
+    old, new = plain(earlier), plain(base)
+    keys = [key for key in new if old[key] != new[key]]
     return [(key, f"{key} was {_short(old[key])}, is {_short(new[key])}") for key in keys]
 
 
@@ -158,9 +162,9 @@ def _difference(old: Any, new: Any, at: str) -> tuple[str, str, str] | None:
     if isinstance(old, dict) and isinstance(new, dict):
         dot = "." if at and not at.endswith(" ") else ""
         for key in dict.fromkeys([*old, *new]):
-            found = _difference(old.get(key), new.get(key), f"{at}{dot}{key}")
-            if found:
-                return found
+            difference = _difference(old.get(key), new.get(key), f"{at}{dot}{key}")
+            if difference:
+                return difference
         return None
     return None if old == new else (at, _short(old), _short(new))
 

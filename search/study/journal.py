@@ -17,16 +17,17 @@ status    trial, status (below), and with it: cause (text), rung, seconds (so fa
           with `interrupted`: worker_lost, true where its worker was killed and not its driver
 report    trial, step, tokens, rung (nominal or null), final, metrics, checkpoint (path or null), seconds (so far),
           micro_batch (sequences in one pass, where memory allowed no more)
-decision  trial, rung, action (`continue`, `stop`, `pause`, and later `promote`), value (what was compared), cutoff,
-          of (values in the rung)
-test      trial, metrics (test_loss, test_perplexity, test_bits_per_byte, test_objective_loss): a finalist's run on
-          the test split, by `nanosweep finalize`; nothing is ever chosen by it
+decision  trial, rung, action (`continue`, `stop`, `pause`, and later `promote`), value (what was compared, lower is
+          better), cutoff (the largest value that continues, null where every value does), of (values in the rung)
+test      trial, metrics (test_loss, test_perplexity, test_bits_per_byte, test_accuracy, test_objective_loss): a
+          finalist's run on the test split, by `nanosweep finalize`; nothing is ever chosen by it
 
 A trial's status: running -> completed | early_stopped | pruned | diverged | failed | out_of_memory; paused (at a
 rung, until it is promoted); or interrupted (the driver went away or was stopped; the next driver continues it).
 JSON has no NaN: numbers that are not finite are written as the strings "nan", "inf", "-inf" and read back.
 A last line cut short by a crash is dropped when read; it was never acted on.
-Version 1 had no prior, no paused, no brackets and no exempt trials; it is read too.
+Version 1 had no prior, no paused, no brackets and no exempt trials; it is read too. A record of a kind that is not
+here is passed over, unless it has a `version` above this one.
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ from typing import Any
 from data.errors import UserError
 
 VERSION = 2
-READABLE = (1, VERSION)
 NAME = "trials.jsonl"
 # ended by themselves with an objective at full length
 FULL = ("completed", "early_stopped")
@@ -139,8 +139,10 @@ def parse_records(lines: Iterable[str | bytes], name: str) -> Iterator[Record]:
                 raise ValueError("not a record")
         except (ValueError, RecursionError) as error:
             raise UserError(f"{name}:{number}: not a journal record ({error}); restore the file from a copy") from None
-        if record["record"] == "study" and record.get("version") not in READABLE:
+        version = record.get("version")
+        if isinstance(version, int) and version > VERSION:
             raise UserError(
-                f"{name}:{number}: journal version {record.get('version')}, this is {VERSION}; use that release"
+                f"{name}:{number}: journal version {version} is of a newer release, this one reads up to {VERSION}; "
+                "use that release, or a later one"
             )
         yield record

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
+from search.spec.objective import OBJECTIVES, ObjectiveName
 from search.study.journal import Record
 from trainer.yaml_file import dotted, short
 
@@ -26,9 +27,11 @@ Status = Literal[
 
 
 def _positive(metrics: dict[str, Metric]) -> dict[str, Metric]:
-    value = metrics.get("val_perplexity", 1.0)
-    if not isinstance(value, str) and value <= 0:
-        raise ValueError(f"val_perplexity is {value:g}; it is positive")
+    """Where an objective is compared by its logarithm, its values have one."""
+    for name in (objective.name for objective in OBJECTIVES.values() if objective.log):
+        value = metrics.get(name, 1.0)
+        if not isinstance(value, str) and value <= 0:
+            raise ValueError(f"{name} is {value:g}; it is positive")
     return metrics
 
 
@@ -59,8 +62,11 @@ class _Floor(TypedDict):
 
 @_open
 class _Tokenized(TypedDict):
+    hash: NotRequired[str]
+    classes: NotRequired[Count]
     floor: NotRequired[_Floor | None]
     train_tokens: NotRequired[Count]
+    val_tokens: NotRequired[Count]
 
 
 @_open
@@ -76,7 +82,7 @@ class _Data(TypedDict):
 @_open
 class _Spec(TypedDict):
     study: NotRequired[str]
-    objective: NotRequired[Literal["val_perplexity", "val_bits_per_byte"]]
+    objective: NotRequired[ObjectiveName]
     space: NotRequired[dict[str, dict[str, Any]]]
 
 
@@ -87,11 +93,16 @@ class _Any(TypedDict):
 
 
 class _Study(_Any):
+    version: NotRequired[Annotated[int, Field(ge=1)]]
     spec: _Spec
     base: NotRequired[dict[str, Any]]
     data: NotRequired[_Data | None]
     rungs: NotRequired[list[Count] | None]
+    commit: NotRequired[str | None]
+    dirty: NotRequired[bool | None]
     packages: NotRequired[dict[str, Any] | None]
+    host: NotRequired[dict[str, Any] | None]
+    workers: NotRequired[dict[str, Annotated[float, Field(ge=0)]] | None]
 
 
 @_open
@@ -149,7 +160,7 @@ class _Decision(_Any):
     rung: Count
     action: Literal["continue", "stop", "pause", "promote"]
     value: Number
-    cutoff: Number
+    cutoff: Number | None
     of: Count
 
 

@@ -3,51 +3,51 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
+from search.spec.objective import OBJECTIVES, Objective
 from search.stats.statistics import fit
 from search.study.journal import AT_REST
 from search.study.study import Study, Trial
 
-UNITS = {"val_perplexity": "perplexity", "val_bits_per_byte": "bits/byte"}
 BROKEN = ("diverged", "out_of_memory", "failed")
 
 
-def objective_name(study: Study) -> str:
-    """The metric that this study ranks on."""
-    return str(study.header.get("spec", {}).get("objective", "val_perplexity"))
+def objective_of(study: Study) -> Objective:
+    """What this study ranks its trials on."""
+    return OBJECTIVES[study.header.spec.objective]
 
 
 def objective(study: Study, trial: Trial) -> float | None:
     """The trial's objective, or None: only trials that ran to full length have one, and it is finite."""
     if trial.final is None:
         return None
-    value = trial.final["metrics"].get(objective_name(study))
+    value = trial.final["metrics"].get(objective_of(study).name)
     return value if value is not None and math.isfinite(value) else None
 
 
 def score(study: Study, trial: Trial) -> float:
-    """A trial's objective where differences are compared: log-perplexity in nats, or bits per byte; inf without."""
+    """A trial's objective where differences are compared, lower is better (log-perplexity in nats, say); inf
+    without one."""
     value = objective(study, trial)
-    if value is None:
-        return math.inf
-    return math.log(value) if objective_name(study) == "val_perplexity" else value
+    return math.inf if value is None else objective_of(study).compared(value)
 
 
 def seed_scores(study: Study, number: int) -> list[float]:
     """The scores of a finalist's runs with fresh seeds, round by round, up to the first that has not ended."""
-    found = []
+    scores = []
     for trial in study.again(number):
         if trial.status not in AT_REST:
             break
-        found.append(score(study, trial))
-    return found
+        scores.append(score(study, trial))
+    return scores
 
 
 def finalists(study: Study) -> dict[int, list[float]]:
     """The scores of all finalists' runs, by trial; of those whose every run so far reached full length."""
     chosen = sorted({trial.of for trial in study.trials.values() if trial.of is not None})
-    found = {number: seed_scores(study, number) for number in chosen}
-    return {number: scores for number, scores in found.items() if scores and all(map(math.isfinite, scores))}
+    each = {number: seed_scores(study, number) for number in chosen}
+    return {number: scores for number, scores in each.items() if scores and all(map(math.isfinite, scores))}
 
 
 def best(study: Study) -> Trial | None:
@@ -63,5 +63,12 @@ def leader(study: Study, trials: list[Trial]) -> Trial | None:
     means = fit(finalists(study)).means
     if again := [trial.number for trial in trials if trial.number in means]:
         return study.trials[min(again, key=lambda number: means[number])]
-    ranked = [(value, trial.number) for trial in trials if (value := objective(study, trial)) is not None]
-    return study.trials[min(ranked)[1]] if ranked else None
+    order = ranked(study, trials)
+    return order[0] if order else None
+
+
+def ranked(study: Study, trials: Iterable[Trial]) -> list[Trial]:
+    """Those of the trials that have an objective, the best first."""
+    rank = objective_of(study).rank
+    values = [(rank(value), trial.number) for trial in trials if (value := objective(study, trial)) is not None]
+    return [study.trials[number] for _, number in sorted(values)]

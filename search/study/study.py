@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from data.errors import UserError
 from search.spec.study_spec import Budget
 from search.study.journal import AT_REST, FULL, NAME, Journal, Record, decode_metrics, encode, read_records
 from search.study.record_shapes import check
+from search.study.study_record import Header, read_header
 from trainer.units import count
 
 
@@ -78,7 +81,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Prior:
+class EarlierTrial:
     """A trial of an earlier study, as this one took it over. tokens: its length; scores: objective by tokens."""
 
     study: str
@@ -94,12 +97,17 @@ class Prior:
 class Study:
     """A journal, folded: the last study record, what it took over from an earlier study, every trial by number."""
 
-    header: Record = field(default_factory=dict)
-    priors: list[Prior] = field(default_factory=list)
+    header: Header = field(default_factory=Header)
+    earlier_trials: list[EarlierTrial] = field(default_factory=list)
     trials: dict[int, Trial] = field(default_factory=dict)
     sessions: list[tuple[float, float]] = field(default_factory=list)  # of each driver: its first and last record
     workers: list[dict[str, float]] = field(default_factory=list)  # of each driver: slots; cpus and gpus of one of them
     folder: Path | None = field(default=None, compare=False, repr=False)  # where its trials' files lie
+
+    @property
+    def started(self) -> bool:
+        """Whether a driver has ever written what the study is."""
+        return bool(self.header.record)
 
     @property
     def searched(self) -> list[Trial]:
@@ -128,14 +136,14 @@ class Study:
         """Take in one record. Raises ValueError for one that speaks of a trial without a point."""
         kind, at = record["record"], record["time"]
         if kind == "study":
-            self.header = record
+            self.header = read_header(record)
             self.sessions.append((at, at))
-            self.workers.append(record.get("workers") or {})
+            self.workers.append(dict(self.header.workers))
             return
         if self.sessions and kind != "test":  # `finalize` is no driver
             self.sessions[-1] = (self.sessions[-1][0], max(at, self.sessions[-1][1]))
         if kind == "prior":
-            self.priors += [_prior(taken) for taken in record["trials"]]
+            self.earlier_trials += [_earlier(taken) for taken in record["trials"]]
             return
         number = record["trial"]
         if kind == "point":
@@ -161,10 +169,10 @@ class Study:
             _apply_stint(trial, record, len(self.sessions) - 1)
 
 
-def _prior(record: Record) -> Prior:
+def _earlier(record: Record) -> EarlierTrial:
     scores = {int(tokens): value for tokens, value in decode_metrics(record["scores"]).items()}
     about = {key: record[key] for key in ("study", "point", "status", "tokens", "objective")}
-    return Prior(number=record["trial"], scores=scores, **about)
+    return EarlierTrial(number=record["trial"], scores=scores, **about)
 
 
 def _apply_status(trial: Trial, record: Record) -> None:
@@ -214,7 +222,7 @@ def used_up(study: Study, budget: Budget, now: float | None = None) -> str:
 def fold(records: Iterable[Record], name: str = NAME) -> Study:
     """Read a journal's records into a Study. Raises UserError when it holds no study record."""
     study = _fold(records, name)
-    if not study.header:
+    if not study.started:
         raise UserError(f"{name}: holds no study record; was the study ever started?")
     return study
 
@@ -234,25 +242,50 @@ class Ledger:
     """A study being run: each record is on disk, then in `study`, then with the listeners (tracker, live table).
 
     Ray's adapters write here and read `study`; nobody else keeps state about trials. Thread-safe.
+
+    A listener is a function of a record, called in the writer's thread. One that raises is said in a line and called
+    no more, as it may have stopped halfway: the journal, the study and the other listeners go on.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
+        """say: takes lines for people. Raises UserError for a journal that cannot be read."""
         path = folder / NAME
         self.journal = Journal(path)
         self.study = _fold(read_records(path), str(path))
         self.listeners: list[Callable[[Record], None]] = []
+        self._say = say
         self._lock = threading.RLock()
 
     def write(self, record: str, **fields: Any) -> Record:
         with self._lock:
             entry = json.loads(encode(self.journal.write(record, **fields)))
             self.study.apply(entry)
-            for listener in self.listeners:
-                listener(entry)
+            for listener in list(self.listeners):
+                try:
+                    listener(entry)
+                except Exception as error:
+                    self._drop(listener, entry, error)
         return entry
+
+    def _drop(self, listener: Callable[[Record], None], record: Record, error: Exception) -> None:
+        self.listeners.remove(listener)
+        reason = str(UserError(str(error))) or type(error).__name__  # one printable line
+        trial = f" of trial {record['trial']}" if "trial" in record else ""
+        with suppress(OSError, ValueError):  # stderr may be closed
+            self._say(
+                f"{listener_name(listener)} failed at a {record['record']} record{trial} and gets no more of them "
+                f"({reason}); the study and its journal continue"
+            )
 
     def close(self) -> None:
         self.journal.close()
+
+
+def listener_name(listener: Callable[[Record], None]) -> str:
+    """For people: the `listener_name` of a listener, or of the object whose method it is; else what Python calls it."""
+    owner = getattr(listener, "__self__", listener)
+    name = getattr(owner, "listener_name", None) or getattr(owner, "__qualname__", None)
+    return str(name or type(owner).__name__)
 
 
 def read_study(folder: Path) -> Study:

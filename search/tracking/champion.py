@@ -45,15 +45,15 @@ class Champion(PythonModel):
     def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
         import pandas as pd
 
-        given = {**{name: default for name, (_, default) in PARAMS.items()}, **(params or {})}
+        options = {**{name: default for name, (_, default) in PARAMS.items()}, **(params or {})}
         texts = [str(text) for text in pd.DataFrame(model_input)["prompt"]]
-        mode = given.pop("mode")
+        mode = options.pop("mode")
         if mode == "score":
             return pd.DataFrame(self.run.score(texts), columns=["nats", "tokens"])
         if mode != "generate":
             raise ValueError(f"mode: {mode}; allowed: generate, score")
-        given["top_k"] = given["top_k"] or None
-        return pd.DataFrame({"text": [self.run.write(text, **given) for text in texts]})
+        options["top_k"] = options["top_k"] or None
+        return pd.DataFrame({"text": [self.run.write(text, **options) for text in texts]})
 
 
 set_model(Champion())

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from data.errors import UserError
-from search.tracking.mlflow_store import shown
+from search.tracking.mlflow_store import choose_uri, shown
 from trainer.files import write_private
 
 VARIABLE = "NANOSWEEP_MLFLOW_CREDENTIALS"
@@ -38,20 +38,20 @@ _NAMES = {
 def secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """What of an environment nobody should see, by the names in the file: user name and password or token; the
     tracking address, if it holds a password. Empty where there is nothing to hide."""
-    found = {key: environment[name] for key, name in _NAMES.items() if key != "uri" and environment.get(name)}
+    hidden = {key: environment[name] for key, name in _NAMES.items() if key != "uri" and environment.get(name)}
     if has_password(uri := environment.get(URI, "")):
-        found["uri"] = uri
-    return found
+        hidden["uri"] = uri
+    return hidden
 
 
 def has_password(uri: str) -> bool:
     return urlsplit(uri).password is not None
 
 
-def save(found: Mapping[str, str], folder: Path) -> Path:
+def save(hidden: Mapping[str, str], folder: Path) -> Path:
     """Write secrets into a storage, for the jobs that run there. Returns the file. Raises UserError."""
     parser = configparser.ConfigParser(interpolation=None)
-    parser[_SECTION] = dict(found)
+    parser[_SECTION] = dict(hidden)
     text = io.StringIO()
     parser.write(text)
     path = folder / FILE
@@ -68,10 +68,10 @@ def load(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
 
     Raises UserError when it cannot be read, or others could.
     """
-    given = environment.get(VARIABLE)
-    if not given:
+    named = environment.get(VARIABLE)
+    if not named:
         return {}
-    path = Path(given)
+    path = Path(named)
     parser = configparser.ConfigParser(interpolation=None)
     try:
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
@@ -98,9 +98,37 @@ def take() -> None:
     os.environ.update(load())
 
 
-def refuse_to_send(found: Mapping[str, str], address: str) -> UserError:
+def job_variables(storage: Path, cluster: str, here: bool, password_files: Mapping[str, Path]) -> dict[str, str]:
+    """The variables by which a job's driver reaches the store that a driver here would use; no secrets among them.
+
+    storage: on the cluster, whose address `cluster` is. here: whether it runs on this machine. password_files: by a
+    server's address, the file on the cluster that holds its password. Raises UserError.
+    """
+    uri = os.environ.get(URI, "").strip()
+    variables = {}
+    if uri:
+        choose_uri(storage)  # refuses a folder of files
+        if uri.startswith("sqlite:///"):
+            path = uri.removeprefix("sqlite:///")
+            if not here and not Path(path).is_absolute():
+                raise UserError(f"{URI}: {uri} is a file of this machine; give a server that the cluster reaches")
+            uri = f"sqlite:///{Path(path).absolute()}"
+        if not has_password(uri):
+            variables[URI] = uri
+    if named := os.environ.get(VARIABLE):
+        return {**variables, VARIABLE: named}
+    if uri in password_files:
+        return {**variables, VARIABLE: str(password_files[uri])}
+    if uri and (secret := secrets(os.environ)):
+        if not here:
+            raise refuse_to_send(secret, cluster)
+        variables[VARIABLE] = str(save(secret, storage))
+    return variables
+
+
+def refuse_to_send(hidden: Mapping[str, str], address: str) -> UserError:
     """Why secrets of this machine are not sent to a cluster elsewhere, and what to do instead."""
-    names = " and ".join(shown(found["uri"]) if key == "uri" else _NAMES[key] for key in found)
+    names = " and ".join(shown(hidden["uri"]) if key == "uri" else _NAMES[key] for key in hidden)
     return UserError(
         f"{names}: a password is not sent to {address}, as Ray shows and logs a job's environment. Put it into a file "
         f"on the cluster's head, mode 600 ([mlflow], username = ..., password = ...), and name that here: "

@@ -4,62 +4,66 @@
         follower.report(measured)
         follower.ended(result)
 
-A thread sends what the run folder's metrics.jsonl has and MLflow lacks, so an outage costs nothing but delay, and
-`--resume` goes on with the same MLflow run (its id is kept in the run folder). The run never waits for MLflow and
-never fails by it.
+The sender's thread sends what the run folder's metrics.jsonl has and MLflow lacks, so an outage costs nothing but
+delay, and `--resume` continues the same MLflow run (its id is kept in the run folder). The run never waits for MLflow
+and never fails by it.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
-from search.results import export
-from search.results.export import Origin
+from search.spec.trackers import DEFAULT
 from search.study import environment
 from search.study.journal import NAME
 from search.study.lookup import STORAGE
+from search.study.study import read_study
 from search.tracking import mlflow_facts as facts
 from search.tracking.mlflow_runs import FULL_RUN, PARENT, STUDY, send
 from search.tracking.mlflow_store import choose_uri, connect, passing, reason, shown
-from trainer import files
+from search.tracking.sender import CannotSendError, Sender
+from search.tracking.tracker import to_stderr
+from trainer import files, provenance
 from trainer.__main__ import Order
+from trainer.provenance import Provenance
 from trainer.records import CONFIG, METRICS
 from trainer.report import Report, Result
 from trainer.run_folder import begun_at, lines
 
 if TYPE_CHECKING:
-    from search.tracking.mlflow_store import MlflowClient
+    from search.tracking.mlflow_store import MlflowClient, Run
 
-RUN_ID = "mlflow_run_id"  # a file in the run folder
+RUN_ID = "mlflow_run_id"  # a file in the run folder: the run's id, or `new KEY` before its creation is certain
+NEW = "new "
+KEY = "nanosweep.full_run_key"  # a tag, by which a run is found whose creation had no answer
 LOOK = 5.0  # seconds between looks whether the run has begun
 FLUSH = 30.0  # seconds that the end waits for what is not yet sent
+FLUSH_INTERRUPTED = 5.0  # the same after Ctrl-C
 LATER = "the same command with --resume sends it"
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 @contextmanager
 def following(
-    order: Order, config: Path, storage: Path | None, say: Callable[[str], None] = _to_stderr
+    order: Order, config: Path, storage: Path | None, say: Callable[[str], None] = to_stderr
 ) -> Iterator[FullRunLog | None]:
-    """Log the run under its study for as long as the block runs. config: the file that was given.
+    """Log the run under its study for as long as the block runs. config: its file.
 
-    None, with a line of why where that needs saying, for a config of no study and for a study without a store here.
+    None for a config of no study and for a study with another tracker; and, with a line of why, for a study without a
+    store here.
     """
     log = None
-    if (came_from := export.origin(config)) is not None:
-        uri = _store(came_from, config, storage)
-        if uri is None:
+    came_from = provenance.read(config)
+    folder = None if came_from is None else _folder(came_from, config, storage)
+    if came_from is not None and _tracking(folder) == "mlflow":
+        uri = choose_uri(STORAGE if folder is None else folder.parent)
+        if folder is None and uri.startswith("sqlite:"):
             place = (storage or STORAGE).resolve()
             say(
                 f"not logged to MLflow: study {came_from.study} is not in {place} "
@@ -84,32 +88,39 @@ def following(
         log.close(status, cause)
 
 
-def _store(came_from: Origin, config: Path, storage: Path | None) -> str | None:
-    """Where the study's records lie: what MLFLOW_TRACKING_URI names, else the storage that the study is in."""
+def _folder(came_from: Provenance, config: Path, storage: Path | None) -> Path | None:
+    """Where the study's journal lies: in the storage, or beside the config; None where it is in neither."""
     places = [storage] if storage else [config.resolve().parent.parent, STORAGE]
-    found = next((place for place in places if (place / came_from.study / NAME).exists()), None)
-    uri = choose_uri(found or STORAGE)
-    return uri if found is not None or not uri.startswith("sqlite:") else None
+    folders = (place / came_from.study for place in places)
+    return next((folder for folder in folders if (folder / NAME).exists()), None)
+
+
+def _tracking(folder: Path | None) -> str:
+    """The tracker that the study's spec names."""
+    if folder is None:
+        return DEFAULT
+    try:
+        return read_study(folder).header.spec.tracking
+    except UserError:  # a journal that cannot be read must not stop a full run
+        return DEFAULT
 
 
 class FullRunLog:
     """One full run on its way to MLflow. Its methods are for the thread that trains, and return at once."""
 
-    def __init__(self, uri: str, came_from: Origin, order: Order, say: Callable[[str], None]) -> None:
+    def __init__(self, uri: str, came_from: Provenance, order: Order, say: Callable[[str], None]) -> None:
         self.uri, self.came_from, self.order, self.say = uri, came_from, order, say
         self._client: MlflowClient | None = None
         self._run_id = ""
         self._before = begun_at(order.out)
         self._sent = -1  # tokens of the last report that MLflow has
-        self._end: tuple[str, str] | None = None  # status and cause
-        self._ended = ("", "")
-        self._woken, self._done, self._given_up = threading.Event(), threading.Event(), threading.Event()
-        self._away = ""
-        threading.Thread(target=self._work, name="full-run-log", daemon=True).start()
+        self._times: dict[int, float] = {}  # when a report was first seen: sent twice it is then the same
+        self._end = self._ended = ("", "")  # status and cause
+        self._sender = Sender("full-run-log", self._send, self._away, reason, say)
 
     def report(self, measured: Report) -> None:
         """Something new is in metrics.jsonl."""
-        self._woken.set()
+        self._sender.wake()
 
     def ended(self, result: Result) -> None:
         """The run ended by itself."""
@@ -118,52 +129,38 @@ class FullRunLog:
     def close(self, status: str = "", cause: str = "") -> None:
         """Send what is left, with how it ended: status and cause, or without them what `ended` was told."""
         self._end = (status, cause) if status else self._ended
-        self._woken.set()
-        if not self._done.wait(5.0 if status == "interrupted" else FLUSH):
-            self._given_up.set()
-            self.say(
-                f"MLflow at {shown(self.uri)} lacks the end of this run ({self._away or 'no answer yet'}); {LATER}"
-            )
+        if not self._sender.close(FLUSH_INTERRUPTED if status == "interrupted" else FLUSH):
+            why = self._sender.failure or "no answer yet"
+            self.say(f"MLflow at {shown(self.uri)} lacks the end of this run ({why}); {LATER}")
 
-    def _work(self) -> None:
-        delay = 0.0
-        while not self._given_up.is_set():
-            # until it has begun, which nobody tells, a look now and then
-            self._woken.wait(delay or (None if self._run_id else LOOK))
-            self._woken.clear()
-            ending = self._end
-            try:
-                self._send(ending)
-                delay, self._away = 0.0, ""
-            except Exception as error:
-                if not self._away:
-                    self.say(f"MLflow at {shown(self.uri)}: {reason(error)}; the run goes on without it")
-                self._away = reason(error)
-                if isinstance(error, _NoStudyError):
-                    break
-                delay = 0.5 if self._end else min(max(1.0, delay * 2), 30.0)
-                continue
-            if ending is not None:
-                break
-        self._done.set()
+    def _away(self, why: str) -> str:
+        return f"MLflow at {shown(self.uri)}: {why}; the run goes on without it"
 
-    def _send(self, ending: tuple[str, str] | None) -> None:
-        """Bring MLflow up to the run folder. Doing it twice changes nothing."""
+    def _send(self, ending: bool) -> float | None:
+        """Bring MLflow up to the run folder. Doing it twice changes nothing.
+
+        Returns LOOK until the run has begun, which nobody tells; then None.
+        """
         if not self._run_id:
             if begun_at(self.order.out) == self._before:
-                return  # not begun yet, or refused: nothing to remember
+                return LOOK  # not begun yet, or refused: nothing to remember
             self._client = self._client or connect(self.uri)
             self._run_id = self._open(self._client)
-        reports = [json.loads(line) for line in lines(self.order.out)]
         assert self._client is not None
-        now = time.time()
-        for batch in facts.batches([{**line, "time": now} for line in reports if line["tokens"] > self._sent]):
+        reports = [json.loads(line) for line in lines(self.order.out)]
+        unsent = [
+            {**report, "time": self._times.setdefault(report["tokens"], time.time())}
+            for report in reports
+            if report["tokens"] > self._sent
+        ]
+        for batch in facts.batches(unsent):
             if batch:
                 metrics = [metric for line in batch for metric in facts.metrics(line)]
                 send(self._client, self._run_id, metrics)
                 self._sent = batch[-1]["tokens"]
-        if ending is not None:
-            self._finish(self._client, *ending)
+        if ending:
+            self._finish(self._client, *self._end)
+        return None
 
     def _finish(self, client: MlflowClient, status: str, cause: str) -> None:
         send(client, self._run_id, tags={"status": status, "cause": cause or None})
@@ -174,32 +171,59 @@ class FullRunLog:
 
     def _open(self, client: MlflowClient) -> str:
         """The run of this run folder: the one that is noted in it, or a new one. Returns its id."""
-        note = self.order.out / RUN_ID
-        if note.exists():
-            try:
-                known = client.get_run(note.read_text().strip())
-            except Exception as error:
-                if passing(error):
-                    raise
-                # else it is of another store, or deleted: a new one
-            else:
-                client.update_run(known.info.run_id, "RUNNING")
-                self._sent = int(known.data.metrics.get("tokens", -1))
-                self._describe(client, known.info.run_id, known.data.params)
-                return str(known.info.run_id)
-        experiment, parent = self._parent(client)
-        tags = {PARENT: parent, FULL_RUN: "true", "full_run_of": str(self.came_from.trial)}
-        tags |= {"mlflow.user": facts.user(), "mlflow.source.name": "nanosweep train"}
-        name = f"full run of trial {self.came_from.trial}: {self.order.out.name}"
-        run_id = str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
-        files.write(note, lambda file: file.write(run_id.encode()))
-        self._describe(client, run_id, {})
+        run = self._noted(client) or self._create(client)
+        run_id = str(run.info.run_id)
+        client.update_run(run_id, "RUNNING")
+        self._sent = int(run.data.metrics.get("tokens", -1))
+        self._describe(client, run_id, run.data.params)
         return run_id
 
-    def _describe(self, client: MlflowClient, run_id: str, known: dict[str, str]) -> None:
-        """Params are for ever in MLflow: those that a resumed run has otherwise (max_tokens, say) become a tag."""
+    def _noted(self, client: MlflowClient) -> Run | None:
+        note = self._note()
+        if not note or note.startswith(NEW):
+            return None
+        try:
+            run = client.get_run(note)
+        except Exception as error:
+            if passing(error):
+                raise
+            return None  # it is of another store, or deleted for good
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def _create(self, client: MlflowClient) -> Run:
+        """A new run. A try whose answer was lost, of this process or an earlier one, left a key and perhaps a run."""
+        experiment, parent = self._parent(client)
+        note = self._note()
+        if note.startswith(NEW):
+            key = note.removeprefix(NEW)
+            runs = list(client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1))
+        else:
+            key, runs = uuid.uuid4().hex, []
+            self._write_note(NEW + key)
+        if runs:
+            run = runs[0]
+        else:
+            tags = {PARENT: parent, FULL_RUN: "true", "full_run_of": str(self.came_from.trial), KEY: key}
+            tags |= {"mlflow.user": facts.user(), "mlflow.source.name": "nanosweep train"}
+            name = f"full run of trial {self.came_from.trial}: {self.order.out.name}"
+            run = client.create_run(experiment, tags=tags, run_name=name)
+        self._write_note(str(run.info.run_id))
+        return run
+
+    def _note(self) -> str:
+        path = self.order.out / RUN_ID
+        return path.read_text().strip() if path.exists() else ""
+
+    def _write_note(self, text: str) -> None:
+        files.write(self.order.out / RUN_ID, lambda file: file.write(text.encode()))
+
+    def _describe(self, client: MlflowClient, run_id: str, params: dict[str, str]) -> None:
+        """MLflow never changes a param: those that a resumed run has otherwise (max_tokens, say) become a tag.
+
+        params: what the run has already.
+        """
         config = facts.texts(self.order.config.model_dump(mode="json"))
-        changed = {key: value for key, value in config.items() if known.get(key, value) != value}
+        changed = {key: value for key, value in config.items() if params.get(key, value) != value}
         commit, dirty = environment.code()
         tags: dict[str, Any] = {
             "status": "running",
@@ -211,19 +235,18 @@ class FullRunLog:
             "mlflow.source.git.commit": commit,
             "changed": changed or None,
         }
-        send(client, run_id, params={key: value for key, value in config.items() if key not in known}, tags=tags)
+        send(client, run_id, params={key: value for key, value in config.items() if key not in params}, tags=tags)
 
     def _parent(self, client: MlflowClient) -> tuple[str, str]:
-        """The ids of the study's experiment and parent run: the newest of that name on the same data."""
+        """The ids of the study's experiment and parent run: the newest of that name on the same data.
+
+        Raises CannotSendError where the store has none.
+        """
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         wanted = f"tags.`{STUDY}` = '{self.came_from.study}'"
-        if self.came_from.data not in ("", "unknown"):
-            wanted += f" and params.`data.hash` = '{self.came_from.data}'"
-        found = client.search_runs(experiments, wanted, max_results=1, order_by=["attributes.start_time DESC"])
-        if not found:
-            raise _NoStudyError(f"it has no study {self.came_from.study} of the data that the config names")
-        return found[0].info.experiment_id, found[0].info.run_id
-
-
-class _NoStudyError(UserError):
-    """Waiting would not bring it."""
+        if self.came_from.data_hash:
+            wanted += f" and params.`data.hash` = '{self.came_from.data_hash}'"
+        runs = client.search_runs(experiments, wanted, max_results=1, order_by=["attributes.start_time DESC"])
+        if not runs:
+            raise CannotSendError(f"it has no study {self.came_from.study} of the data that the config names")
+        return runs[0].info.experiment_id, runs[0].info.run_id

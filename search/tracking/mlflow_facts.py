@@ -11,6 +11,7 @@ from search.stats.statistics import Standing
 from search.study.journal import FULL, Record
 from search.study.scores import best, objective
 from search.study.study import Study, Trial
+from search.study.study_record import Header
 
 Metric = tuple[str, float, int, int]  # key, value, milliseconds since the epoch, step (tokens)
 _BATCH = 900  # metrics in one request: MLflow takes 1,000 entries, a config's params among them
@@ -32,16 +33,16 @@ def user() -> str:
 
 def batches(reports: list[Record]) -> list[list[Record]]:
     """Reports in parts that one request can carry; at least one part, perhaps empty."""
-    made: list[list[Record]] = [[]]
+    parts: list[list[Record]] = [[]]
     room = _BATCH
     for report in reports:
         size = len(report["metrics"]) + 1
         if size > room:
-            made.append([])
+            parts.append([])
             room = _BATCH
-        made[-1].append(report)
+        parts[-1].append(report)
         room -= size
-    return made
+    return parts
 
 
 def metrics(report: Record) -> list[Metric]:
@@ -59,8 +60,8 @@ def ending(study: Study, trial: Trial, at: int) -> list[Metric]:
     """What is known when a status changes. at: milliseconds since the epoch."""
     # a finalist's lucky seed must not lead a sort by `objective`
     name = "objective" if trial.of is None else "finalist_objective"
-    known = {"n_parameters": trial.n_parameters, name: objective(study, trial)}
-    return [(key, float(value), at, trial.tokens) for key, value in known.items() if value is not None]
+    values = {"n_parameters": trial.n_parameters, name: objective(study, trial)}
+    return [(key, float(value), at, trial.tokens) for key, value in values.items() if value is not None]
 
 
 def texts(values: dict[str, Any], most: int = _TAG) -> dict[str, str]:
@@ -69,16 +70,15 @@ def texts(values: dict[str, Any], most: int = _TAG) -> dict[str, str]:
     return {key: text[:most] for key, text in plain.items() if values[key] is not None}
 
 
-def study_params(header: dict[str, Any]) -> dict[str, Any]:
+def study_params(header: Header) -> dict[str, Any]:
     """What a study never changes: its spec but for budget and place, and its data."""
-    spec = header["spec"]
-    data = header.get("data") or {}
+    spec, data = header.spec_as_written, header.data
     return {
         **{key: spec.get(key) for key in ("compare", "sampler", "scheduler", "objective", "seed", "base")},
         **{f"space.{name}": parameter for name, parameter in spec.get("space", {}).items()},
         **{f"set.{name}": value for name, value in (spec.get("set") or {}).items()},
-        "rungs": header.get("rungs"),
-        **{f"data.{key}": data.get(key) for key in ("corpus", "tokenizer", "hash")},
+        "rungs": list(header.rungs),
+        **{f"data.{key}": getattr(data, key) or None for key in ("corpus", "tokenizer", "hash")},
     }
 
 
@@ -87,18 +87,18 @@ def study_tags(study: Study) -> dict[str, Any]:
     header, leader = study.header, best(study)
     score = None if leader is None else f"{objective(study, leader):.6g} (trial {leader.number}, {leader.name})"
     return {
-        **{key: header["spec"].get(key) for key in ("budget", "resources", "storage")},
-        "commit": header.get("commit"),
-        "dirty": header.get("dirty"),
-        "mlflow.source.git.commit": header.get("commit"),
-        **{f"packages.{name}": version for name, version in (header.get("packages") or {}).items()},
-        "host": header.get("host"),
+        **{key: header.spec_as_written.get(key) for key in ("budget", "resources", "storage")},
+        "commit": header.commit or None,
+        "dirty": header.dirty,
+        "mlflow.source.git.commit": header.commit or None,
+        **{f"packages.{name}": version for name, version in header.packages.items()},
+        "host": dict(header.host) or None,
         "best": score,
     }
 
 
-def split(study: Study, found: list[Standing]) -> dict[str, Any]:
+def split(study: Study, ranked: list[Standing]) -> dict[str, Any]:
     """The leaderboard in the layout that MLflow's page shows as a table."""
-    rows = json.loads(table.as_json(study, found=found))["trials"]
+    rows = json.loads(table.as_json(study, found=ranked))["trials"]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return {"columns": columns, "data": [[row.get(key) for key in columns] for row in rows]}

@@ -20,6 +20,7 @@ from search.study.study import Study, fold
 from search.tracking import bundle
 from search.tracking.mlflow_runs import ID, STUDY
 from search.tracking.mlflow_store import connect, reason, served, shown
+from search.tracking.mlflow_view import link
 
 if TYPE_CHECKING:
     from search.tracking.mlflow_store import MlflowClient
@@ -41,7 +42,7 @@ def parents(client: MlflowClient) -> list[Parent]:
     """The studies of a store, the newest first."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, f"tags.`{STUDY}` LIKE '%'", max_results=1000) if experiments else []
-    found = [
+    studies = [
         Parent(
             run.data.tags[STUDY],
             run.info.run_id,
@@ -52,7 +53,7 @@ def parents(client: MlflowClient) -> list[Parent]:
         )
         for run in runs
     ]
-    return sorted(found, key=lambda parent: -parent.started)
+    return sorted(studies, key=lambda parent: -parent.started)
 
 
 def fetch_study(study: str, uri: str) -> Study:
@@ -61,26 +62,34 @@ def fetch_study(study: str, uri: str) -> Study:
     Raises UserError when the server is away, knows no such study or several, or has no copy of the journal yet.
     """
     client = connect(uri)
-    known = parents(client)
-    found = [parent for parent in known if study in (parent.study, parent.run_id)]
-    if not found:
-        hint = nearest(study, {parent.study for parent in known}) if known else "it has no studies"
+    studies = parents(client)
+    matches = [parent for parent in studies if study in (parent.study, parent.run_id)]
+    if not matches:
+        hint = nearest(study, {parent.study for parent in studies}) if studies else "it has no studies"
         raise UserError(f"{study}: no such study at {shown(uri)}; {hint}")
-    if len(found) > 1:
-        ids = ", ".join(f"{parent.run_id} (storage {parent.storage})" for parent in found)
-        raise UserError(f"{study}: {len(found)} studies of that name at {shown(uri)}; give the run id of one: {ids}")
+    if len(matches) > 1:
+        ids = ", ".join(f"{parent.run_id} (storage {parent.storage})" for parent in matches)
+        raise UserError(f"{study}: {len(matches)} studies of that name at {shown(uri)}; give the run id of one: {ids}")
     name = f"{study} at {shown(uri)}"
     try:
-        text = _artifact(client, uri, found[0].run_id, NAME).decode("utf-8")
+        text = _artifact(client, uri, matches[0].run_id, NAME).decode("utf-8")
     except Exception as error:
         raise UserError(
             f"{name}: its copy of the journal cannot be read ({reason(error)}); it comes a minute after the start"
         ) from None
     whole = fold(parse_records(io.StringIO(text, newline="\n"), name), name)
-    whole.folder = default_cache() / "mlflow" / found[0].run_id
+    whole.folder = default_cache() / "mlflow" / matches[0].run_id
     with contextlib.suppress(Exception):  # without it the leaderboard says less: no intervals over the text
-        bundle.unpack(_artifact(client, uri, found[0].run_id, bundle.NAME), whole.folder)
+        bundle.unpack(_artifact(client, uri, matches[0].run_id, bundle.NAME), whole.folder)
     return whole
+
+
+def address_of(study: str, uri: str, seconds: float) -> str | None:
+    """The page of a study's newest parent run; None where the server does not know it, or does not answer in time."""
+    with contextlib.suppress(UserError):
+        mine = [parent for parent in parents(connect(uri, seconds)) if parent.study == study]
+        return link(shown(uri), mine[0].experiment_id, mine[0].run_id) if mine else None
+    return None
 
 
 def _artifact(client: MlflowClient, uri: str, run_id: str, name: str) -> bytes:

@@ -11,22 +11,16 @@ first (`finalist_objective`).
 from __future__ import annotations
 
 import hashlib
-import json
-import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.report import gallery
-from search.report.page import NAME as REPORT
-from search.results import export, table
-from search.results.standing import standings
 from search.study.journal import NAME, Record
-from search.study.scores import best
 from search.study.study import Study, Trial
-from search.tracking import bundle, mlflow_view
 from search.tracking import mlflow_facts as facts
+from search.tracking import mlflow_view
 from search.tracking.mlflow_store import ARTIFACTS, served
 
 if TYPE_CHECKING:
@@ -60,48 +54,58 @@ class Runs:
         self._unsure: set[int] = set()  # creating the run failed, perhaps after the store had made it
 
     def open(self) -> None:
-        """Find or make the experiment and the parent run; learn what MLflow has of each trial; close orphans."""
-        name = self.study.header["spec"]["study"]
+        """Find or make the experiment and the parent run; learn what MLflow has of each trial; close orphans.
+
+        `parent_id` is set once all of this has been done; until then, call it again.
+        """
+        name = self.study.header.name
         self.experiment_id = self._experiment(name).experiment_id
-        identity = identity_of(self.folder / NAME)
-        found = self.client.search_runs([self.experiment_id], f"tags.`{ID}` = '{identity}'", max_results=1)
-        if found:
-            self.parent_id = found[0].info.run_id
-        else:
-            tags = {STUDY: name, ID: identity, "mlflow.user": facts.user(), "mlflow.source.name": "nanosweep run"}
-            self.parent_id = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
-            self._send(self.parent_id, params=facts.study_params(self.study.header))
-        self.client.set_experiment_tag(self.experiment_id, *mlflow_view.view(self.parent_id, self.study.header))
-        for run in self._children():
+        parent = self._parent(name)
+        params = facts.texts(facts.study_params(self.study.header))
+        # an earlier try may have ended here; and MLflow refuses to change a param that it has
+        if missing := {key: text for key, text in params.items() if key not in parent.data.params}:
+            send(self.client, parent.info.run_id, params=missing)
+        self.client.set_experiment_tag(self.experiment_id, *mlflow_view.view(parent.info.run_id, self.study.header))
+        self._sent = {}
+        for run in self._children(parent.info.run_id):
             self._learn(run)
+        self.parent_id = parent.info.run_id
+
+    def _parent(self, name: str) -> Run:
+        identity = identity_of(self.folder / NAME)
+        runs = self.client.search_runs([self.experiment_id], f"tags.`{ID}` = '{identity}'", max_results=1)
+        if runs:
+            return runs[0]
+        tags = {STUDY: name, ID: identity, "mlflow.user": facts.user(), "mlflow.source.name": "nanosweep run"}
+        return self.client.create_run(self.experiment_id, tags=tags, run_name=name)
 
     def _experiment(self, name: str) -> Experiment:
         from mlflow.exceptions import MlflowException
 
-        found = self.client.get_experiment_by_name(name)
-        if found is not None and found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
-        if found is None:
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is not None and experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+        if experiment is None:
             # without a server, MLflow would put artifacts into the working directory
             place = None if served(self.uri) else str(self.folder.parent / ARTIFACTS / name)
             kind = {"mlflow.experimentKind": "custom_model_development"}
             try:
-                made = self.client.create_experiment(name, artifact_location=place, tags=kind)
+                experiment_id = self.client.create_experiment(name, artifact_location=place, tags=kind)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another study's driver was faster
                     raise
             else:
-                return self.client.get_experiment(made)
-            found = self.client.get_experiment_by_name(name)
-        assert found is not None
-        return found
+                return self.client.get_experiment(experiment_id)
+            experiment = self.client.get_experiment_by_name(name)
+        assert experiment is not None
+        return experiment
 
-    def _children(self, also: str = "") -> list[Run]:
+    def _children(self, parent_id: str, also: str = "") -> list[Run]:
         runs, token = [], None
         while True:
             page = self.client.search_runs(
                 [self.experiment_id],
-                f"tags.`{PARENT}` = '{self.parent_id}'{also}",
+                f"tags.`{PARENT}` = '{parent_id}'{also}",
                 max_results=1000,
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
@@ -128,7 +132,7 @@ class Runs:
         trial = self.study.trials[number]
         if trial.status == "waiting":
             return
-        at = round((now or (trial.reports[-1]["time"] if trial.reports else time.time())) * 1000)
+        at = round((now or _changed_at(trial) or time.time()) * 1000)
         sent = self._sent.get(number) or self._create(trial, at)
         status = facts.status(trial)
         *whole, last = facts.batches([report for report in trial.reports if report["tokens"] > sent.tokens])
@@ -149,22 +153,13 @@ class Runs:
         status = facts.status(trial) if ending is not None else sent.status
         changed = zip(("status", "rung", "cause"), sent.status, status, strict=True)
         tags = {name: new for name, old, new in changed if new != old}
-        self._send(sent.run_id, metrics, {} if sent.params else trial.config, tags)
+        send(self.client, sent.run_id, metrics, {} if sent.params else trial.config, tags)
         sent.params, sent.status = True, status
         sent.tokens = reports[-1]["tokens"] if reports else sent.tokens
 
-    def _send(
-        self,
-        run_id: str,
-        metrics: list[facts.Metric] | None = None,
-        params: dict[str, Any] | None = None,
-        tags: dict[str, Any] | None = None,
-    ) -> None:
-        send(self.client, run_id, metrics, params, tags)
-
     def _create(self, trial: Trial, at: int) -> _Sent:
         if trial.number in self._unsure:
-            for run in self._children(f" and tags.`{TRIAL}` = '{trial.number}'"):
+            for run in self._children(self.parent_id, f" and tags.`{TRIAL}` = '{trial.number}'"):
                 self._learn(run)
         if trial.number not in self._sent:
             tags = {PARENT: self.parent_id, TRIAL: str(trial.number), "loss": str(trial.config.get("loss"))}
@@ -180,54 +175,37 @@ class Runs:
 
     def sync_parent(self, status: str | None = None) -> None:
         """The parent run's tags (what may change from driver to driver), and its status when it is given."""
-        self._send(self.parent_id, tags=facts.study_tags(self.study))
+        send(self.client, self.parent_id, tags=facts.study_tags(self.study))
         if status == "RUNNING":
             self.client.update_run(self.parent_id, status)
         elif status is not None:
             self.client.set_terminated(self.parent_id, status)
 
-    def snapshot(self, ending: bool = False) -> None:
-        """Copies on the parent run: journal, spec, report, leaderboard (also as its description), results by document,
-        best config; at the end the pictures, which are drawn then."""
-        for name in (NAME, "spec.yaml", REPORT):
-            if (self.folder / name).exists():
-                self.client.log_artifact(self.parent_id, str(self.folder / name))
-        found = standings(self.study)
-        with tempfile.TemporaryDirectory() as folder:
-            if (path := bundle.pack(self.study, [standing.number for standing in found], Path(folder))) is not None:
-                self.client.log_artifact(self.parent_id, str(path))
-        self.client.log_text(self.parent_id, table.markdown(self.study, found=found), "leaderboard.md")
-        self.client.log_text(self.parent_id, json.dumps(facts.split(self.study, found)), "leaderboard.json")
-        if best(self.study) is not None:
-            self.client.log_text(self.parent_id, export.text(self.study, found=found), export.NAME)
-        if ending and (self.folder / gallery.FOLDER).is_dir():
-            self.client.log_artifacts(self.parent_id, str(self.folder / gallery.FOLDER), gallery.FOLDER)
-        note = table.markdown(self.study, limit=15, found=found)
-        if (self.folder / REPORT).exists():
-            note += f"\nCurves, parameters, rungs, workers and cost: `{REPORT}` under Artifacts.\n"
-        shown = {
-            "mlflow.note.content": note,
-            "mlflow.loggedArtifacts": '[{"path": "leaderboard.json", "type": "table"}]',
-        }
-        self._send(self.parent_id, tags=shown)
-
 
 def send(
     client: MlflowClient,
     run_id: str,
-    metrics: list[facts.Metric] | None = None,
+    metrics: Iterable[facts.Metric] = (),
     params: dict[str, Any] | None = None,
     tags: dict[str, Any] | None = None,
 ) -> None:
-    """One request. params and tags: plain values; what is None is left out."""
+    """One request. params and tags: plain values; what is
+    None is left out. Sent twice it is there once. Raises what MLflow raises."""
     from mlflow.entities import Metric, Param, RunTag
 
     client.log_batch(
         run_id,
-        [Metric(key, value, at, step) for key, value, at, step in metrics or []],
+        [Metric(key, value, at, step) for key, value, at, step in metrics],
         [Param(key, text) for key, text in facts.texts(params or {}).items()],
         [RunTag(key, text) for key, text in facts.texts(tags or {}).items()],
     )
+
+
+def _changed_at(trial: Trial) -> float | None:
+    """When a trial's status changed, as far as the journal tells: its metrics are then the same from any driver."""
+    if trial.stints and trial.stints[-1].end is not None:
+        return trial.stints[-1].end
+    return float(trial.reports[-1]["time"]) if trial.reports else None
 
 
 def identity_of(journal: Path) -> str:

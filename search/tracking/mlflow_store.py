@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -20,11 +21,13 @@ from data.paths import at_home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run as Run
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 # answers that another try would not change
 FINAL = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 FINAL |= {"INVALID_STATE", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND"}
+BUSY = {408, 429}  # HTTP: request timeout, too many requests
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -36,17 +39,28 @@ QUIET = {
 }
 
 
+class StoreError(UserError):
+    """MLflow's store cannot be used. reason: why, in a few words."""
+
+    def __init__(self, uri: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"MLflow at {shown(uri)} cannot be used: {reason}; start it, "
+            "or unset MLFLOW_TRACKING_URI to keep records in the storage"
+        )
+
+
 def choose_uri(storage: Path) -> str:
     """MLFLOW_TRACKING_URI, or SQLite in the storage. Raises UserError for a file store, which MLflow refuses."""
-    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    if not given:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not uri:
         return f"sqlite:///{at_home(storage).resolve() / DATABASE}"
-    if urlsplit(given).scheme in ("", "file"):
+    if urlsplit(uri).scheme in ("", "file"):
         raise UserError(
-            f"MLFLOW_TRACKING_URI: {given} is a folder of files, which MLflow no longer writes; "
+            f"MLFLOW_TRACKING_URI: {uri} is a folder of files, which MLflow no longer writes; "
             "give a server (http://HOST:5000) or sqlite:///PATH/mlflow.db, or unset it"
         )
-    return given
+    return uri
 
 
 def shown(uri: str) -> str:
@@ -67,7 +81,7 @@ def served(uri: str) -> bool:
 def connect(uri: str, seconds: float | None = None) -> MlflowClient:
     """A client of a store that has answered. seconds: patience; default 10 for a server, 60 for a database.
 
-    A fresh SQLite file gets MLflow's tables first (a few seconds). Raises UserError when the store is away.
+    A fresh SQLite file gets MLflow's tables first (a few seconds). Raises StoreError when the store is away.
     """
     patience = seconds or (10 if served(uri) else 60)
     answer: list[MlflowClient | Exception] = []
@@ -82,15 +96,12 @@ def connect(uri: str, seconds: float | None = None) -> MlflowClient:
     thread = threading.Thread(target=ask, name="mlflow-connect", daemon=True)
     thread.start()
     thread.join(patience)
-    found = answer[0] if answer else TimeoutError(f"no answer within {patience:g} s")
-    if isinstance(found, UserError):
-        raise found
-    if isinstance(found, Exception):
-        raise UserError(
-            f"MLflow at {shown(uri)} cannot be used: {reason(found)}; start it, "
-            "or unset MLFLOW_TRACKING_URI to keep records in the storage"
-        ) from None
-    return found
+    client = answer[0] if answer else StoreError(uri, f"no answer within {patience:g} s")
+    if isinstance(client, UserError):
+        raise client
+    if isinstance(client, Exception):
+        raise StoreError(uri, reason(client)) from None
+    return client
 
 
 def _connect(uri: str) -> MlflowClient:
@@ -139,21 +150,37 @@ def _prepared_file(uri: str) -> Iterator[Path]:
         lock.release()
 
 
-def reason(error: Exception) -> str:
-    """What went wrong, short: the innermost of the chain that MLflow and urllib3 wrap around it."""
-    text = " ".join(str(error).split())
-    for mark in (
-        "Connection refused",
-        "Name or service not known",
-        "Temporary failure in name resolution",
-        "timed out",
-    ):
-        if mark in text:
-            return mark.lower()
-    return text[:160] or type(error).__name__
+def reason(error: BaseException) -> str:
+    """What went wrong, in a few words: by the types of the errors that MLflow and urllib3 wrap into each other."""
+    for one in _chain(error):
+        if isinstance(one, StoreError):
+            return one.reason
+        if isinstance(one, ConnectionRefusedError):
+            return "connection refused"
+        if isinstance(one, socket.gaierror):
+            return (one.strerror or "name or service not known").lower()
+        if isinstance(one, TimeoutError) or type(one).__name__ in _TIMEOUTS:
+            return "timed out"
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def passing(error: Exception) -> bool:
+_TIMEOUTS = {"Timeout", "ReadTimeout", "ConnectTimeout", "ReadTimeoutError", "ConnectTimeoutError"}  # of two libraries
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it wraps: as its cause or context, or as requests and urllib3 keep them."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        one = waiting.pop(0)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        wrapped = (one.__cause__, one.__context__, getattr(one, "reason", None), getattr(one, "orig", None), *one.args)
+        waiting += [inner for inner in wrapped if isinstance(inner, BaseException)]
+
+
+def passing(error: BaseException) -> bool:
     """Whether another try may succeed: the server is away or busy, as against an answer that will stay the same."""
     from mlflow.exceptions import MlflowException
     from requests import ConnectionError, HTTPError, Timeout
@@ -161,5 +188,5 @@ def passing(error: Exception) -> bool:
     if isinstance(error, MlflowException):
         return error.error_code not in FINAL
     if isinstance(error, HTTPError):
-        return error.response is None or error.response.status_code >= 500
-    return isinstance(error, (ConnectionError, Timeout))
+        return error.response is None or error.response.status_code in BUSY or error.response.status_code >= 500
+    return isinstance(error, (StoreError, ConnectionError, Timeout))

@@ -10,19 +10,23 @@ import json
 from typing import Any
 
 from search.results.leaderboard import parameters
+from search.spec.objective import OBJECTIVES
+from search.spec.study_spec import Parameter
+from search.study.study_record import Header
 
 
-def view(parent_id: str, header: dict[str, Any]) -> tuple[str, str]:
+def view(parent_id: str, header: Header) -> tuple[str, str]:
     """An experiment tag that makes MLflow's page open on this study sorted by `objective`, with telling columns.
 
     MLflow keeps views that people share as such tags (its UI's ExperimentPageUIState); by default the metric
     column is off-screen and the sort gone when one comes back.
     """
-    space = parameters({name: _linked(parameter) for name, parameter in header["spec"].get("space", {}).items()})
-    columns = ["metrics.`objective`", "metrics.`val_bits_per_byte`", "metrics.`tokens`", "tags.`status`", "tags.`rung`"]
+    space = parameters({name: _linked(parameter) for name, parameter in header.spec.space.items()})
+    target = OBJECTIVES[header.spec.objective]
+    columns = ["metrics.`objective`", f"metrics.`{target.beside}`", "metrics.`tokens`", "tags.`status`", "tags.`rung`"]
     state = {
         "orderByKey": "metrics.`objective`",
-        "orderByAsc": True,
+        "orderByAsc": target.direction == "minimize",
         "searchFilter": f"tags.mlflow.parentRunId = '{parent_id}'",
         "selectedColumns": columns + [f"params.`{name}`" for name in space],
         "runsHiddenMode": "FIRST_20_RUNS",
@@ -31,9 +35,8 @@ def view(parent_id: str, header: dict[str, Any]) -> tuple[str, str]:
     return f"mlflow.sharedViewState.{_view_key(parent_id)}", json.dumps(state)
 
 
-def _linked(parameter: dict[str, Any]) -> Any:
-    choices = parameter.get("choice") or [None]
-    return choices[0]
+def _linked(parameter: Parameter) -> Any:
+    return (parameter.choice or [None])[0]
 
 
 def link(server: str, experiment_id: str, parent_id: str) -> str:

@@ -26,8 +26,8 @@ def open_study(study: Study | Path | str, storage: Path | None = None) -> Study:
 
         return fetch_study(study, uri)
     place = storage or STORAGE
-    known = names(place)
-    hint = nearest(str(study), known) if known else "it holds no study"
+    studies = names(place)
+    hint = nearest(str(study), studies) if studies else "it holds no study"
     raise UserError(
         f"{study}: no such study in {place.resolve()}; {hint} "
         "(--storage names another place, MLFLOW_TRACKING_URI a tracking server)"

@@ -9,11 +9,9 @@ are used: its fluent API keeps its state in globals.
 
 from __future__ import annotations
 
-import math
-import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,19 +20,21 @@ from typing import TYPE_CHECKING, Any
 from data import tokenizers
 from data.errors import UserError
 from search.results import export
+from search.spec.objective import Objective
 from search.study.folder import trial_folder
 from search.study.journal import NAME
-from search.study.scores import best, objective, objective_name
+from search.study.scores import best, objective, objective_of, score
 from search.study.study import Study, Trial, read_study
 from search.tracking.mlflow_facts import texts
 from search.tracking.mlflow_runs import ID, PARENT, TRIAL, identity_of
 from search.tracking.mlflow_store import choose_uri, connect, passing, reason, shown
+from search.tracking.tracker import to_stderr
 from trainer.checkpoint import CHECKPOINT
 from trainer.config import TrainConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
 
 ALIAS = "champion"
@@ -74,21 +74,26 @@ def register(folder: Path, number: int | None = None, name: str | None = None, u
     where a trial has no weights any more, and where MLflow is away or does not know the study.
     """
     study = read_study(folder)
+    if (tracking := study.header.spec.tracking) != "mlflow":
+        raise UserError(
+            f"{folder}: its spec has tracking: {tracking}, so MLflow has none of its trials; run it once more with "
+            "tracking: mlflow (nothing is trained again)"
+        )
     trial = export.choose(study, number)
-    name = name or str(study.header["spec"]["study"])
+    name = name or study.header.name
     if bad := set(name) & set("/:'\"\n"):
         raise UserError(f"--name {name!r}: MLflow allows no {' '.join(sorted(map(repr, bad)))} in a model's name")
     run = with_weights(study, folder, trial)
     uri = uri or choose_uri(folder.parent)
     client = connect(uri)
     tags = _tags(study, folder, trial, run)
-    found = _known(client, name, tags)
-    made = found or _make(client, name, tags, folder, trial, run)
-    leads = best(study) is trial and _take_lead(client, name, made, tags, objective_name(study))
-    return Registered(name, str(made.version), trial.number, found is None, leads, uri)
+    earlier = _find_version(client, name, tags)
+    model = earlier or _make(client, name, tags, folder, trial, run)
+    leads = best(study) is trial and _take_lead(client, name, model, tags, objective_of(study))
+    return Registered(name, str(model.version), trial.number, earlier is None, leads, uri)
 
 
-def keep_up(folder: Path, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
+def keep_up(folder: Path, say: Callable[[str], None] = to_stderr, uri: str | None = None) -> None:
     """At the end of a study: its leader is the champion. Never fails it, and does nothing where all is in place.
 
     A study that was stopped gets its champion when it has gone on to its end.
@@ -97,7 +102,7 @@ def keep_up(folder: Path, say: Callable[[str], None] = lambda line: print(line, 
     if best(study) is None or study.unfinished():
         return
     try:
-        register(folder)
+        register(folder, uri=uri)
     except Exception as error:
         why = str(error) if isinstance(error, UserError) else reason(error)
         say(f"the leader is not in MLflow's model registry ({why}); later: nanosweep register {folder}")
@@ -105,7 +110,7 @@ def keep_up(folder: Path, say: Callable[[str], None] = lambda line: print(line, 
 
 def with_weights(study: Study, folder: Path, trial: Trial) -> Trial:
     """The trial itself, or the best of its runs with fresh seeds where only those have kept their weights."""
-    runs = [trial, *sorted(study.again(trial.number), key=lambda run: objective(study, run) or math.inf)]
+    runs = [trial, *sorted(study.again(trial.number), key=lambda run: score(study, run))]
     for run in runs:
         if run.final is not None and (trial_folder(folder, run.number) / CHECKPOINT).exists():
             return run
@@ -117,32 +122,34 @@ def with_weights(study: Study, folder: Path, trial: Trial) -> Trial:
 
 def _tags(study: Study, folder: Path, trial: Trial, run: Trial) -> dict[str, str]:
     """What a version says of itself. run: whose weights they are, and whose number `objective` is."""
-    header = study.header
+    source = export.provenance_of(study, trial, [])
     return texts(
         {
-            "study": header["spec"]["study"],
+            "study": source.study,
             ID: identity_of(folder / NAME),
-            "trial": str(trial.number),
+            "trial": str(source.trial),
             "run": str(run.number),
-            "config": trial.name,
+            "config": source.name,
             "objective": repr(objective(study, run)),
-            "objective_name": objective_name(study),
-            "data": (header.get("data") or {}).get("hash"),
-            "commit": header.get("commit"),
-            "dirty": header.get("dirty"),
+            "objective_name": source.objective,
+            "data": source.data_hash or None,
+            "commit": source.commit or None,
+            "dirty": source.dirty,
         }
     )
 
 
-def _known(client: MlflowClient, name: str, tags: dict[str, str]) -> ModelVersion | None:
-    found = client.search_model_versions(f"name = '{name}'")
-    return next((one for one in found if all(one.tags.get(key) == tags.get(key) for key in SAME)), None)
+def _find_version(client: MlflowClient, name: str, tags: dict[str, str]) -> ModelVersion | None:
+    versions = client.search_model_versions(f"name = '{name}'")
+    return next((one for one in versions if all(one.tags.get(key) == tags.get(key) for key in SAME)), None)
 
 
 def _make(
     client: MlflowClient, name: str, tags: dict[str, str], folder: Path, trial: Trial, run: Trial
 ) -> ModelVersion:
-    """Log the model to the trial's MLflow run, and make it a version."""
+    """Log the model to the trial's MLflow run, and make it a version. What an earlier try has left is used."""
+    from mlflow.entities import LoggedModelStatus
+
     logged_by = _mlflow_run(client, folder, run.number)
     experiment, run_id = logged_by.info.experiment_id, logged_by.info.run_id
     try:
@@ -151,19 +158,24 @@ def _make(
         if passing(error):
             raise
         client.create_registered_model(name, description="made by nanosweep; a version per leader of the study")
-    model = client.create_logged_model(experiment, f"trial-{trial.number}", source_run_id=run_id, tags=tags)
-    try:
+    model = _logged_model(client, experiment, run_id, tags)
+    if model is None:
+        model = client.create_logged_model(experiment, f"trial-{trial.number}", source_run_id=run_id, tags=tags)
+    if model.status != LoggedModelStatus.READY:
         with tempfile.TemporaryDirectory(prefix="nanosweep-champion-") as place:
             saved = Path(place) / "model"
             _save(folder, run, saved, model.model_id, run_id)
             client.log_model_artifacts(model.model_id, str(saved))
-    except BaseException:
-        client.finalize_logged_model(model.model_id, "FAILED")
-        raise
-    client.finalize_logged_model(model.model_id, "READY")
-    about = f"study {tags['study']}, trial {trial.number} ({trial.name})"
+        client.finalize_logged_model(model.model_id, "READY")
+    text = f"study {tags['study']}, trial {trial.number} ({trial.name})"
     source = model.artifact_location  # `models:/ID` would be looked up in the store of the fluent API
-    return client.create_model_version(name, source, run_id, tags, description=about, model_id=model.model_id)
+    return client.create_model_version(name, source, run_id, tags, description=text, model_id=model.model_id)
+
+
+def _logged_model(client: MlflowClient, experiment: str, run_id: str, tags: dict[str, str]) -> LoggedModel | None:
+    """The model of these weights that an earlier try has left, whole or not."""
+    models = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    return next((model for model in models if all(model.tags.get(key) == tags.get(key) for key in SAME)), None)
 
 
 def _mlflow_run(client: MlflowClient, folder: Path, number: int) -> Run:
@@ -171,11 +183,11 @@ def _mlflow_run(client: MlflowClient, folder: Path, number: int) -> Run:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     parents = client.search_runs(experiments, f"tags.`{ID}` = '{identity_of(folder / NAME)}'", max_results=1)
     wanted = f"tags.`{PARENT}` = '{parents[0].info.run_id}' and tags.`{TRIAL}` = '{number}'" if parents else ""
-    found = client.search_runs([parents[0].info.experiment_id], wanted, max_results=1) if parents else []
-    if not found:
+    runs = client.search_runs([parents[0].info.experiment_id], wanted, max_results=1) if parents else []
+    if not runs:
         where = shown(client.tracking_uri)
         raise UserError(f"{folder}: MLflow at {where} does not know its trial {number}; nanosweep run brings it there")
-    return found[0]
+    return runs[0]
 
 
 def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str) -> None:
@@ -197,7 +209,7 @@ def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str) -> 
         outputs = [("string", "text"), ("double", "nats"), ("long", "tokens")]
         save_model(
             path=str(place),
-            python_model=str(ROOT / "search" / "tracking" / "champion.py"),
+            python_model=str(Path(__file__).with_name("champion.py")),
             artifacts={"run": str(files)},
             code_paths=[str(ROOT / room) for room in ("models", "data", "trainer")],
             signature=ModelSignature(
@@ -206,7 +218,7 @@ def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str) -> 
                 ParamSchema([ParamSpec(key, kind, default) for key, (kind, default) in PARAMS.items()]),
             ),
             input_example=pd.DataFrame({"prompt": ["Once upon a time"]}),
-            pip_requirements=[f"{package}=={found}" for package in NEEDS if (found := _version(package))],
+            pip_requirements=[f"{package}=={number}" for package in NEEDS if (number := _version(package))],
             mlflow_model=Model(model_id=model_id, run_id=run_id),
         )
     for cache in place.rglob("__pycache__"):
@@ -232,8 +244,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _take_lead(client: MlflowClient, name: str, made: ModelVersion, tags: dict[str, str], metric: str) -> bool:
+def _take_lead(client: MlflowClient, name: str, model: ModelVersion, tags: dict[str, str], target: Objective) -> bool:
     """Give the version the alias, unless another study's champion is better on the same data. Whether it has it now."""
+
+    def better(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+        return target.rank(float(one["objective"])) < target.rank(float(other["objective"]))
+
     holder: Any = None
     try:
         holder = client.get_model_version_by_alias(name, ALIAS)
@@ -241,12 +257,12 @@ def _take_lead(client: MlflowClient, name: str, made: ModelVersion, tags: dict[s
         if passing(error):
             raise
     if holder is not None:
-        if str(holder.version) == str(made.version):
+        if str(holder.version) == str(model.version):
             return True
         theirs = holder.tags
         other_study = theirs.get(ID) != tags[ID]
-        same_text = (theirs.get("data"), theirs.get("objective_name")) == (tags.get("data"), metric)
-        if other_study and not (same_text and float(tags["objective"]) < float(theirs["objective"])):
+        same_text = (theirs.get("data"), theirs.get("objective_name")) == (tags.get("data"), target.name)
+        if other_study and not (same_text and better(tags, theirs)):
             return False
-    client.set_registered_model_alias(name, ALIAS, made.version)
+    client.set_registered_model_alias(name, ALIAS, model.version)
     return True

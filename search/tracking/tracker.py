@@ -1,215 +1,131 @@
-"""The MLflow side of a running study: a listener of the journal. It never blocks the search and never fails it.
+"""Trackers: what follows a study's journal and shows its records elsewhere. Search and commands know only this file.
 
-    with Tracker(spec.folder) as tracker:    # asks whether MLflow is there; raises UserError when it is not
+    tracker = open_tracker(spec.tracking, spec.folder)
+    tracker.check()                     # before the data are prepared: can records be sent at all?
+    with connected(tracker):
         ledger = Ledger(spec.folder)
         ledger.write("study", ...)
-        tracker.follow(ledger)               # brings MLflow up to the journal, then sends what comes
-        ...                                  # the search
-                                             # at the end: what is left is sent, and said if it cannot be
+        tracker.follow(ledger)          # what the journal holds, then each record that is written
+        ...                             # the search; at the end what is left is sent, and said if it cannot be
+    finish(tracker)
 
-A thread does all sending. It keeps its own fold of the records and the numbers of trials that MLflow does not have
-as they are; a server that goes away costs nothing but delay, as each trial is sent as it stands when it is back.
+A tracker is a subclass of Tracker in a file of its own and a line in search/spec/trackers.py.
 """
 
 from __future__ import annotations
 
-import queue
 import sys
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
-from search.study.journal import AT_REST, Record
-from search.study.study import Ledger, Study, read_study
-from search.tracking.mlflow_runs import Runs
-from search.tracking.mlflow_store import check_file, choose_uri, connect, passing, reason, served, shown
-from search.tracking.mlflow_view import link
+from data.errors import UserError
+from search.spec.trackers import TRACKERS
+from search.study.study import Ledger
 
-if TYPE_CHECKING:
-    from search.tracking.mlflow_store import MlflowClient
-
-FILES_EVERY = 60.0  # seconds between copies of journal and leaderboard, more where one takes long
-FLUSH = 60.0  # seconds that the end waits for what is not yet sent
+FLUSH = 60.0  # seconds that the end of a study waits for what is not yet sent
+FLUSH_INTERRUPTED = 3.0  # the same after a second Ctrl-C
 
 
-def _to_stderr(line: str) -> None:
+def to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
 class Tracker:
-    """One study's records on their way to MLflow. Methods are for the driver's thread; `record` for any."""
+    """`tracking: none`, which sends nothing; and the base of every other tracker, which overrides what it needs.
 
-    def __init__(self, folder: Path, uri: str | None = None, say: Callable[[str], None] = _to_stderr) -> None:
-        """folder: `<storage>/<study>`. uri: default as `choose_uri`. say: takes lines for people. Raises UserError."""
+    The driver calls `check`, `connect`, `follow` and `close` once each, in this order, from one thread, except that
+    `close` may come from another thread when Ray has died. `plan`, `submit` and the commands that only print call
+    `describe`, `link`, `job_variables` and `job_lines` on a tracker that follows nothing.
+    """
+
+    listener_name = "the tracker"  # in a line about a listener that failed, see Ledger
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = to_stderr) -> None:
+        """folder: `<storage>/<study>`, which need not exist. say: takes lines for people. Raises UserError."""
         self.folder, self.say = folder, say
-        self.uri = uri or choose_uri(folder.parent)
-        self.study = Study()
-        self._client: MlflowClient | None = None
-        self._runs: Runs | None = None
-        self._records: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
-        self._behind: dict[int, float | None] = {}  # trials to send, and when their status changed
-        self._refused: dict[int, str] = {}
-        self._parent_behind = True
-        self._files_due, self._files_behind, self._files_refused = 0.0, True, ""
-        self._away = ""  # why the last try failed
-        self._closing = threading.Event()
-        self._given_up = threading.Event()
-        self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Tracker:
-        self.connect()
-        return self
+    def describe(self) -> str:
+        """Where the records go, in a few words, for `nanosweep plan`. Raises UserError for a setting that is wrong."""
+        return "none: records stay in the study's folder"
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        # whoever presses Ctrl-C twice does not want to wait
-        if missing := self.close(3.0 if kind is KeyboardInterrupt else FLUSH):
-            self.say(missing)
+    def check(self) -> None:
+        """Ask whether records can be sent, before anything is prepared; leaves no files. Raises UserError."""
 
     def connect(self) -> None:
-        """Ask the store whether it is there. Raises UserError when it is not, a server within 10 s.
-
-        Of SQLite only that the file can be written: MLflow's import and its tables take 5 to 10 s, which the
-        thread spends while the search begins.
-        """
-        if self.uri.startswith("sqlite:"):
-            check_file(self.uri)
-        else:
-            self._client = connect(self.uri)
+        """Make ready to send, just before the search begins. Raises UserError."""
 
     def follow(self, ledger: Ledger) -> None:
-        """Send what the journal holds and MLflow lacks, then every record of the ledger. Nobody may be writing yet."""
-        self.study = read_study(self.folder)
-        for trial in self.study.trials.values():
-            if trial.status not in (*AT_REST, "waiting"):
-                trial.status = "interrupted"  # as its driver is gone; it runs again when a record says so
-        self._behind = dict.fromkeys(sorted(self.study.trials))
-        ledger.listeners.append(self.record)
-        self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
-        self._thread.start()
+        """Send what the ledger's journal holds, then every record: append a function to `ledger.listeners`.
 
-    def record(self, record: Record) -> None:
-        """Take a journal record; returns at once."""
-        self._records.put(record)
+        Nobody writes to the ledger meanwhile. Neither this nor the listener may wait for anything slow: the search
+        waits for them, so that whatever needs a network belongs in a thread (search/tracking/sender.py).
+        """
+
+    def close(self, seconds: float = FLUSH) -> str:
+        """Send what is left, within so many seconds. Returns the empty string, or one line on what is missing."""
+        return ""
+
+    def finish(self) -> None:
+        """What is done once, after `close`, when a driver has reached its end."""
 
     @property
     def link(self) -> str | None:
-        """The page that shows the study sorted by objective; None without a server (`nanosweep ui` starts one)."""
-        if self._runs is None or not self._runs.parent_id or not served(self.uri):
-            return None
-        return link(self.uri, self._runs.experiment_id, self._runs.parent_id)
+        """The address that shows the study, as far as it is known; None without one."""
+        return None
 
-    def close(self, seconds: float = FLUSH) -> str:
-        """Send what is left and end the thread. Returns the empty string, or one line on what MLflow still lacks."""
-        if self._thread is None:
-            return ""
-        self._closing.set()
-        self._records.put(None)
-        self._thread.join(seconds)
-        self._given_up.set()
-        self._thread.join(1)  # between two requests; one that hangs is left to the thread, which dies with us
-        self._thread = None
-        trials = len({*self._behind, *self._refused})
-        lacking = ([f"the latest of {trials} trials"] if trials else []) + (["its files"] if self._files_behind else [])
-        if not lacking and not self._parent_behind:
-            return ""
-        why = self._away or next(iter(self._refused.values()), self._files_refused) or f"not done in {seconds:g} s"
-        return (
-            f"MLflow at {shown(self.uri)} lacks {' and '.join(lacking) or 'the end of the study'} ({why}); "
-            "nothing is lost: the same `nanosweep run` sends it, even when the study has ended"
-        )
+    def job_variables(self, cluster: str, here: bool, password_files: Mapping[str, Path]) -> dict[str, str]:
+        """The environment variables that the tracker of a driver needs as a job on a Ray cluster. Raises UserError.
 
-    def _work(self) -> None:
-        delay = 0.0
-        while not self._given_up.is_set():
-            ending = self._take(delay)
-            try:
-                self._send(ending)
-                delay, self._away = 0.0, ""
-            except Exception as error:
-                if not self._away:
-                    self.say(f"MLflow at {shown(self.uri)} is away ({reason(error)}); the search goes on, records wait")
-                self._away = reason(error)
-                delay = 0.5 if ending else min(max(1.0, delay * 2), 30.0)
-                continue
-            if ending and not self._behind:
-                return
-
-    def _take(self, delay: float) -> bool:
-        """Fold the records that have come; wait for one if there is nothing to do, or for `delay` after a failure.
-
-        Returns whether no more will come.
+        cluster: its address. here: whether it runs on this machine. password_files: by the address of a server, the
+        file on the cluster that holds its password. Whoever may list jobs sees the variables: no secrets.
         """
-        if delay:
-            (self._given_up if self._closing.is_set() else self._closing).wait(delay)
-        idle = not (self._behind or self._parent_behind or delay)
-        wait = max(0.01, self._files_due - time.monotonic()) if self._files_behind else None
-        while True:
-            try:
-                record = self._records.get(block=idle, timeout=wait)
-            except queue.Empty:
-                return self._closing.is_set()
-            idle = False
-            if record is not None:
-                self._fold(record)
+        return {}
 
-    def _fold(self, record: Record) -> None:
-        self.study.apply(record)
-        self._files_behind = True
-        if record["record"] == "study":
-            self._parent_behind = True
-        elif record["record"] in ("report", "status"):
-            now = record["time"] if record["record"] == "status" else self._behind.get(record["trial"])
-            self._behind[record["trial"]] = now
+    def job_lines(self) -> list[str]:
+        """What `nanosweep submit` prints about a study that has just been submitted."""
+        return []
 
-    def _send(self, ending: bool) -> None:
-        if self._runs is None:
-            self._client = self._client or connect(self.uri)
-            self._runs = Runs(self._client, self.uri, self.folder, self.study)
-        if not self._runs.parent_id:
-            self._runs.open()
-        if self._parent_behind:
-            self._runs.sync_parent("RUNNING")
-            self._parent_behind = False
-        for number in list(self._behind):
-            if self._given_up.is_set():
-                return
-            self._send_trial(number)
-        if ending or (self._files_behind and time.monotonic() >= self._files_due):
-            self._send_files(ending)
-        if ending:
-            self._parent_behind = True
-            over = all(trial.status in AT_REST for trial in self.study.trials.values())
-            self._runs.sync_parent("FINISHED" if over else "KILLED")
-            self._parent_behind = False
 
-    def _send_trial(self, number: int) -> None:
-        assert self._runs is not None
-        try:
-            self._runs.sync(number, self._behind[number])
-            self._refused.pop(number, None)
-        except Exception as error:
-            if passing(error):
-                raise
-            if not self._refused:
-                self.say(f"MLflow at {shown(self.uri)} refuses trial {number}: {reason(error)}")
-            self._refused[number] = reason(error)
-        del self._behind[number]
+def open_tracker(name: str, folder: Path, say: Callable[[str], None] = to_stderr) -> Tracker:
+    """The tracker of that name for the study in `folder`. Raises UserError, KeyError for a name not in TRACKERS."""
+    module, _, kind = TRACKERS[name].partition(":")
+    tracker: Tracker = getattr(import_module(module), kind)(folder, say=say)
+    return tracker
 
-    def _send_files(self, ending: bool) -> None:
-        assert self._runs is not None
-        begun = time.monotonic()
-        try:
-            self._runs.sync_parent()
-            self._runs.snapshot(ending)
-            self._files_behind = False
-        except Exception as error:
-            if passing(error):
-                raise
-            if not self._files_refused:
-                self.say(f"MLflow at {shown(self.uri)} takes no files: {reason(error)}")
-            self._files_refused = reason(error)
-        # a long journal on a slow line must not take up the whole thread
-        self._files_due = time.monotonic() + max(FILES_EVERY, 20 * (time.monotonic() - begun))
+
+@contextmanager
+def connected(tracker: Tracker) -> Iterator[Tracker]:
+    """Connect a tracker; at the end of the block close it, and say what it could not send. Raises UserError."""
+    tracker.connect()
+    seconds = FLUSH
+    try:
+        yield tracker
+    except KeyboardInterrupt:  # whoever presses Ctrl-C twice does not want to wait
+        seconds = FLUSH_INTERRUPTED
+        raise
+    finally:
+        if missing := close(tracker, seconds):
+            tracker.say(missing)
+
+
+def close(tracker: Tracker, seconds: float) -> str:
+    """As the tracker's own `close`, but an exception is a line about what is missing: it must not fail the study."""
+    try:
+        return tracker.close(seconds)
+    except Exception as error:
+        return _failed(tracker, "closed", error)
+
+
+def finish(tracker: Tracker) -> None:
+    """As the tracker's own `finish`, but an exception is said in a line: it must not fail the study."""
+    try:
+        tracker.finish()
+    except Exception as error:
+        tracker.say(_failed(tracker, "finished", error))
+
+
+def _failed(tracker: Tracker, step: str, error: Exception) -> str:
+    reason = str(UserError(str(error))) or type(error).__name__  # one printable line
+    return f"{tracker.listener_name} failed as it was {step}: {reason}; the journal has all records"

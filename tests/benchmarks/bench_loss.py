@@ -35,7 +35,8 @@ def one_pass(loss: str, how: str, tokens: int, classes: int, width: int, bf16: b
     import torch
     from torch.nn import functional as F
 
-    from models.losses import per_token_loss, training_loss
+    from models.head import per_token_loss, training_loss
+    from models.losses import LOSSES
 
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(tokens, width, generator=generator, requires_grad=True)
@@ -44,12 +45,12 @@ def one_pass(loss: str, how: str, tokens: int, classes: int, width: int, bf16: b
 
     def value() -> torch.Tensor:
         if how == "dense":
-            return per_token_loss(loss, {}, F.linear(hidden, weight), targets).mean()
+            return per_token_loss(LOSSES[loss], {}, F.linear(hidden, weight), targets).mean()
         if how == "torch":
             options = torch.nn.LinearCrossEntropyOptions()
             dtype = torch.bfloat16 if bf16 else torch.float32
             return F.linear_cross_entropy(hidden.to(dtype), weight.to(dtype), targets, options=options)
-        return training_loss(loss, {}, hidden, weight, targets, classes)
+        return training_loss(LOSSES[loss], {}, hidden, weight, targets, classes)
 
     before, seconds = psutil.Process().memory_info().rss, []
     for _ in range(2):

@@ -42,7 +42,7 @@ SPEC = {
 def records(trials: int, reports: int) -> Iterator[dict[str, Any]]:
     """A study's journal."""
     from search.spec.space import readable
-    from search.strategy.asha import Asha
+    from search.stopping.asha import Asha
     from search.study.journal import VERSION
     from trainer.config import TrainConfig
 
@@ -120,8 +120,8 @@ def memory() -> float:
 def measure(folder: Path, trials: int, reports: int) -> dict[str, Any]:
     from search.results import table
     from search.spec.study_spec import StudySpec
-    from search.strategy.asha import rebuild
     from search.strategy.sampler import Sampler
+    from search.strategy.stopping import rebuild
     from search.study.journal import NAME
     from search.study.study import read_study, spent
 
@@ -150,12 +150,12 @@ def send(folder: Path, trials: int, reports: int) -> dict[str, Any]:
     """Seconds for each trial that MLflow gets, all its reports and its end, on SQLite in this process."""
     from search.study.study import Ledger
     from search.tracking.mlflow_store import DATABASE, connect
-    from search.tracking.tracker import Tracker
+    from search.tracking.mlflow_tracker import MlflowTracker
 
     write(folder, trials, reports)
     uri = f"sqlite:///{folder.parent / DATABASE}"
     connect(uri, 600)
-    tracker = Tracker(folder, uri)
+    tracker = MlflowTracker(folder, uri)
     begun = time.process_time()
     tracker.follow(Ledger(folder))
     missing = tracker.close(3600)

@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from search.stats.statistics import Standing, compare_trials
-from search.study.scores import finalists, objective_name
+from search.study.scores import finalists, objective_of
 from search.study.study import Study, read_study
 from trainer.config import TrainConfig, replace
 
@@ -39,14 +38,14 @@ def train(config: dict[str, Any], seed: int) -> dict[str, float]:
 def collect(study: Study, numbers: list[int], seeds: int, file: Path, processes: int) -> dict[int, list[float]]:
     """Scores by trial, a value per seed; the file holds what is done."""
     done: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
-    name = objective_name(study)
+    target = objective_of(study)
     todo = [(number, seed) for seed in range(seeds) for number in numbers if f"{number} {seed}" not in done]
     with ProcessPoolExecutor(processes) as pool:
         jobs = {pool.submit(train, study.trials[n].config, FIRST_SEED + seed): (n, seed) for n, seed in todo}
         for job in as_completed(jobs):
             number, seed = jobs[job]
-            value = job.result()[name]
-            done[f"{number} {seed}"] = math.log(value) if name == "val_perplexity" else value
+            value = job.result()[target.name]
+            done[f"{number} {seed}"] = target.compared(value)
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(".partial")
             partial.write_text(json.dumps(done, indent=0, sort_keys=True))

@@ -173,7 +173,7 @@ def _check_journal(verdict: Verdict, study: Maltreated, spec_path: Path, given: 
 
 def _rungs(spec: Any, study: Study) -> dict[int, list[int]]:
     """By bracket: the trials of this study are all of one length."""
-    length = study.header["base"]["max_tokens"]
+    length = study.header.base.max_tokens
     return {trial.bracket: spec.rungs(length, trial.bracket) for trial in study.trials.values()}
 
 

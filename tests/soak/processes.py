@@ -22,6 +22,8 @@ from typing import Any
 
 import psutil
 
+from tests.waiting import CEILING
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -72,7 +74,7 @@ def end(process: subprocess.Popen[Any]) -> None:
     """Kill a process that leads a group, and the group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(30)
+    process.wait(CEILING)
 
 
 def free_port() -> int:
@@ -103,7 +105,7 @@ class Server:
 
     def wait(self) -> None:
         """Until it answers. Raises TimeoutError."""
-        until(self._answers, 90, "MLflow's server")
+        until(self._answers, CEILING, "MLflow's server")
 
     def _answers(self) -> bool:
         try:
@@ -158,7 +160,7 @@ class Driver:
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
-        self.process.wait(30)
+        self.process.wait(CEILING)
 
     def interrupt(self, seconds: float) -> int:
         """Ctrl-C, as a terminal sends it. Its exit code. Raises subprocess.TimeoutExpired."""

@@ -1,0 +1,97 @@
+"""Whether every searched key has an effect: a search over one that its optimizer, schedule or loss ignores is refused.
+
+A config may set such a key, because base configs name many; a search over it would spend trials on equal runs. Which
+key belongs to what is declared with the key (`used_by`, trainer.keys). Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from data.errors import UserError
+from search.spec.points import Point, Space, assigned, candidates, fields, some_points, typed
+from trainer.config import TrainConfig
+from trainer.keys import declared, includes
+from trainer.yaml_file import YamlFile
+
+_TRIED = 10_000  # combinations of the parameters that decide whether a key has an effect
+
+
+def check_used(space: Space, base: TrainConfig, file: YamlFile) -> None:
+    """Every parameter has an effect wherever it exists, and every mapping of a linked one somewhere.
+
+    file: the spec's, for line numbers. Raises UserError: one line with file, line, key and what to do.
+    """
+    for name, parameter in space.items():
+        for field in fields(name, parameter):
+            key = field.partition(".")[0]  # of `optimizer_params.momentum`
+            for by, users in declared(TrainConfig)[key].used_by.items():
+                if parameter.linked and TrainConfig.model_fields[key].default is None:
+                    continue  # the config itself takes it nowhere else
+                if parameter.linked:
+                    _check_linked(name, field, by, users, space, base, file)
+                else:
+                    _check_plain(name, by, users, space, base, file)
+
+
+def _check_plain(name: str, by: str, users: tuple[str, ...], space: Space, base: TrainConfig, file: YamlFile) -> None:
+    wrong = next((value for _, value in _values(name, by, space, base) if not includes(users, value)), None)
+    if wrong is None:
+        return
+    where = f"{file.where(('space', name))}: belongs to {by}: {' or '.join(users)}"
+    deciding = [own for own in _setting(by, space) if not space[own].linked]
+    fitting = [value for own in deciding for value in space[own].choice or [] if includes(users, value)]
+    if _setting(by, space) and deciding and not fitting:
+        raise UserError(f"{where}, but {by} is never that; remove it")
+    if deciding:
+        options = fitting[0] if len(fitting) == 1 else f"[{', '.join(fitting)}]"
+        raise UserError(f"{where} only; add `when: {{{deciding[0]}: {options}}}`")
+    if _setting(by, space):
+        raise UserError(f"{where}, but {by} is {wrong} in some of {_setting(by, space)[0]}; add a `when`, or remove it")
+    raise UserError(f"{where}, but {by} is {wrong}; remove one of them")
+
+
+def _check_linked(
+    name: str, field: str, by: str, users: tuple[str, ...], space: Space, base: TrainConfig, file: YamlFile
+) -> None:
+    """Each mapping that sets the field must do so for some effect."""
+    met = list(_values(name, by, space, base))
+    for index, option in enumerate(space[name].choice or []):
+        values = [value for point, value in met if point[name] == option]
+        if field in option and values and not any(includes(users, value) for value in values):
+            raise UserError(
+                f"{file.where(('space', name, 'choice', index, field))}: belongs to {by}: {' or '.join(users)}, but "
+                f"{by} is {values[0]}; remove one of them"
+            )
+
+
+def _values(name: str, by: str, space: Space, base: TrainConfig) -> Iterator[tuple[Point, Any]]:
+    """(point, value of the key `by`) for the points in which the parameter `name` exists.
+
+    A point has the parameters that decide about the two and no others.
+    """
+    names = _with_parents([name, *_setting(by, space)], space)
+    part = {one: space[one] for one in space if one in names}
+    options = {one: candidates(one, parameter) for one, parameter in part.items()}
+    for point in some_points(part, options, _TRIED):
+        if name in point:
+            value = assigned(part, point).get(by)
+            yield point, getattr(base, by) if value is None else typed(by, value)
+
+
+def _setting(by: str, space: Space) -> list[str]:
+    """The parameters that may set a key, and exist in this space."""
+    return [name for name, parameter in space.items() if by in fields(name, parameter)]
+
+
+def _with_parents(names: list[str], space: Space) -> set[str]:
+    """The parameters with all those on which their existence depends."""
+    reached: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += space[name].when or {}
+    return reached

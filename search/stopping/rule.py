@@ -1,0 +1,243 @@
+"""What every stopping rule is: its settings (what a spec says) and the rule itself. Pure: no Ray, no clock, no files.
+
+A new rule is one file beside this one, with both, and one field of `Scheduler` in registry.py. A whole file:
+
+    \"\"\"A trial ends at a rung where it is worse than the best by more than a tolerance.\"\"\"
+
+    from __future__ import annotations
+
+    from typing import Annotated
+
+    from pydantic import Field
+
+    from search.stopping.rule import Decision, Rule, Rung, Settings
+
+
+    class ThresholdSettings(Settings):
+        \"\"\"A trial ends at the only rung where its value exceeds the best there by more than a tolerance.\"\"\"
+
+        tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+        \"\"\"of the objective's unit\"\"\"
+
+        def rungs(self, max_tokens: int, bracket: int = 0) -> list[int]:
+            return [self.first_rung] if self.first_rung < max_tokens else []
+
+        def describe(self, compare: str | None = None) -> list[str]:
+            return [f"trials within {self.tolerance:g} of the best go on, the others end"]
+
+        def rule(self) -> Rule:
+            return Threshold(self.tolerance)
+
+
+    class Threshold(Rule):
+        def __init__(self, tolerance: float) -> None:
+            super().__init__()
+            self.tolerance = tolerance
+
+        def decide(self, trial: int, at: Rung, value: float) -> Decision:
+            values = self.values(at)
+            cutoff = min([value, *values]) + self.tolerance
+            return Decision("continue" if value <= cutoff else "stop", value, cutoff, len(values) + 1)
+
+From that follow its name in YAML, its errors and JSON Schema (python -m search.spec.schema >
+search/specs/spec.schema.json), `plan`, notes before a run, resuming, exempt trials, leaderboard and report.
+tests/test_search_stopping.py holds every registered rule to what is written here.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from trainer.lengths import Tokens
+from trainer.units import count
+
+Action = Literal["continue", "stop", "pause", "promote"]
+Remark = tuple[str, str]  # a key of the settings, and what is to be said about its value
+# a study that cannot tell what its rungs are worth gets three exempt trials early, whatever the share
+_FIRST, _EACH = 3, 6
+
+
+class Settings(BaseModel, ABC):
+    """What a spec says about a stopping rule. Every field but first_rung has a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    compares: ClassVar[bool] = True
+    """whether it compares trials before their end. `schedule` is then wsd unless somebody names one: under a schedule
+    that decays over the whole trial, values at a rung say little about the end"""
+
+    first_rung: Tokens
+    """tokens at which trials are first compared; nobody is stopped before"""
+    exempt: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """share of trials, at least 3 of the first 18, that are never stopped: from them the study reports how well each
+    rung predicted the final order. 0: none, and it cannot say"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mapping(cls, value: Any) -> Any:
+        if not isinstance(value, (dict, cls)):
+            raise ValueError(f"expected {{first_rung: 1M}}, got {value!r}")
+        return value
+
+    @abstractmethod
+    def rungs(self, max_tokens: int, bracket: int = 0) -> list[int]:
+        """Token counts at which a trial of max_tokens is compared: ascending, from first_rung, all below max_tokens."""
+
+    @abstractmethod
+    def describe(self, compare: str | None = None) -> list[str]:
+        """What happens at a rung, for `plan`, in a few phrases. compare: the parameter of which only trials of the
+        same value are compared, as in the spec."""
+
+    @abstractmethod
+    def rule(self) -> Rule:
+        """The rule with these settings, before any trial."""
+
+    def problems(self, shortest: int, longest: int) -> Iterator[Remark]:
+        """What is wrong with the settings for trials of so many tokens; the study is then refused."""
+        if self.first_rung >= shortest:
+            relation = "is" if self.first_rung == shortest else "exceeds"
+            yield (
+                "first_rung",
+                f"{count(self.first_rung)} tokens {relation} a trial's max_tokens ({count(shortest)}): no trial could "
+                "be stopped early; lower first_rung or raise max_tokens",
+            )
+
+    def advice(self, rungs: Sequence[int], trials: int | None = None) -> Iterator[Remark]:
+        """What is doubtful, said before a study that runs all the same. rungs: of the longest trial in bracket 0;
+        trials: the budget's, of each value where the spec compares values."""
+        if not self.exempt:
+            yield "exempt", "0: the study cannot say how well its rungs predicted the final order"
+
+    def bracket(self, seed: int, number: int, n_rungs: int, group: str = "") -> int:
+        """The bracket of a trial. number: its place in its group; n_rungs: of bracket 0. A rule without brackets has
+        only bracket 0."""
+        return 0
+
+    def exempts(self, seed: int, number: int, group: str = "") -> bool:
+        """Whether a trial is never stopped: one of each 1/exempt trials, and three of the first 18 in advance.
+
+        A function of the study's seed and the trial's place in its group (number), so that a resumed study agrees.
+        """
+        if not self.exempt:
+            return False
+        seeded = salted(seed, group)
+        period = max(1, round(1 / self.exempt))
+        each = min(period, _EACH)
+        if number < _FIRST * each:
+            return number % each == _drawn(seeded, number // each, each)
+        return number >= _FIRST * period and number % period == _drawn(seeded, number // period, period)
+
+
+def salted(seed: int, group: str) -> str:
+    """A seed of its own for each group."""
+    return f"{seed} {group}" if group else str(seed)
+
+
+def _drawn(seed: str, block: int, size: int) -> int:
+    return random.Random(f"exempt {seed} {block} {size}").randrange(size)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a trial at a rung.
+
+    value: what was compared, lower is better; cutoff: the largest value that goes on, None where every value does;
+    of: values in the rung, this one included.
+    """
+
+    action: Action
+    value: float
+    cutoff: float | None
+    of: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial in a rung."""
+
+    decision: Decision
+    exempt: bool
+
+    @property
+    def promoted(self) -> bool:
+        """Whether it went on because of its value."""
+        return self.decision.action in ("continue", "promote") and not self.exempt
+
+
+class Rung(NamedTuple):
+    """Only trials of one group and one bracket are compared. tokens: nominal; group: the value that the spec compares,
+    "" where it compares none."""
+
+    group: str
+    bracket: int
+    tokens: int
+
+
+class Rule(ABC):
+    """The rungs of one study and who stands in them; a subclass says what becomes of the next.
+
+    A decision depends on the values that stand in rungs, not on the order in which they came; so a study may be
+    rebuilt from its journal by `restore`, in any order. A rung holds what was measured at that rung, once per trial.
+    """
+
+    pauses = False  # whether `decide` may say pause; the study then waits for promotions
+
+    def __init__(self) -> None:
+        self.entries: dict[Rung, dict[int, Entry]] = {}
+
+    @abstractmethod
+    def decide(self, trial: int, at: Rung, value: float) -> Decision:
+        """What becomes of a trial that is new in a rung: continue, stop, or pause. value: finite."""
+
+    def values(self, at: Rung) -> list[float]:
+        """The values in a rung, the best first."""
+        return sorted(entry.decision.value for entry in self.entries.get(at, {}).values())
+
+    def report(
+        self, trial: int, rung: int, value: float, bracket: int = 0, exempt: bool = False, group: str = ""
+    ) -> Decision:
+        """Record a trial's value at a rung and decide.
+
+        A trial that comes to a rung again (its worker died, it goes on from an earlier checkpoint) gets the
+        decision that it had. An exempt trial goes on; its value counts like any other.
+        Raises ValueError for a value that is not finite: such a trial has diverged.
+        """
+        if not math.isfinite(value):
+            raise ValueError(f"trial {trial} reports {value} at rung {rung}; a diverged trial is in no rung")
+        at = Rung(group, bracket, rung)
+        if trial not in self.entries.get(at, {}):
+            decision = self.decide(trial, at, value)
+            if exempt:
+                decision = replace(decision, action="continue")
+            self.entries.setdefault(at, {})[trial] = Entry(decision, exempt)
+        return self.entries[at][trial].decision
+
+    def promotion(self, last: bool = False) -> tuple[int, int] | None:
+        """The paused trial that may go on now, and its rung in tokens; or None.
+
+        last: nothing runs and nothing else will.
+        """
+        return None
+
+    def promote(self, trial: int, rung: int, bracket: int = 0, group: str = "") -> Decision:
+        """Let a paused trial go on. Returns the new decision on it. Raises ValueError where it is not paused."""
+        at = Rung(group, bracket, rung)
+        entry = self.entries.get(at, {}).get(trial)
+        if entry is None or entry.decision.action != "pause":
+            raise ValueError(f"trial {trial} is not paused at rung {rung}")
+        decision = replace(entry.decision, action="promote", of=len(self.entries[at]))
+        self.entries[at][trial] = replace(entry, decision=decision)
+        return decision
+
+    def restore(
+        self, trial: int, rung: int, decision: Decision, bracket: int = 0, exempt: bool = False, group: str = ""
+    ) -> None:
+        """Take in a decision that stands in the journal; of several on one trial in one rung the last holds."""
+        self.entries.setdefault(Rung(group, bracket, rung), {})[trial] = Entry(decision, exempt)

@@ -1,0 +1,22 @@
+"""A study's stopping rule as its journal tells it: the decisions that stand there, taken in again."""
+
+from __future__ import annotations
+
+from search.spec.study_spec import StudySpec
+from search.stopping.rule import Decision, Rule
+from search.study.study import Study
+
+
+def rebuild(spec: StudySpec, study: Study) -> Rule | None:
+    """The rule with every decision of the study in it; None where trials are not compared before their end.
+
+    It goes on to decide as it would have without the interruption.
+    """
+    if spec.stopping is None:
+        return None
+    rule = spec.stopping.rule()
+    for trial in study.trials.values():
+        for record in trial.decisions:
+            decision = Decision(record["action"], record["value"], record["cutoff"], record["of"])
+            rule.restore(trial.number, record["rung"], decision, trial.bracket, trial.exempt, trial.group)
+    return rule

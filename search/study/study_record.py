@@ -1,0 +1,199 @@
+"""The study record of a journal, read once into its types: what `Study.header` is.
+
+Reading never fails because this release is stricter than the one that wrote the record: keys that it does not have
+are left out, values that it refuses are as the default has it. Both are named, for whoever needs the record exactly.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from search.spec.study_spec import Budget, StudySpec
+from search.study.journal import Record
+from trainer.config import TrainConfig
+
+Model = TypeVar("Model", bound=BaseModel)
+UNKNOWN = "unknown"
+_TRIES = 100  # a rule that this release has anew may show only after the one before it was satisfied
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """The study's text in the tokens of one tokenizer. floor: by metric, empty where nobody knows it."""
+
+    hash: str = ""
+    classes: int | None = None
+    train_tokens: int = 0
+    val_tokens: int = 0
+    floor: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The text of a study. hash: "" where the record has none. floor: by metric; tokenizers: by name."""
+
+    corpus: str = UNKNOWN
+    tokenizer: str = UNKNOWN
+    hash: str = ""
+    floor: Mapping[str, float] = field(default_factory=dict)
+    tokenizers: Mapping[str, Tokenized] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reading(Generic[Model]):
+    """A model read from a record. unknown: keys that this release does not have; refused: keys whose values it does
+    not take, which are as the default has it."""
+
+    model: Model
+    unknown: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        return not self.unknown and not self.refused
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a study is: `record` as it stands in the journal ({} before a driver has written one), and its fields.
+
+    packages: versions by name. host: name, system, cpu, cpus, memory_gb, as far as they are known.
+    workers: slots (trials at once), cpus and gpus of each; {} where the release did not write them.
+    """
+
+    record: Record = field(default_factory=dict)
+    version: int = 1
+    data: Data = field(default_factory=Data)
+    rungs: tuple[int, ...] = ()
+    commit: str = ""
+    dirty: bool | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
+    host: Mapping[str, Any] = field(default_factory=dict)
+    workers: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def spec_reading(self) -> Reading[StudySpec]:
+        return read_spec(self.record.get("spec") or {})
+
+    @cached_property
+    def base_reading(self) -> Reading[TrainConfig]:
+        return _read(TrainConfig, self.record.get("base") or {}, {})
+
+    @property
+    def spec(self) -> StudySpec:
+        return self.spec_reading.model
+
+    @property
+    def base(self) -> TrainConfig:
+        return self.base_reading.model
+
+    @property
+    def name(self) -> str:
+        return self.spec.study
+
+    @property
+    def spec_as_written(self) -> dict[str, Any]:
+        return dict(self.record.get("spec") or {})
+
+    @property
+    def code(self) -> str:
+        """The commit, for people."""
+        return (self.commit or UNKNOWN) + (" with uncommitted changes" if self.dirty else "")
+
+
+def read_header(record: Record) -> Header:
+    """record: of kind `study`, checked by `record_shapes.check`. Whatever an older release did not write is absent."""
+    return Header(
+        record,
+        version=record.get("version") or 1,
+        data=_data(record.get("data") or {}),
+        rungs=tuple(sorted(record.get("rungs") or [])),
+        commit=str(record.get("commit") or ""),
+        dirty=record.get("dirty"),
+        packages={name: str(version) for name, version in (record.get("packages") or {}).items()},
+        host=record.get("host") or {},
+        workers=record.get("workers") or {},
+    )
+
+
+def _data(record: dict[str, Any]) -> Data:
+    return Data(
+        corpus=record.get("corpus") or UNKNOWN,
+        tokenizer=record.get("tokenizer") or UNKNOWN,
+        hash=record.get("hash") or "",
+        floor=record.get("floor") or {},
+        tokenizers={name: _tokenized(one) for name, one in (record.get("tokenizers") or {}).items()},
+    )
+
+
+def _tokenized(record: dict[str, Any]) -> Tokenized:
+    return Tokenized(
+        hash=record.get("hash") or "",
+        classes=record.get("classes"),
+        train_tokens=record.get("train_tokens") or 0,
+        val_tokens=record.get("val_tokens") or 0,
+        floor=record.get("floor") or {},
+    )
+
+
+def read_spec(value: dict[str, Any]) -> Reading[StudySpec]:
+    """A spec as a journal has it. What must be there and is not, or is refused, is empty; names stay as written."""
+    needed = {"study": "s", "base": "b", "space": {"seed": {"choice": [1]}}, "budget": {"trials": 1}}
+    reading = _read(StudySpec, value, needed)
+    # these two are texts, which may be shown whatever they are
+    names = {key: value[key] if isinstance(value.get(key), str) else "?" for key in ("study", "base")}
+    empty = {"space": dict[str, Any](), "budget": Budget.model_construct()}
+    lacking = {key: item for key, item in empty.items() if key not in value or key in reading.refused}
+    return Reading(reading.model.model_copy(update={**names, **lacking}), reading.unknown, reading.refused)
+
+
+def _read(model: type[Model], value: dict[str, Any], needed: dict[str, Any]) -> Reading[Model]:
+    """needed: values for keys without a default."""
+    value = {**needed, **copy.deepcopy(value)}
+    unknown, refused = list[str](), list[str]()
+    for _ in range(_TRIES):
+        try:
+            return Reading(model.model_validate(value), tuple(unknown), tuple(refused))
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_context=False, include_input=False)
+        for problem in problems:
+            place = _place(problem["loc"], value)
+            if problem["type"] == "extra_forbidden" and place:
+                unknown.append(".".join(place))
+                _remove(value, place)
+            elif place:
+                place = place[: 2 if place[0] == "space" else 1]
+                refused.append(".".join(place))
+                _remove(value, place)
+                if place[0] in needed and not value.get(place[0]):
+                    refused += [place[0]] * (place[0] not in refused)
+                    value[place[0]] = copy.deepcopy(needed[place[0]])
+            else:  # a rule between keys: it opens with one of them
+                word = problem["msg"].removeprefix("Value error, ").split()[0].rstrip(":(")
+                optional = [key for key in value if key not in needed]
+                key = word if word in optional else optional[-1]
+                refused.append(key)
+                _remove(value, (key,))
+    raise AssertionError(f"{model.__name__} refuses its own defaults")
+
+
+def _place(loc: tuple[str | int, ...], value: Any) -> tuple[str, ...]:
+    """Where in the value a complaint of pydantic lies, as far as keys of mappings lead there."""
+    place = list[str]()
+    for part in loc:
+        if isinstance(value, dict) and part in value:
+            place.append(str(part))
+            value = value[part]
+    return tuple(place)
+
+
+def _remove(value: dict[str, Any], place: tuple[str, ...]) -> None:
+    for key in place[:-1]:
+        value = value.get(key) or {}
+    value.pop(place[-1], None)

@@ -1,0 +1,119 @@
+"""Whichever single call to MLflow fails, the store ends in the same state: by another try, or by a later driver."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.study.study import Ledger
+from search.tracking import mlflow_tracker, sender
+from search.tracking.mlflow_read import parents
+from search.tracking.mlflow_store import connect
+from search.tracking.mlflow_tracker import MlflowTracker
+from tests import journals
+from tests.flaky import Fault, Flaky, connecting
+from tests.stores import fresh_store
+
+VOLATILE = ("mlflow.parentRunId", "artifact_uri")
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two trials: one of full length, one that is to go on."""
+    folder = tmp_path_factory.mktemp("journal") / "quick"
+    ledger = Ledger(folder)
+    ledger.write("study", **journals.header("quick"))
+    journals.complete(ledger, 0, 4.0)
+    journals.point(ledger, 1)
+    journals.start(ledger, 1)
+    journals.report(ledger, 1, 1000, 7.0, rung=1000)
+    journals.end(ledger, 1, "interrupted")
+    ledger.close()
+    return folder
+
+
+def bring(storage: Path, journal: Path, fault: Fault | None = None) -> tuple[str, Flaky]:
+    """A driver's tracker sends the study to the store of a storage. Returns what it lacked, and its client."""
+    folder = storage / "quick"
+    if not folder.exists():
+        shutil.copytree(journal, folder)
+    clients: list[Flaky] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_tracker, "connect", connecting(clients, fault))
+        patch.setattr(sender, "FIRST_DELAY", 0.01)
+        patch.setattr(sender, "LAST_DELAY", 0.01)
+        tracker = MlflowTracker(folder, f"sqlite:///{storage / 'mlflow.db'}", say=lambda line: None)
+        tracker._files_due = time.monotonic() + 3600  # the files once, at the end: half of the calls
+        ledger = Ledger(folder)
+        tracker.follow(ledger)
+        missing = tracker.close(120)
+        ledger.close()
+    return missing, clients[0]
+
+
+def state(storage: Path) -> dict[str, Any]:
+    """All that the store holds, but for ids, places and the time at which a parent run was made."""
+    client = connect(f"sqlite:///{storage / 'mlflow.db'}")
+    (parent,) = parents(client)
+    (experiment,) = [one for one in client.search_experiments() if one.name == "quick"]
+    runs = {}
+    for run in client.search_runs([experiment.experiment_id]):
+        name = run.data.tags["mlflow.runName"]
+        assert name not in runs, f"{name} is there twice"
+        points = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+        history = {key: sorted((p.step, p.value, p.timestamp) for p in line) for key, line in points.items()}
+        runs[name] = {
+            "status": run.info.status,
+            "params": run.data.params,
+            "tags": {key: text for key, text in run.data.tags.items() if key not in VOLATILE},
+            "metrics": history,
+            "child": run.data.tags.get("mlflow.parentRunId") == parent.run_id,
+            "files": sorted(file.path for file in client.list_artifacts(run.info.run_id)),
+        }
+        if run.info.run_id != parent.run_id:
+            runs[name]["end"] = run.info.end_time
+    views = [text.replace(parent.run_id, "PARENT") for key, text in experiment.tags.items() if "View" in key]
+    return {"runs": runs, "views": views}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, journal: Path) -> tuple[dict[str, Any], list[str]]:
+    """The state after a driver whose calls all succeed, and the calls that it made."""
+    storage = tmp_path_factory.mktemp("undisturbed")
+    fresh_store(storage)
+    missing, client = bring(storage, journal)
+    assert missing == ""
+    assert {"create_experiment", "create_run", "log_batch", "set_terminated", "log_text"} <= {*client.calls}
+    return state(storage), client.calls
+
+
+@pytest.mark.parametrize(
+    ("arrives", "only"), [(False, ""), (True, "create_")], ids=["call lost", "answer to a creation lost"]
+)
+def test_a_driver_whose_call_fails_once_reaches_the_same_state(
+    tmp_path: Path, journal: Path, undisturbed: tuple[dict[str, Any], list[str]], arrives: bool, only: str
+) -> None:
+    expected, calls = undisturbed
+    for number in (number for number, name in enumerate(calls) if name.startswith(only)):
+        storage = tmp_path / str(number)
+        fresh_store(storage)
+        missing, _ = bring(storage, journal, Fault(number, arrives))
+        assert (missing, state(storage)) == ("", expected), f"{calls[number]}, call {number}"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_later_driver_reaches_the_same_state_wherever_the_first_one_broke_off(
+    tmp_path: Path, journal: Path, undisturbed: tuple[dict[str, Any], list[str]]
+) -> None:
+    expected, calls = undisturbed
+    for number, name in enumerate(calls):
+        storage = tmp_path / str(number)
+        fresh_store(storage)
+        lacked, _ = bring(storage, journal, Fault(number, arrives=True, ends=True))
+        assert "the same `nanosweep run` sends it" in lacked
+        missing, _ = bring(storage, journal)
+        assert (missing, state(storage)) == ("", expected), f"{name}, call {number}"
