@@ -100,7 +100,7 @@ def values_of(study: Study, key: str) -> set[str]:
 
 def _lines(study: Study, chosen: Sequence[tuple[str, Trial]]) -> list[Line]:
     """Lines of those that have anything to show; the first NAMED have names."""
-    metric, leader, lines = _drawn(study).curve, best(study), list[Line]()
+    metric, leader, lines = _drawn_objective(study).curve, best(study), list[Line]()
     for head, trial in chosen:
         drawn = curve.of(trial.reports, metric)
         if trial.status not in FULL:
@@ -134,14 +134,14 @@ def _label(study: Study, head: str, trial: Trial) -> str:
 
 
 def _chart(study: Study, title: str, lines: list[Line]) -> Chart:
-    drawn = _drawn(study)
+    drawn = _drawn_objective(study)
     floors = [floor[drawn.curve] for floor in floors_of(study).values() if drawn.curve in floor]
     # one text has one entropy per byte, but for rounding, whatever its tokenizer; per token each has its own
     common = floors[0] if floors and math.isclose(min(floors), max(floors)) else None
     return Chart(title, drawn.curve_unit, tuple(lines), common)
 
 
-def _drawn(study: Study) -> Objective:
+def _drawn_objective(study: Study) -> Objective:
     """The objective whose curve is drawn."""
     target = objective_of(study)
     several = len(values_of(study, "tokenizer")) > 1

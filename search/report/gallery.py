@@ -39,7 +39,7 @@ class Drawn:
 
 def of_run(run: Path, out: Path | None = None) -> Drawn:
     """Write the pictures of one run, from its folder. out: default `figures` in it. Raises UserError."""
-    return _told(_write(_of_run(run), out or run / FOLDER), curves.of_run(run))
+    return _add_overfitting(_write(_of_run(run), out or run / FOLDER), curves.of_run(run))
 
 
 def of_study(study: Study, out: Path | None = None, by: str | None = None) -> Drawn:
@@ -48,15 +48,15 @@ def of_study(study: Study, out: Path | None = None, by: str | None = None) -> Dr
     Raises UserError where it cannot be written, or `by` is no key.
     """
     out = out or Path(FOLDER) / study.header.name
-    made = _write(_of_study(study, by), out)
+    drawn = _write(_of_study(study, by), out)
     leader = curves.of_leader(study)
-    return made if leader is None else _told(made, leader)
+    return drawn if leader is None else _add_overfitting(drawn, leader)
 
 
-def _told(made: Drawn, chart: curves.Chart) -> Drawn:
-    if said := curve.sentence(chart.lines[0].curve, units.count):
-        made.lines.append(f"{chart.title}: {said}")
-    return made
+def _add_overfitting(drawn: Drawn, chart: curves.Chart) -> Drawn:
+    if sentence := curve.sentence(chart.lines[0].curve, units.count):
+        drawn.lines.append(f"{chart.title}: {sentence}")
+    return drawn
 
 
 def attempt(folder: Path) -> None:
@@ -83,7 +83,7 @@ def _of_study(study: Study, by: str | None) -> Iterator[tuple[str, Draw | str]]:
         for name in ("leader.png", "documents.png", "reliability.png"):
             yield name, "no trial has ended at full length"
         return
-    yield "leader.png", partial(figures.one, first)
+    yield "leader.png", partial(figures.training_and_validation, first)
     place = trial_folder(study.folder, leader.number) if study.folder is not None else Path()
     title = f"{study.header.name}, trial {leader.number}"
     yield from _of_scores(title, place, leader.final["metrics"] if leader.final is not None else {})
@@ -93,7 +93,7 @@ def _of_run(folder: Path) -> Iterator[tuple[str, Draw | str]]:
     from search.report import figures
 
     reports = records.read_reports(folder)
-    yield "loss.png", partial(figures.one, curves.of_run(folder))
+    yield "loss.png", partial(figures.training_and_validation, curves.of_run(folder))
     yield from _of_scores(folder.resolve().name, folder, reports[-1]["metrics"])
 
 
@@ -101,29 +101,29 @@ def _of_scores(title: str, folder: Path, metrics: dict[str, Any]) -> Iterator[tu
     from search.report import figures
 
     try:
-        found = scores.load(folder / scores.SCORES)
+        results = scores.load(folder / scores.SCORES)
     except UserError as error:
         yield "documents.png", str(error)
         yield "reliability.png", str(error)
         return
-    told = partial(figures.documents, f"{title}: perplexity by document", found)
-    yield "documents.png", "the validation text is one document" if found.one_document else told
-    measured = partial(figures.reliability, f"{title}: reliability", found, metrics.get("val_temperature"))
-    yield "reliability.png", measured if found.bin_count.sum() else "its run did not measure it"
+    draw_documents = partial(figures.documents, f"{title}: perplexity by document", results)
+    yield "documents.png", "the validation text is one document" if results.one_document else draw_documents
+    draw_reliability = partial(figures.reliability, f"{title}: reliability", results, metrics.get("val_temperature"))
+    yield "reliability.png", draw_reliability if results.bin_count.sum() else "its run did not measure it"
 
 
 def _write(pictures: Iterator[tuple[str, Draw | str]], out: Path) -> Drawn:
     from search.report import figures
 
-    made = Drawn()
+    drawn = Drawn()
     try:
-        for name, what in pictures:
-            if isinstance(what, str):
-                made.lines.append(f"no {name}: {what}")
+        for name, drawing in pictures:
+            if isinstance(drawing, str):
+                drawn.lines.append(f"no {name}: {drawing}")
                 continue
             out.mkdir(parents=True, exist_ok=True)
-            figures.save(what(), out / name)
-            made.paths.append(out / name)
+            figures.save(drawing(), out / name)
+            drawn.paths.append(out / name)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}; give another folder with -o") from None
-    return made
+    return drawn

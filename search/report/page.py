@@ -35,9 +35,9 @@ WIDE, NARROW = 1060, 350  # px: each chart that fills the page is drawn for both
 ROWS = 200  # of the leaderboard
 
 
-def write(study: Study, path: Path, whatever_it_costs: bool = True) -> None:
+def write(study: Study, path: Path, allow_slow: bool = True) -> None:
     """The page as a file, at once and whole. whatever_it_costs: see `samples_of`. Raises UserError."""
-    export.replace_text(path, page(study, samples_of(study, whatever_it_costs)))
+    export.replace_text(path, page(study, samples_of(study, allow_slow)))
 
 
 def place(study: Study, folder: Path | None) -> Path:
@@ -55,12 +55,12 @@ def write_beside(folder: Path) -> None:
         print(f"nanosweep: {folder / NAME} was not written: {type(error).__name__}: {error}", file=sys.stderr)
 
 
-def page(study: Study, samples: Samples, found: list[Standing] | None = None) -> str:
+def page(study: Study, samples: Samples, ranked: list[Standing] | None = None) -> str:
     """HTML. found: the trials' standings, where somebody has them."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    found = standings(study) if found is None else found
+    ranked = standings(study) if ranked is None else ranked
     script = (PAGE / "report.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -74,24 +74,24 @@ def page(study: Study, samples: Samples, found: list[Standing] | None = None) ->
         objective=objective_of(study).name,
         drawn=min(MOST, len(study.searched)),
         trials=len(study.searched),
-        facts=facts(study, found),
-        board=_board(study, found),
+        facts=facts(study, ranked),
+        board=_board(study, ranked),
         survivors=survivors(study),
         costs=costs(study),
         spec=spec_text(study),
-        best=export.text(study, found=found) if best(study) is not None else "",
+        best=export.text(study, found=ranked) if best(study) is not None else "",
         provenance=provenance(study),
         samples=samples,
         **_charts(study),
     )
 
 
-def _board(study: Study, found: list[Standing]) -> dict[str, Any]:
+def _board(study: Study, ranked: list[Standing]) -> dict[str, Any]:
     """The leaderboard's own cells, as the terminal shows them."""
-    heads, lines, notes = table.cells(study, ROWS, found)
+    heads, lines, notes = table.cells(study, ROWS, ranked)
     # what tells most first: a page is narrower than its table
-    early = [*heads[:3], *(head for head in ("seeds", "from leader") if head in heads)]
-    order = [heads.index(head) for head in dict.fromkeys([*early, "status", "config", *heads])]
+    first_heads = [*heads[:3], *(head for head in ("seeds", "from leader") if head in heads)]
+    order = [heads.index(head) for head in dict.fromkeys([*first_heads, "status", "config", *heads])]
     heads, lines = [heads[at] for at in order], [[line[at] for at in order] for line in lines]
     leader = best(study)
     return {
@@ -105,8 +105,8 @@ def _board(study: Study, found: list[Standing]) -> dict[str, Any]:
 
 
 def _charts(study: Study) -> dict[str, Any]:
-    mattered = importance(study)
-    both = {
+    importances = importance(study)
+    charts = {
         name: [svg for width in (WIDE, NARROW) if (svg := draw(study, width)) is not None]
         for name, draw in {
             "curves": training_charts.curves,
@@ -115,12 +115,12 @@ def _charts(study: Study) -> dict[str, Any]:
             "parallel": parallel,
         }.items()
     }
-    at = "full length" if mattered.rung is None else f"the rung at {units.count(mattered.rung)} tokens"
+    at = "full length" if importances.rung is None else f"the rung at {units.count(importances.rung)} tokens"
     return {
-        **both,
-        "importance": [svg for width in (520, NARROW) if (svg := space_charts.bars(mattered, width)) is not None],
-        "mattered": mattered,
+        **charts,
+        "importance": [svg for width in (520, NARROW) if (svg := space_charts.bars(importances, width)) is not None],
+        "mattered": importances,
         "mattered_at": at,
         "slices": space_charts.slices(study),
-        "pairs": space_charts.pairs(study, mattered),
+        "pairs": space_charts.pairs(study, importances),
     }

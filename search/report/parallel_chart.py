@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from search.report.space_charts import axis_of, objective_axis, place, scattered, space_of
+from search.report.space_charts import axis_of, objective_axis, place, jitter, space_of
 from search.report.svg import Axis, join, line, shorten, svg, tag
 from search.report.trial_marks import Shown, shown
 from search.study.scores import objective_of
@@ -54,22 +54,22 @@ def parallel(study: Study, width: int) -> Markup | None:
     last = objective_axis(study, trials, begin, end)
     unit = objective_of(study).unit
     rulers.append(_Ruler(unit, 56 + gap * len(space), begin, end, last, False, upright, gap))
-    return svg(width, height, "parallel coordinates", *(_line(trial, rulers) for trial in trials), *map(_drawn, rulers))
+    return svg(width, height, "parallel coordinates", *(_draw_trial(trial, rulers) for trial in trials), *map(_draw_ruler, rulers))
 
 
-def _line(trial: Shown, rulers: list[_Ruler]) -> Markup:
+def _draw_trial(trial: Shown, rulers: list[_Ruler]) -> Markup:
     points = []
     for ruler in rulers[:-1]:
         along = ruler.begin
         if ruler.axis is not None and ruler.name in trial.trial.point:
-            along = place(ruler.axis, trial.trial.point[ruler.name]) + scattered(ruler.axis, trial.number, 0.35)
+            along = place(ruler.axis, trial.trial.point[ruler.name]) + jitter(ruler.axis, trial.number, 0.35)
         points.append(ruler.point(along))
     if trial.value is not None and rulers[-1].axis is not None:
         points.append(rulers[-1].point(place(rulers[-1].axis, trial.value)))
     return tag("g", line(points, trial.label, class_="curve"), class_=trial.look, data_t=trial.number)
 
 
-def _drawn(ruler: _Ruler) -> Markup:
+def _draw_ruler(ruler: _Ruler) -> Markup:
     begin, end = ruler.point(ruler.begin), ruler.point(ruler.end)
     parts = [line([begin, end], class_="axis")]
     ticks = ruler.axis.ticks(5 if ruler.upright else 4) if ruler.axis is not None else []
@@ -81,10 +81,10 @@ def _drawn(ruler: _Ruler) -> Markup:
         else:
             parts.append(tag("path", d=f"M{x:.1f} {y - 3:.1f}v6", class_="axis"))
             parts.append(tag("text", shorten(text, 12), x=x, y=y + 17, text_anchor="middle", class_="halo"))
-    whole = tag("title", ruler.name)
+    tooltip = tag("title", ruler.name)
     if ruler.upright:
         name = shorten(ruler.name, max(6, int(ruler.gap / 7)))
-        parts.append(tag("text", whole, name, x=ruler.at, y=24, text_anchor="middle", class_="title halo"))
+        parts.append(tag("text", tooltip, name, x=ruler.at, y=24, text_anchor="middle", class_="title halo"))
     else:
-        parts.append(tag("text", whole, shorten(ruler.name, 40), x=4, y=ruler.at - 14, class_="title halo"))
+        parts.append(tag("text", tooltip, shorten(ruler.name, 40), x=4, y=ruler.at - 14, class_="title halo"))
     return join(parts)

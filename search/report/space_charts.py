@@ -57,7 +57,7 @@ def place(axis: Axis, value: Any) -> float:
     return axis(float(value))
 
 
-def scattered(axis: Axis, number: int, share: float = 0.5) -> float:
+def jitter(axis: Axis, number: int, share: float = 0.5) -> float:
     """A shift that keeps the trials of one choice apart, the same each time; none on a range."""
     if isinstance(axis, Scale):
         return 0.0
@@ -77,17 +77,17 @@ def objective_axis(study: Study, trials: list[Shown], start: float, end: float) 
     return Scale(min(values) - spread, max(values) + spread, start, end)
 
 
-def bars(found: Importance, width: int) -> Markup | None:
+def bars(importance: Importance, width: int) -> Markup | None:
     """Importance by parameter, and the mark that luck alone stays under; None where nothing can be said."""
-    if not found.share:
+    if not importance.share:
         return None
-    height = 26 * len(found.share) + 8
-    x = Scale(0, max(*found.share.values(), *found.luck.values()), 0.3 * width + 20, width - 46)
+    height = 26 * len(importance.share) + 8
+    x = Scale(0, max(*importance.share.values(), *importance.luck.values()), 0.3 * width + 20, width - 46)
     parts = []
-    for row, (name, share) in enumerate(found.share.items()):
+    for row, (name, share) in enumerate(importance.share.items()):
         y = 26 * row + 4
-        real = share > found.luck[name]
-        about = f"{name}: {share:.0%}; shuffled values stay under {found.luck[name]:.0%} in 95 of 100 cases"
+        real = share > importance.luck[name]
+        tooltip = f"{name}: {share:.0%}; shuffled values stay under {importance.luck[name]:.0%} in 95 of 100 cases"
         text = tag(
             "text",
             tag("title", name),
@@ -96,9 +96,9 @@ def bars(found: Importance, width: int) -> Markup | None:
             y=y + 15,
             text_anchor="end",
         )
-        box = tag("rect", tag("title", about), x=x.start, y=y, width=max(1.0, x(share) - x.start), height=20, rx=2)
-        luck = tag("path", d=f"M{x(found.luck[name]):.1f} {y - 1}v22", class_="luck")
-        value = tag("text", f"{share:.0%}", x=max(x(share), x(found.luck[name])) + 6, y=y + 15)
+        box = tag("rect", tag("title", tooltip), x=x.start, y=y, width=max(1.0, x(share) - x.start), height=20, rx=2)
+        luck = tag("path", d=f"M{x(importance.luck[name]):.1f} {y - 1}v22", class_="luck")
+        value = tag("text", f"{share:.0%}", x=max(x(share), x(importance.luck[name])) + 6, y=y + 15)
         parts.append(tag("g", text, box, luck, value, class_="real" if real else "unreal"))
     return svg(width, height, "parameter importance", *parts)
 
@@ -117,7 +117,7 @@ def slices(study: Study) -> list[Markup]:
         for trial in trials:
             if name not in trial.trial.point:
                 continue
-            at = place(x, trial.trial.point[name]) + scattered(x, trial.number)
+            at = place(x, trial.trial.point[name]) + jitter(x, trial.number)
             up = 34.0 if trial.value is None else y(trial.value)
             parts.append(_mark(trial, at, up))
         charts.append(svg(SMALL, height, f"objective against {name}", *parts))
@@ -128,24 +128,24 @@ def _mark(trial: Shown, x: float, y: float) -> Markup:
     return mark(trial.mark, x, y, trial.size, trial.label, class_=trial.look, data_t=trial.number)
 
 
-def pairs(study: Study, found: Importance) -> list[Markup]:
+def pairs(study: Study, importance: Importance) -> list[Markup]:
     """Two parameters against each other, the better trials larger; of the most important ones where that is known."""
     space, trials = space_of(study), shown(study)
-    ranked = sorted(space, key=lambda name: -found.share.get(name, 0.0))[:_PAIRS]
+    ranked = sorted(space, key=lambda name: -importance.share.get(name, 0.0))[:_PAIRS]
     if not any(trial.value is not None for trial in trials):
         return []
     charts = []
     height = 270
-    for one, other in combinations([name for name in space if name in ranked], 2):
-        both = [trial for trial in trials if one in trial.trial.point and other in trial.trial.point]
-        if len({json.dumps(trial.trial.point[name], sort_keys=True) for name in (one, other) for trial in both}) < 3:
+    for first, second in combinations([name for name in space if name in ranked], 2):
+        both = [trial for trial in trials if first in trial.trial.point and second in trial.trial.point]
+        if len({json.dumps(trial.trial.point[name], sort_keys=True) for name in (first, second) for trial in both}) < 3:
             continue  # they never meet, or neither varies where they do
-        y = axis_of(other, space[other], height - 54, 24)
-        x = axis_of(one, space[one], 96 if isinstance(y, Choices) else 52, SMALL - 14)
-        parts = [frame(x, y, one, other, 5)]
+        y = axis_of(second, space[second], height - 54, 24)
+        x = axis_of(first, space[first], 96 if isinstance(y, Choices) else 52, SMALL - 14)
+        parts = [frame(x, y, first, second, 5)]
         for trial in both:
-            across = place(x, trial.trial.point[one]) + scattered(x, trial.number)
-            up = place(y, trial.trial.point[other])
-            parts.append(_mark(trial, across, up + scattered(y, trial.number * 7 + 3)))
-        charts.append(svg(SMALL, height, f"{other} against {one}", *parts))
+            across = place(x, trial.trial.point[first]) + jitter(x, trial.number)
+            up = place(y, trial.trial.point[second])
+            parts.append(_mark(trial, across, up + jitter(y, trial.number * 7 + 3)))
+        charts.append(svg(SMALL, height, f"{second} against {first}", *parts))
     return charts

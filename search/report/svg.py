@@ -148,15 +148,15 @@ _SHAPES = {  # around the origin, for a mark of half-width 1
 
 def mark(shape: str, x: float, y: float, size: float, title: str = "", **attributes: Any) -> Markup:
     """A circle, cross, diamond, triangle or bar. title: shown when pointed at."""
-    about = tag("title", title) if title else ""
+    tooltip = tag("title", title) if title else ""
     if shape == "circle":
-        return tag("circle", about, cx=x, cy=y, r=size, **attributes)
+        return tag("circle", tooltip, cx=x, cy=y, r=size, **attributes)
     path = _SHAPES[shape].format(f"{size:.1f}")
-    return tag("path", about, d=path, transform=f"translate({x:.1f} {y:.1f})", **attributes)
+    return tag("path", tooltip, d=path, transform=f"translate({x:.1f} {y:.1f})", **attributes)
 
 
 def line(points: Sequence[tuple[float, float]], title: str = "", **attributes: Any) -> Markup:
     """A polyline."""
-    about = tag("title", title) if title else ""
+    tooltip = tag("title", title) if title else ""
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    return tag("path", about, d=path, **attributes)
+    return tag("path", tooltip, d=path, **attributes)

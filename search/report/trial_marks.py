@@ -60,7 +60,7 @@ def _shown(study: Study, trial: Trial, full: list[int], leader: Trial | None) ->
 def label(study: Study, trial: Trial) -> str:
     """A trial in a line, for whoever points at it."""
     value = objective(study, trial)
-    said = "" if value is None else f", {objective_of(study).unit} {objective_of(study).show(value)}"
+    score = "" if value is None else f", {objective_of(study).unit} {objective_of(study).show(value)}"
     rung = f" at {units.count(trial.rung)}" if trial.rung and trial.status in ("pruned", "paused") else ""
     of = "" if trial.of is None else f" (trial {trial.of} again, fresh seed {trial.round})"
-    return f"trial {trial.number}{of}: {trial.name}; {trial.status.replace('_', ' ')}{rung}{said}"
+    return f"trial {trial.number}{of}: {trial.name}; {trial.status.replace('_', ' ')}{rung}{score}"
