@@ -1,4 +1,4 @@
-"""The report's words and tables: what came out, what it cost, who left at which rung, where it comes from. Pure."""
+"""The report's facts and tables: result, cost, trials by rung, spec, provenance. Pure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from search.study.study import Study, Trial
 from search.study.study_record import UNKNOWN, Tokenized
 from trainer import units
 
-Fact = tuple[str, str, str]  # name, value, more about it
+Fact = tuple[str, str, str]  # name, value, detail
 
 
 def facts(study: Study, ranked: list[Standing]) -> list[Fact]:
-    """What one wants to know first."""
+    """The key figures at the top of the page. ranked: the standings of the trials."""
     entries: list[Fact] = []
     leader = best(study)
     if leader is not None:
@@ -43,7 +43,9 @@ def facts(study: Study, ranked: list[Standing]) -> list[Fact]:
     entries.append(("tokens", units.count(spent.tokens + spent.repeated), "trained on by all together"))
     entries.append(("wall time", units.duration(study.seconds()), _drivers(drivers)))
     if (capacity := sum(session.rows * session.wall for session in drivers)) > 0:
-        entries.append(("workers idle", f"{1 - sum(session.busy for session in drivers) / capacity:.0%}", idle_text(drivers)))
+        entries.append(
+            ("workers idle", f"{1 - sum(session.busy for session in drivers) / capacity:.0%}", idle_text(drivers))
+        )
     if spent.gpu_hours:
         entries.append(("GPU hours", f"{spent.gpu_hours:.2f}", "reserved by trials while they ran"))
     elif spent.cpu_hours is not None:
@@ -58,7 +60,7 @@ def _drivers(sessions: list[Session]) -> str:
 
 
 def idle_text(sessions: list[Session]) -> str:
-    """Where the workers' time without a trial was."""
+    """The workers' idle time by when it fell, as text."""
     idle = {key: sum(session.idle[key] for session in sessions) for key in ("before", "between", "after")}
     words = {"before": "before the first trial", "between": "between trials", "after": "after the last"}
     parts = [f"{units.duration(seconds)} {words[key]}" for key, seconds in idle.items() if round(seconds)]
@@ -66,7 +68,7 @@ def idle_text(sessions: list[Session]) -> str:
 
 
 def costs(study: Study) -> dict[str, Any]:
-    """heads and lines: by what became of the trials, the finalists' runs, all. Columns of nothing are left out."""
+    """The cost table: heads and lines, a row per outcome of trials and one for all; empty columns are left out."""
     groups = {
         "to full length": [t for t in study.searched if t.status in FULL],
         "stopped or paused at a rung": [t for t in study.searched if t.status in ("pruned", "paused")],
@@ -97,7 +99,7 @@ def _cost(study: Study, name: str, trials: list[Trial], total: float) -> list[st
 
 
 def survivors(study: Study) -> dict[str, Any]:
-    """heads and lines: a row for each rung and the end. Ways of leaving that nobody took are left out."""
+    """The survival table: heads, lines (a row per rung and one for the end), rungs; without unused columns."""
     rows = survival(study)
     names = {"broke": "broke before it", "early": "ended early by itself", "going": "not ended"}
     ways = [way for way in names if any(row.left[way] for row in rows)]
@@ -133,14 +135,14 @@ def spec_text(study: Study) -> str:
     """The spec as run, defaults left out, as YAML."""
     import yaml
 
-    spec = study.header.spec_as_written  # of another release: as it stands in the journal
+    spec = study.header.spec_as_written  # a spec of another release: as in the journal
     if study.header.spec_reading.exact:
         spec = study.header.spec.model_dump(mode="json", exclude_defaults=True)
     return str(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100))
 
 
 def provenance(study: Study) -> list[tuple[str, str]]:
-    """Where the numbers come from, a fact a line."""
+    """(name, text) of what produced the numbers: code, data, machine, packages, drivers."""
     header, data, host = study.header, study.header.data, study.header.host
     lines = {
         "code": header.code,

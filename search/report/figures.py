@@ -1,8 +1,8 @@
-"""The pictures, drawn: losses against tokens, perplexity by document, reliability. The only file that knows matplotlib.
+"""The PNG figures: losses against tokens, perplexity by document, reliability. The only file that imports matplotlib.
 
-Figures are objects of their own (never pyplot, whose state all threads share), 960 pixels wide: letters of a legible
-size on a phone. Lines differ in colour (Okabe and Ito's eight, which colour-blind people tell apart), in dashes and in
-markers, so that a print in grey reads as well.
+Figures are made without pyplot, whose state is shared by all threads. They are 960 pixels wide, so that text is legible
+on a phone. Lines differ in colour (Okabe and Ito's palette for colour-blind readers), in dashes and in markers, so that
+a print in grey is legible as well.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Style = tuple[str, Any, str]
 
 
 def losses(chart: Chart) -> Figure:
-    """Validation loss of every line above and, where there is training_and_validation, training loss below, on the same scale."""
+    """Validation loss of every line; below it training loss on the same scale, where the chart has any."""
     trained = any(line.curve.train for line in chart.lines)
     figure = _figure(8.4 if trained else 5.6)
     above, *below = np.atleast_1d(figure.subplots(1 + trained, 1, sharex=True, sharey=True))
@@ -66,7 +66,7 @@ def losses(chart: Chart) -> Figure:
 
 
 def training_and_validation(chart: Chart) -> Figure:
-    """Training and validation loss of the chart's first line in training_and_validation picture, and what it says of over-fitting."""
+    """Training and validation loss of the chart's first line in one panel, with a sentence on over-fitting."""
     figure = _figure(5.4)
     axes = figure.subplots()
     line = chart.lines[0]
@@ -89,7 +89,7 @@ def training_and_validation(chart: Chart) -> Figure:
 
 
 def documents(title: str, scores: Scores) -> Figure:
-    """How perplexity spreads over the validation documents: the share of them at or under each value."""
+    """The cumulative distribution of perplexity over the validation documents, with quantiles and the pooled value."""
     figure = _figure(5.2)
     axes = figure.subplots()
     nats = np.sort(scores.nll / np.maximum(scores.tokens, 1))
@@ -99,9 +99,9 @@ def documents(title: str, scores: Scores) -> Figure:
         value = float(np.exp(np.quantile(nats, at)))
         axes.plot(value, 100 * at, marker="o", markersize=6, color=BLACK)
         words = f"{at:.0%}: {units.score(value)}"
-        room = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the dotted line must not cross the words
+        room = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # keeps the dotted line out of the text
         where: dict[str, Any] = {"textcoords": "offset points", "va": "top", "fontsize": SMALL, "bbox": room}
-        axes.annotate(words, (value, 100 * at), (7, -3), **where)  # under the curve, which rises
+        axes.annotate(words, (value, 100 * at), (7, -3), **where)  # below the rising curve
     pooled = math.exp(min(float(scores.nll.sum() / scores.tokens.sum()), 700))
     label = f"of all tokens together: {units.score(pooled)}"
     axes.axvline(pooled, color=STYLES[2][0], linestyle=STYLES[2][1], label=label)
@@ -113,7 +113,7 @@ def documents(title: str, scores: Scores) -> Figure:
 
 
 def reliability(title: str, scores: Scores, temperature: float | None) -> Figure:
-    """Confidence against accuracy in bins, as it is and after the training_and_validation temperature; below, where the targets are."""
+    """A reliability diagram, as trained and after temperature scaling; below it the share of targets per bin."""
     figure = _figure(7.2)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.plot((0, 1), (0, 1), color=GREY, linewidth=1, linestyle=(0, (2, 2)), label="as sure as right")
@@ -121,7 +121,9 @@ def reliability(title: str, scores: Scores, temperature: float | None) -> Figure
     _draw_bins(above, below, raw, STYLES[0], f"as it is: expected calibration error {scores.ece:.3f}")
     if scores.tempered_count.sum() and temperature is not None:
         tempered = (scores.tempered_count, scores.tempered_confidence, scores.tempered_accuracy)
-        _draw_bins(above, below, tempered, STYLES[1], f"with temperature {temperature:.3f}, on text it was not fitted on")
+        _draw_bins(
+            above, below, tempered, STYLES[1], f"with temperature {temperature:.3f}, on text it was not fitted on"
+        )
     above.set(ylabel="accuracy: the likeliest token was right", xlim=(0, 1), ylim=(0, 1))
     below.set(xlabel="confidence: probability of the likeliest token", ylabel="targets (%)", ylim=(0, None))
     above.text(0.04, 0.93, "less sure than right", fontsize=SMALL)
@@ -131,7 +133,7 @@ def reliability(title: str, scores: Scores, temperature: float | None) -> Figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As PNG, whole or not at all; equal figures, equal bytes. Raises OSError, or UserError when the disk is full."""
+    """Write a PNG atomically; equal figures give equal bytes. Raises OSError, or UserError when the disk is full."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
@@ -145,7 +147,7 @@ def _figure(height: float) -> Figure:
 
 
 def _styled(chart: Chart) -> list[tuple[Line, Style | None]]:
-    """Lines with their styles as they are drawn: the nameless first, the first line on top of all."""
+    """(line, style) in drawing order: lines without a name first (style None), the chart's first line last, on top."""
     styles = iter(STYLES)
     return [(line, next(styles, None) if line.named else None) for line in chart.lines][::-1]
 
@@ -159,7 +161,7 @@ def _draw_line(axes: Axes, line: Line, points: curve.Points, style: Style | None
 
 
 def _draw_end(axes: Axes, line: Line, style: Style | None) -> None:
-    """The full split's value, apart from the curve: it is of other text."""
+    """Mark the value on the full split; it is not joined to the curve, which is of the subset."""
     if line.curve.end is not None:
         axes.plot(*line.curve.end, **_STAR, color=style[0] if style else GREY)
     if line.leader:
@@ -202,7 +204,8 @@ def _mark_overfitting(axes: Axes, line: Line) -> None:
 
 
 def _set_limits(axes: Axes, chart: Chart) -> None:
-    """Room for what has a name, and for most of the rest: training_and_validation trial that broke must not squash the others."""
+    """Set the y limits to hold all named lines and 90 % of the first values, so that a trial that diverged does not
+    compress the others."""
     named = [value for line in chart.lines if line.named for _, value in (*line.curve.val, *line.curve.train)]
     first = [line.curve.val[0][1] for line in chart.lines if line.curve.val]
     high = max(float(np.quantile(first, 0.9)) if first else -math.inf, *named)
@@ -214,7 +217,7 @@ def _set_limits(axes: Axes, chart: Chart) -> None:
 
 
 def _legend(chart: Chart) -> list[Line2D]:
-    """What each style and each sign means, for those that are there."""
+    """Legend entries for the styles and marks that the chart uses."""
     from matplotlib.lines import Line2D
 
     handles = []
@@ -229,7 +232,9 @@ def _legend(chart: Chart) -> list[Line2D]:
         handles.append(Line2D([], [], color=GREY, linewidth=0.7, label=f"{others} more"))
     if any(line.curve.end is not None for line in chart.lines):
         handles.append(Line2D([], [], **_STAR, color=GREY, label="validation text, all of it: the objective's"))
-    handles += [Line2D([], [], **_DASH, color=BLACK, label=_seeds_label(line)) for line in chart.lines[:1] if line.seeds]
+    handles += [
+        Line2D([], [], **_DASH, color=BLACK, label=_seeds_label(line)) for line in chart.lines[:1] if line.seeds
+    ]
     for ending, (marker, words) in _ENDS.items():
         if any(line.ending == ending for line in chart.lines):
             handles.append(Line2D([], [], color=GREY, linestyle="none", marker=marker, markersize=6, label=words))
@@ -257,7 +262,7 @@ def _label_tokens(axes: Axes) -> None:
 
 
 def _plain_numbers(axes: Axes) -> None:
-    """1.5, 2, 3 on a logarithmic axis, where matplotlib would write 10^0.3."""
+    """Label a logarithmic axis 1.5, 2, 3, where matplotlib would write 10^0.3."""
     from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_xlim()
@@ -287,5 +292,5 @@ def _short(text: str, most: int = 90) -> str:
 
 
 def _plain(text: str) -> str:
-    """A dollar sign is no formula."""
+    """Text with dollar signs escaped, as matplotlib reads them as the start of a formula."""
     return text.replace("$", r"\$")

@@ -1,12 +1,12 @@
-"""`nanosweep figures`: the pictures of a study, or of one run, as PNG files.
+"""`nanosweep figures`: the figures of a study, or of one run, as PNG files.
 
     trials.png         loss of every trial against tokens, the leader and the next best named
     by-KEY.png         the best trial for each value of a config key (default: loss)
     leader.png         the leader's training and validation loss, and where over-fitting begins
-    documents.png      how the leader's perplexity spreads over the validation documents
-    reliability.png    confidence against accuracy of the leader, as it is and with one temperature
+    documents.png      the distribution of the leader's perplexity over the validation documents
+    reliability.png    the leader's reliability diagram, as trained and after temperature scaling
 
-Of a run folder: loss.png, documents.png, reliability.png. matplotlib is loaded when something is drawn.
+A run folder gives loss.png, documents.png, reliability.png. matplotlib is imported when something is drawn.
 """
 
 from __future__ import annotations
@@ -26,26 +26,29 @@ from search.study.study import Study, read_study
 from trainer import curve, records, scores, units
 
 FOLDER = "figures"
-Draw = Callable[[], Any]  # makes a figure, which only search.figures knows
+Draw = Callable[[], Any]  # returns a matplotlib Figure; only search.report.figures knows the type
 
 
 @dataclass
 class Drawn:
-    """What was written, and lines for people: why a picture is missing, what they say of over-fitting."""
+    """The files written, and lines to print: why a figure is missing, where over-fitting begins."""
 
     paths: list[Path] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
 
 def of_run(run: Path, out: Path | None = None) -> Drawn:
-    """Write the pictures of one run, from its folder. out: default `figures` in it. Raises UserError."""
+    """Write the figures of one run, read from its folder. out: default `figures` in it.
+
+    Raises UserError where the run has no reports or the folder cannot be written.
+    """
     return _add_overfitting(_write(_of_run(run), out or run / FOLDER), curves.of_run(run))
 
 
 def of_study(study: Study, out: Path | None = None, by: str | None = None) -> Drawn:
-    """Write a study's pictures into a folder, by default figures/NAME in the working directory.
+    """Write a study's figures into a folder, by default figures/NAME in the working directory.
 
-    Raises UserError where it cannot be written, or `by` is no key.
+    Raises UserError where the folder cannot be written, or for an unknown key `by`.
     """
     out = out or Path(FOLDER) / study.header.name
     drawn = _write(_of_study(study, by), out)
@@ -60,7 +63,7 @@ def _add_overfitting(drawn: Drawn, chart: curves.Chart) -> Drawn:
 
 
 def attempt(folder: Path) -> None:
-    """The pictures of a study that has just been run. Whatever hinders them is a line and not the study's failure."""
+    """Write the figures of a study that has just run. An error is printed as a note and does not fail the study."""
     try:
         of_study(read_study(folder), folder / FOLDER)
     except Exception as error:
@@ -69,7 +72,7 @@ def attempt(folder: Path) -> None:
 
 
 def _of_study(study: Study, by: str | None) -> Iterator[tuple[str, Draw | str]]:
-    """Names of pictures, each with what draws it or why there is none."""
+    """(file name, function that draws it or the reason why there is none) of each figure."""
     from search.report import figures
 
     chart = curves.of_trials(study)

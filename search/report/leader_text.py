@@ -1,4 +1,4 @@
-"""Text from a study's leader, for its report: written once and kept beside it, or the reason why there is none."""
+"""Sample texts of a study's leader for its report, generated once and cached in samples.json; or why there are none."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from trainer import units
 NAME = "samples.json"
 WEIGHTS = ("best.pt", "checkpoint.pt")
 N, TOKENS, TEMPERATURE, SEED = 3, 200, 0.8, 1337
-SMALL = 10_000_000  # parameters: threads of smaller models wait for each other, for minutes on a busy machine
-MOST = 5e11  # multiplications that the page of a study just run may cost: some seconds on a core
+SMALL = (
+    10_000_000  # parameters; smaller models use one thread: several wait for each other, for minutes on a busy machine
+)
+MOST = 5e11  # multiplications allowed without `allow_slow`: some seconds on a core
 
 
 @dataclass(frozen=True)
 class Samples:
-    """texts: whole continuations of nothing; about: how they were made; reason: why there are none."""
+    """texts: generated from an empty prompt; source: the weights and sampling settings; reason: why there are none."""
 
     texts: list[str] = field(default_factory=list)
     source: str = ""
@@ -33,9 +35,10 @@ class Samples:
 
 
 def samples_of(study: Study, allow_slow: bool = True) -> Samples:
-    """The leader's, from its own weights, or those of its first run with a fresh seed where these are kept.
+    """Texts from the leader's own weights or, where these are gone, from those of its first run with a fresh seed.
 
-    allow_slow: False leaves out what would take more than some seconds.
+    allow_slow: if False, give a reason instead of texts that would take more than some seconds. Never raises for
+    weights that are missing or unusable: that is a reason, too.
     """
     leader = best(study)
     if leader is None:
@@ -62,17 +65,20 @@ def samples_of(study: Study, allow_slow: bool = True) -> Samples:
         samples = _write(file, run.number, leader.number)
     except (UserError, OSError, RuntimeError) as error:
         return Samples(reason=f"the weights of trial {run.number} cannot be used: {error}")
-    with suppress(UserError):  # a folder that cannot be written: they are made again next time
+    with suppress(UserError):  # a read-only folder: nothing is cached, and the next report generates the texts again
         replace_text(study.folder / NAME, json.dumps({"key": key, **asdict(samples)}, ensure_ascii=False) + "\n")
     return samples
 
 
 def _kept(path: Path, key: dict[str, Any]) -> Samples | None:
+    """The cached texts, None without a cache of these weights. Their source was called `about` in earlier caches."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["key"] != key:
             return None
-        return Samples([str(text) for text in kept["texts"]], str(kept["about"]))
+        return Samples(
+            [str(text) for text in kept["texts"]], str(kept["source"] if "source" in kept else kept["about"])
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -1,4 +1,4 @@
-"""The report's parallel coordinates: a line for each trial over all parameters to its objective. Pure, to SVG."""
+"""The report's parallel coordinates: a line per trial across all parameters to its objective. Pure, to SVG."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from search.report.space_charts import axis_of, objective_axis, place, jitter, space_of
+from search.report.space_charts import axis_of, jitter, objective_axis, place, space_of
 from search.report.svg import Axis, join, line, shorten, svg, tag
 from search.report.trial_marks import Shown, shown
 from search.study.scores import objective_of
 from search.study.study import Study
 
-_INSET = 30  # px at an axis's beginning, for points at which a conditional parameter does not exist
+_INSET = 30  # px at the start of an axis, for trials without that conditional parameter
 
 
 @dataclass(frozen=True)
 class _Ruler:
-    """One axis. at: its place across; begin, end: of the line; axis: values on it, None where nobody has one."""
+    """One axis. at: pixel across; begin, end: pixels of its line; axis: its scale, None where no trial has a value.
+
+    optional: of a conditional parameter; upright: vertical; gap: px to the next axis.
+    """
 
     name: str
     at: float
@@ -33,10 +36,10 @@ class _Ruler:
 
 
 def parallel(study: Study, width: int) -> Markup | None:
-    """Lines of trials without an objective end before it; None where nothing is searched or nothing has run.
+    """The chart, None for an empty space or no trials. The line of a trial without an objective ends before that axis.
 
-    Wide: axes stand side by side. Narrow: they lie below each other. Where a parameter does not exist at a point, its
-    axis is crossed at its beginning, marked with a dash.
+    Above 500 px the axes are vertical, side by side; below they are horizontal, one under the other. A trial without a
+    conditional parameter crosses its axis at the start, marked with a dash.
     """
     space, trials = space_of(study), shown(study)
     if not space or not trials:
@@ -54,7 +57,13 @@ def parallel(study: Study, width: int) -> Markup | None:
     last = objective_axis(study, trials, begin, end)
     unit = objective_of(study).unit
     rulers.append(_Ruler(unit, 56 + gap * len(space), begin, end, last, False, upright, gap))
-    return svg(width, height, "parallel coordinates", *(_draw_trial(trial, rulers) for trial in trials), *map(_draw_ruler, rulers))
+    return svg(
+        width,
+        height,
+        "parallel coordinates",
+        *(_draw_trial(trial, rulers) for trial in trials),
+        *map(_draw_ruler, rulers),
+    )
 
 
 def _draw_trial(trial: Shown, rulers: list[_Ruler]) -> Markup:

@@ -1,7 +1,7 @@
-"""`nanosweep samples`: the same prompt through the best trial of each value of a key, one text each (`--by loss`).
+"""`nanosweep samples`: one text from the same prompt by the best trial of each value of a key (`--by loss`).
 
-A trial's runs with fresh seeds come first: nobody picked those for being low. Each text is drawn from the weights that
-the run's score is about, through the read-out of its own loss, with the same seed.
+A trial's run with a fresh seed is preferred to the searched run, which was selected for its low value. Each text is
+sampled from the weights that the run's score is of, through the read-out of its own loss, with the same seed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainer.config import TrainConfig
 
 @dataclass(frozen=True)
 class Rule:
-    """How every text is drawn."""
+    """The sampling settings of every text."""
 
     prompt: str = ""
     max_new_tokens: int = 200
@@ -33,7 +33,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Sample:
-    """One value's text. about: which run wrote it; text: None where there is none, and `about` says why."""
+    """The text of one value. source: the run that generated it, or why text is None."""
 
     value: str
     source: str
@@ -41,7 +41,7 @@ class Sample:
 
 
 def write(folder: Path, by: str | None, rule: Rule) -> list[Sample]:
-    """A text from the best of each value, the leader's first; without `by` the leader's alone.
+    """A text from the best trial of each value, in the leaderboard's order; without `by` the leader's alone.
 
     Raises UserError where the study has no such key, the prompt cannot be encoded, or no text can be written at all.
     """
@@ -53,16 +53,20 @@ def write(folder: Path, by: str | None, rule: Rule) -> list[Sample]:
         groups = by_value.grouped(study, by)
         chosen = {value: leader(study, trials) for value, trials in groups.items()}
     samples = [
-        Sample(value, _explain_absence(groups[value]), None) if trial is None else _sample(study, folder, value, trial, rule)
+        Sample(value, _explain_absence(groups[value]), None)
+        if trial is None
+        else _sample(study, folder, value, trial, rule)
         for value, trial in sorted(chosen.items(), key=lambda item: _place(study, item[1]))
     ]
     if all(sample.text is None for sample in samples):
-        raise UserError("; ".join(f"{sample.value}: {sample.source}" if sample.value else sample.source for sample in samples[:1]))
+        raise UserError(
+            "; ".join(f"{sample.value}: {sample.source}" if sample.value else sample.source for sample in samples[:1])
+        )
     return samples
 
 
 def _place(study: Study, trial: Trial | None) -> tuple[bool, float]:
-    """In the leaderboard's order, those without a leader last."""
+    """A sort key: the leaderboard's order, values without a leader last."""
     means = fit(finalists(study)).means
     return (True, 0.0) if trial is None else (False, means.get(trial.number, score(study, trial)))
 
@@ -87,7 +91,7 @@ def _sample(study: Study, folder: Path, value: str, trial: Trial, rule: Rule) ->
 
 
 def _weights(folder: Path, run: Trial) -> Path:
-    """The file that a run's score is about: its last weights, but for one that ended itself."""
+    """The weights that a run's score is of: the last ones, or the best ones of an early-stopped run."""
     from trainer import checkpoint
 
     name = checkpoint.BEST if run.status == "early_stopped" else checkpoint.CHECKPOINT
@@ -112,7 +116,7 @@ def _describe_run(study: Study, trial: Trial, run: Trial) -> str:
 
 
 def render(samples: list[Sample]) -> str:
-    """For a terminal."""
+    """The samples as terminal text."""
     parts = []
     for sample in samples:
         head = ": ".join(word for word in (sample.value, sample.source) if word)
@@ -121,7 +125,7 @@ def render(samples: list[Sample]) -> str:
 
 
 def markdown(study: str, rule: Rule, samples: list[Sample]) -> str:
-    """A page. study: its name."""
+    """The samples as a Markdown page. study: its name."""
     settings = f"temperature {rule.temperature:g}, at most {rule.max_new_tokens} tokens, seed {rule.seed}"
     lines = [f"# {study}: samples", "", f"Prompt {rule.prompt!r}, {settings}.", ""]
     for sample in samples:

@@ -1,4 +1,4 @@
-"""The report's charts of what was searched: importance, slices, pairs; axes of parameters. Pure, to SVG."""
+"""The report's charts of the search space: importance, slices, pairs; axes of parameters. Pure, to SVG."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from search.study.scores import objective_of
 from search.study.study import Study
 from trainer import units
 
-SMALL = 340  # px: one of several small charts
-_PAIRS = 4  # parameters of which all pairs are drawn: six charts
+SMALL = 340  # px, the width of a small chart
+_PAIRS = 4  # parameters whose pairs are drawn: six charts
 
 
 def space_of(study: Study) -> Space:
-    """What was searched; empty where the spec is of a release that took other values."""
+    """The study's search space; empty for a spec of another release that this one cannot check."""
     return {} if study.header.spec_reading.refused else study.header.spec.space
 
 
@@ -37,7 +37,7 @@ def axis_of(name: str, parameter: Parameter, start: float, end: float) -> Axis:
 
 
 def _short(value: float) -> str:
-    """1e-3 rather than 0.001, as in a trial's name."""
+    """A number as in a trial's name: 1e-3 rather than 0.001."""
     if value and not 0.01 <= abs(value) < 10_000:
         digits, exponent = f"{value:.2e}".split("e")
         return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
@@ -58,11 +58,13 @@ def place(axis: Axis, value: Any) -> float:
 
 
 def jitter(axis: Axis, number: int, share: float = 0.5) -> float:
-    """A shift that keeps the trials of one choice apart, the same each time; none on a range."""
+    """A deterministic shift in px that separates the trials of one choice; 0 on a range."""
     if isinstance(axis, Scale):
         return 0.0
     step = abs(axis.end - axis.start) / max(1, len(axis.names))
-    return share * min(step, 60) * ((number * 0.618034) % 1 - 0.5)  # the golden ratio spreads any run of numbers
+    return (
+        share * min(step, 60) * ((number * 0.618034) % 1 - 0.5)
+    )  # the golden ratio spreads consecutive numbers evenly
 
 
 def objective_axis(study: Study, trials: list[Shown], start: float, end: float) -> Scale | None:
@@ -78,7 +80,7 @@ def objective_axis(study: Study, trials: list[Shown], start: float, end: float) 
 
 
 def bars(importance: Importance, width: int) -> Markup | None:
-    """Importance by parameter, and the mark that luck alone stays under; None where nothing can be said."""
+    """Importance by parameter, each with a mark at the level of shuffled values; None without shares."""
     if not importance.share:
         return None
     height = 26 * len(importance.share) + 8
@@ -104,7 +106,7 @@ def bars(importance: Importance, width: int) -> Markup | None:
 
 
 def slices(study: Study) -> list[Markup]:
-    """For each parameter the objective against its value; trials without one as a row of marks on top."""
+    """A chart per parameter: objective against value; trials without an objective are a row of marks on top."""
     space, trials = space_of(study), shown(study)
     height = 250
     y = objective_axis(study, trials, height - 54, 52)
@@ -129,7 +131,7 @@ def _mark(trial: Shown, x: float, y: float) -> Markup:
 
 
 def pairs(study: Study, importance: Importance) -> list[Markup]:
-    """Two parameters against each other, the better trials larger; of the most important ones where that is known."""
+    """A chart per pair of the most important parameters (without importances the first); better trials are larger."""
     space, trials = space_of(study), shown(study)
     ranked = sorted(space, key=lambda name: -importance.share.get(name, 0.0))[:_PAIRS]
     if not any(trial.value is not None for trial in trials):
@@ -139,7 +141,7 @@ def pairs(study: Study, importance: Importance) -> list[Markup]:
     for first, second in combinations([name for name in space if name in ranked], 2):
         both = [trial for trial in trials if first in trial.trial.point and second in trial.trial.point]
         if len({json.dumps(trial.trial.point[name], sort_keys=True) for name in (first, second) for trial in both}) < 3:
-            continue  # they never meet, or neither varies where they do
+            continue  # fewer than 3 distinct values: nothing to see
         y = axis_of(second, space[second], height - 54, 24)
         x = axis_of(first, space[first], 96 if isinstance(y, Choices) else 52, SMALL - 14)
         parts = [frame(x, y, first, second, 5)]

@@ -1,4 +1,4 @@
-"""Cautions: warnings after a search, such as a best value at the edge of its range, each one line with its remedy. Pure.
+"""Cautions: warnings after a search, such as a best value at the edge of its range, each with its remedy. Pure.
 
 They need the trials' results; warnings that the spec alone allows are in `search.strategy.advice`. No caution changes
 a rank.
@@ -119,7 +119,7 @@ def _edge(name: str, parameter: Parameter, best: Trial, full: list[Trial]) -> st
 
 
 def _allowed(field: str, wanted: list[float], end: float) -> str | None:
-    """The first wanted value that the config's field allows and that, as printed, lies beyond the end; None without one."""
+    """The first wanted value that the config's field allows and that, as printed, lies beyond the end; else None."""
     integer = number_kind(field) == "int"
     tries = [
         *wanted[:1],
@@ -145,7 +145,7 @@ def _number(value: float) -> str:
 
 
 def _unequal_losses(study: Study, full: list[Trial]) -> Iterator[str]:
-    """Losses with unequal numbers of trials or unequal learning-rate ranges: better tuning alone can make one look better."""
+    """Losses with unequal numbers of trials or learning-rate ranges: better tuning alone can make one look better."""
     tried = Counter(str(trial.config["loss"]) for trial in study.searched if "loss" in trial.config)
     if len(tried) < 2:
         return
@@ -184,7 +184,9 @@ def _unequal_rates(study: Study, tried: Iterable[str]) -> Iterator[str]:
             spans[loss] = math.log10(max(rates) / min(rates))
     if len(spans) > 1:
         wide, narrow = max(spans, key=lambda loss: spans[loss]), min(spans, key=lambda loss: spans[loss])
-        if spans[wide] > _UNEQUAL * spans[narrow] and spans[wide] > 0.3:  # 0.3: a range under a factor of 2 is hardly a search
+        if (
+            spans[wide] > _UNEQUAL * spans[narrow] and spans[wide] > 0.3
+        ):  # 0.3: a range under a factor of 2 is hardly a search
             yield (
                 f"loss: learning rates of {wide} were searched over a factor {10 ** spans[wide]:.3g}, those of "
                 f"{narrow} over {10 ** spans[narrow]:.3g}; search both alike before comparing them"
@@ -235,7 +237,9 @@ def _schedule(trial: Trial) -> Iterator[str]:
 
 
 def _idle(study: Study, spec: StudySpec) -> Iterator[tuple[str, str]]:
-    """(parameter, caution) for each parameter without a visible effect, by the Kruskal-Wallis test over compared trials.
+    """(parameter, caution) of each parameter without a visible effect, by the Kruskal-Wallis rank test.
+
+    The sample is all compared trials.
 
     Stopped trials rank behind those that continued, as in the leaderboard: among the survivors alone even a decisive
     parameter shows no effect. A range is cut into thirds, so that an optimum in its middle is detected as well as a

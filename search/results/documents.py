@@ -1,7 +1,7 @@
 """`nanosweep documents`: a trial's perplexity by document, and its calibration.
 
-Three means are in use and differ: the pooled perplexity exp(sum of nats / sum of tokens), which is the objective; exp of
-the mean of the documents' nats per token, in which each document counts once; and the mean of the documents'
+Three means are in use and differ: the pooled perplexity exp(sum of nats / sum of tokens), which is the objective; exp
+of the mean of the documents' nats per token, in which each document counts once; and the mean of the documents'
 perplexities, which a few unusual short documents dominate.
 """
 

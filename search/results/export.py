@@ -22,7 +22,7 @@ NAME = "best.yaml"
 
 
 def best_config(study: Study, trial: int | None = None) -> TrainConfig:
-    """The config of a trial, by default the leader. Raises UserError as `choose` does, or for a config of another release."""
+    """The config of a trial, by default the leader's. Raises UserError (see `choose`), also for another release's config."""
     return _config(choose(study, trial))
 
 
@@ -112,7 +112,7 @@ def write_best(study: Study, folder: Path, ranked: list[Standing] | None = None)
     """Write `best.yaml` into a study's folder and return its path; None, and no file, while there is no leader."""
     if best(study) is None:
         return None
-    write(study, folder / NAME, found=ranked)
+    write(study, folder / NAME, ranked=ranked)
     return folder / NAME
 
 

@@ -110,7 +110,9 @@ def on_test(study: Study) -> dict[int, Standing]:
             values.setdefault(run.of, []).append(target.compared(value))
     means = fit(finalists(study)).means
     order = sorted(values, key=lambda number: (means.get(number, math.inf), number))
-    standings = {standing.number: standing for standing in compare_trials(values, text=text_of(study, order, name=TEST_SCORES))}
+    standings = {
+        standing.number: standing for standing in compare_trials(values, text=text_of(study, order, name=TEST_SCORES))
+    }
     return {number: standings[number] for number in order}
 
 

@@ -1,9 +1,9 @@
 """Parameter importance: Optuna's conditional PED-ANOVA, against its values on shuffled objectives.
 
 PED-ANOVA measures how far the distribution of a parameter's values among the best quarter of the trials differs from
-that among all trials (Watanabe et al. 2023, arXiv 2304.10255); the conditional variant (2601.20800) counts a conditional
-parameter only where it exists. All trials are compared at one length, the longest that at least FEWEST reached: values
-at different lengths are not comparable.
+that among all trials (Watanabe et al. 2023, arXiv 2304.10255); the conditional variant (arXiv 2601.20800) counts a
+conditional parameter only where it exists. All trials are compared at one length, the longest that at least FEWEST
+reached: values at different lengths are not comparable.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ class Importance:
 
 
 def importance(study: Study) -> Importance:
-    """The importances at the longest length with enough trials; without shares for too few trials or another release's spec."""
+    """The importances at the longest length with enough trials.
+
+    Without shares where no length has enough, or the spec is of another release that this one cannot check.
+    """
     rungs = [None, *reversed(study.header.rungs)]
     by_rung = {rung: _values(study, rung) for rung in rungs}
     chosen = next((rung for rung in rungs if len(by_rung[rung]) >= FEWEST), None)

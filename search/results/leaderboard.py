@@ -15,7 +15,7 @@ MAINRUN = ("val_nats_per_char", "mainrun_nats_per_char", "mainrun_coverage")
 
 
 def parameters(point: dict[str, Any]) -> dict[str, Any]:
-    """A point as a flat dict: a linked parameter (`width: {n_embd: 384, n_head: 6}`) becomes one entry per config key."""
+    """A point as flat dict: a linked parameter (`width: {n_embd: 384, n_head: 6}`) becomes an entry per config key."""
     flat: dict[str, Any] = {}
     for name, value in point.items():
         flat.update(value if isinstance(value, dict) else {name: value})

@@ -1,5 +1,5 @@
-"""The notes under a leaderboard: ties, optimism of the best value, why trials broke, the entropy floor, differing tokens
-at a rung, how well rungs predicted the final order, cautions."""
+"""The notes under a leaderboard: ties, optimism of the best value, why trials broke, the entropy floor, differing
+tokens at a rung, how well rungs predicted the final order, cautions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def optimism_lines(study: Study) -> list[str]:
 
 def caution_lines(study: Study) -> list[str]:
     """The cautions of `search.results.cautions`, once no trial is left to run."""
-    if study.unfinished() or study.header.spec_reading.refused:  # a spec of another release, which this one cannot check
+    if (
+        study.unfinished() or study.header.spec_reading.refused
+    ):  # a spec of another release, which this one cannot check
         return []
     return [f"caution: {line}" for line in cautions(study, study.header.spec)]
 
@@ -63,7 +65,7 @@ def _counts(study: Study) -> str:
 
 
 def cause_lines(study: Study, most: int = 3) -> list[str]:
-    """Causes of the first `most` broken trials, a line each."""
+    """Why the first `most` broken trials broke, a line each."""
     broken = [trial for trial in study.trials.values() if trial.status in BROKEN and trial.cause]
     lines = [f"trial {t.number} {t.status.replace('_', ' ')}: {_short(t.cause)}" for t in broken[:most]]
     return lines + ([f"... and {len(broken) - most} more broke (--format json has every cause)"] * (len(broken) > most))
@@ -75,7 +77,7 @@ def _short(cause: str) -> str:
 
 
 def floor_lines(study: Study) -> list[str]:
-    """The entropy floor of the corpus, the leader's gap to it, and a warning for trials below it; empty without a floor.
+    """The entropy floor of the corpus, the leader's gap to it, a warning for trials below it; empty without a floor.
 
     The floor in bits per byte is the same for every tokenizer, the one in perplexity is not.
     """
@@ -97,14 +99,14 @@ def floor_lines(study: Study) -> list[str]:
 
 
 def floors_of(study: Study) -> dict[str, Mapping[str, float]]:
-    """The corpus's entropy, the lowest value that a model without a leak can reach, by tokenizer and metric; empty if unknown."""
+    """The entropy of the text, the least loss without a leak, by tokenizer and metric; empty if unknown."""
     data = study.header.data
     each = {name: tokenized.floor for name, tokenized in data.tokenizers.items()} or {data.tokenizer: data.floor}
     return {name: floor for name, floor in each.items() if floor}
 
 
 def _gap(study: Study, trial: Trial, floors: Mapping[str, Mapping[str, float]]) -> tuple[float, float] | None:
-    """A trial's objective against its floor: the difference (on the scale of differences) and the ratio; None without one."""
+    """A trial's objective against its floor: difference (on `Objective.rank`'s scale) and ratio; None if unknown."""
     value, floor = objective(study, trial), floors.get(str(trial.config.get("tokenizer")))
     if value is None or floor is None:
         return None
@@ -128,7 +130,7 @@ def mainrun_lines(study: Study) -> list[str]:
 
 
 def spread_lines(study: Study) -> list[str]:
-    """The range of true tokens at each rung that trials reached at different ones, as their batch sizes differ."""
+    """The range of true tokens at each rung where it is not one number: trials' batch sizes differ."""
     tokens_at: dict[int, list[int]] = {}
     for trial in study.trials.values():
         for report in trial.reports:

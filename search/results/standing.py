@@ -80,11 +80,11 @@ def _mean(runs: list[Scores], by_document: ByDocument) -> tuple[np.ndarray, np.n
 def rows(study: Study, ranked: list[Standing] | None = None) -> list[Row]:
     """The rows of `leaderboard.rows`, the compared trials first, each with the columns of its standing.
 
-    ranked: the result of `standings`, computed here if None. Columns, None for trials that were not compared: seeds (number of
-    fresh seeds; 0: only the search's own run), value (mean over the fresh seeds, or the search's value), seed_low,
-    seed_high, text_low, text_high (95 % intervals of value over seeds and over the text), difference,
+    ranked: the result of `standings`, computed here if None. Columns, None for trials that were not compared: seeds
+    (number of fresh seeds; 0: only the search's own run), value (mean over the fresh seeds, or the search's value),
+    seed_low, seed_high, text_low, text_high (95 % intervals of value over seeds and over the text), difference,
     difference_low, difference_high (from the leader, on the scale of `Objective.difference`), group (trials of one
-    group are tied; None where no seed noise was measured, as noise of the text alone does not show luck of a seed).
+    group are tied; None where no seed noise was measured, as noise of the text alone does not show a lucky seed).
     """
     ranked = standings(study) if ranked is None else ranked
     details = {standing.number: _standing_row(study, standing, ranked) for standing in ranked}
@@ -128,7 +128,7 @@ def _ends(interval: Interval | None, shown: Callable[[float], float]) -> tuple[f
 
 
 def lines(ranked: list[Standing]) -> list[str]:
-    """One line on what the comparison shows: a significant lead, a tie, or too little data; empty for fewer than two trials."""
+    """One line on what the comparison shows: a significant lead, a tie or too few seeds; empty for under two trials."""
     if len(ranked) < 2:
         return []
     if all(standing.text_only or standing.interval is None for standing in ranked):

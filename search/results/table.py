@@ -95,7 +95,10 @@ def markdown(study: Study, by: str | None = None, limit: int | None = 100, ranke
     table = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in ruled]
     title = f"# {study.header.name}"
     return (
-        "\n".join([title, "", *table, "", *(f"{line}  " for line in [*column_notes, *note_lines(study, left_out, ranked)])]) + "\n"
+        "\n".join(
+            [title, "", *table, "", *(f"{line}  " for line in [*column_notes, *note_lines(study, left_out, ranked)])]
+        )
+        + "\n"
     )
 
 
