@@ -19,9 +19,7 @@ from trainer import units
 NAME = "samples.json"
 WEIGHTS = ("best.pt", "checkpoint.pt")
 N, TOKENS, TEMPERATURE, SEED = 3, 200, 0.8, 1337
-SMALL = (
-    10_000_000  # parameters; smaller models use one thread: several wait for each other, for minutes on a busy machine
-)
+SMALL = 10_000_000  # parameters; below, one thread: several wait for each other, for minutes on a busy machine
 MOST = 5e11  # multiplications allowed without `allow_slow`: some seconds on a core
 
 

@@ -56,7 +56,7 @@ def write_beside(folder: Path) -> None:
 
 
 def page(study: Study, samples: Samples, ranked: list[Standing] | None = None) -> str:
-    """HTML. found: the trials' standings, where somebody has them."""
+    """The page as HTML. ranked: the standings of the trials, computed here if None."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 

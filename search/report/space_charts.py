@@ -62,9 +62,8 @@ def jitter(axis: Axis, number: int, share: float = 0.5) -> float:
     if isinstance(axis, Scale):
         return 0.0
     step = abs(axis.end - axis.start) / max(1, len(axis.names))
-    return (
-        share * min(step, 60) * ((number * 0.618034) % 1 - 0.5)
-    )  # the golden ratio spreads consecutive numbers evenly
+    # the golden ratio spreads consecutive numbers evenly
+    return share * min(step, 60) * ((number * 0.618034) % 1 - 0.5)
 
 
 def objective_axis(study: Study, trials: list[Shown], start: float, end: float) -> Scale | None:
@@ -141,7 +140,7 @@ def pairs(study: Study, importance: Importance) -> list[Markup]:
     for first, second in combinations([name for name in space if name in ranked], 2):
         both = [trial for trial in trials if first in trial.trial.point and second in trial.trial.point]
         if len({json.dumps(trial.trial.point[name], sort_keys=True) for name in (first, second) for trial in both}) < 3:
-            continue  # fewer than 3 distinct values: nothing to see
+            continue  # no trial has both, or both are constant where it has
         y = axis_of(second, space[second], height - 54, 24)
         x = axis_of(first, space[first], 96 if isinstance(y, Choices) else 52, SMALL - 14)
         parts = [frame(x, y, first, second, 5)]

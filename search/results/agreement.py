@@ -92,7 +92,7 @@ def interval(tau: float, *sizes: int) -> tuple[float, float]:
     within = 1 / 9 - (2 / np.pi * np.arcsin(rho / 2)) ** 2
     pairs = sum(n * (n - 1) / 2 for n in sizes)
     variance = sum(n * (n - 1) / 2 * (1 - truths**2 + 2 * (n - 2) * within) for n in sizes) / pairs**2
-    compatible = truths[(tau - truths) ** 2 <= _95**2 * np.maximum(variance, 0) + 1e-8]  # 1e-8: rounding
+    compatible = truths[(tau - truths) ** 2 <= _95**2 * np.maximum(variance, 0) + 1e-8]  # 1e-8: a grid step, squared
     return float(compatible[0]), float(compatible[-1])
 
 

@@ -184,9 +184,7 @@ def _unequal_rates(study: Study, tried: Iterable[str]) -> Iterator[str]:
             spans[loss] = math.log10(max(rates) / min(rates))
     if len(spans) > 1:
         wide, narrow = max(spans, key=lambda loss: spans[loss]), min(spans, key=lambda loss: spans[loss])
-        if (
-            spans[wide] > _UNEQUAL * spans[narrow] and spans[wide] > 0.3
-        ):  # 0.3: a range under a factor of 2 is hardly a search
+        if spans[wide] > _UNEQUAL * spans[narrow] and spans[wide] > 0.3:  # 0.3: under a factor of 2 is hardly a search
             yield (
                 f"loss: learning rates of {wide} were searched over a factor {10 ** spans[wide]:.3g}, those of "
                 f"{narrow} over {10 ** spans[narrow]:.3g}; search both alike before comparing them"

@@ -22,7 +22,7 @@ NAME = "best.yaml"
 
 
 def best_config(study: Study, trial: int | None = None) -> TrainConfig:
-    """The config of a trial, by default the leader's. Raises UserError (see `choose`), also for another release's config."""
+    """The config of a trial, default the leader. Raises UserError as `choose`, and for another release's config."""
     return _config(choose(study, trial))
 
 

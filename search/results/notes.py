@@ -49,9 +49,7 @@ def optimism_lines(study: Study) -> list[str]:
 
 def caution_lines(study: Study) -> list[str]:
     """The cautions of `search.results.cautions`, once no trial is left to run."""
-    if (
-        study.unfinished() or study.header.spec_reading.refused
-    ):  # a spec of another release, which this one cannot check
+    if study.unfinished() or study.header.spec_reading.refused:  # refused: a spec of another release
         return []
     return [f"caution: {line}" for line in cautions(study, study.header.spec)]
 

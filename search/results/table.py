@@ -88,7 +88,7 @@ def _cut(text: str, room: int) -> str:
 
 
 def markdown(study: Study, by: str | None = None, limit: int | None = 100, ranked: list[Standing] | None = None) -> str:
-    """leaderboard.md: the same table, with a heading. found: the trials' standings, where somebody has them."""
+    """leaderboard.md: the same table with a heading. ranked: the standings of the trials, computed here if None."""
     ranked = standings(study, _leaders(study, by)) if ranked is None else ranked
     heads, lines, left_out, column_notes = _cells(study, by, limit, ranked)
     ruled = [heads, ["---" if head in ("status", "config", by) else "---:" for head in heads], *lines]

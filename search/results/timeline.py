@@ -94,7 +94,7 @@ class Cost:
 
 
 def cost(study: Study, trials: list[Trial]) -> Cost:
-    """The cost of some trials of a study. A stint without an end (its driver died) lasts to the driver's last record."""
+    """The cost of some trials. A stint without an end (its driver died) ends with the driver's last record."""
     seconds = dict.fromkeys(range(len(study.sessions)), 0.0)
     for trial in trials:
         for stint in trial.stints:
