@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def load_spec(
     path: Path, overrides: list[str] | None = None, scale: str | None = None
 ) -> tuple[StudySpec, TrainConfig, YamlFile]:
-    """A spec file and its base config, checked each for itself (`search.spec.space.check` checks them together).
+    """A spec file and its base config, checked each for itself (`search.spec.check.check` checks them together).
 
     overrides: `key=value` of the base config, as of `--set`; they join the spec's own `set:`.
     scale: one of the spec's `scales`; the study is then called `<study>-<scale>`.
