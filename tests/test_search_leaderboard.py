@@ -68,7 +68,7 @@ def test_the_end_counts_as_on_the_way_by_its_subset(tmp_path: Path) -> None:
     journals.start(ledger, 6)
     journals.report(ledger, 6, journals.LENGTH, 3.0, val_loss_subset=math.log(4.0))
     journals.end(ledger, 6, "completed")
-    assert leaderboard.on_the_way(ledger.study, ledger.study.trials[6]) == pytest.approx(
+    assert leaderboard.best_on_subset(ledger.study, ledger.study.trials[6]) == pytest.approx(
         4.0
     )  # not the full split's 3.0
 

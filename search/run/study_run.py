@@ -111,6 +111,6 @@ def _finish(folder: Path) -> Study:
     """leaderboard.md and best.yaml, from the journal."""
     study = read_study(folder)
     ranked = standings(study)
-    export.replace_text(folder / "leaderboard.md", table.markdown(study, found=ranked))
+    export.replace_text(folder / "leaderboard.md", table.markdown(study, ranked=ranked))
     export.write_best(study, folder, ranked)
     return study
