@@ -89,7 +89,7 @@ def test_what_a_killed_driver_left_in_the_temporary_folder_goes_with_the_next(
     from search.run.resources import _scratch
 
     monkeypatch.setattr("search.run.resources.tempfile.gettempdir", lambda: "/tmp")
-    code = "from search.resources import _scratch; made = _scratch(); print(made[0], flush=True); input()"
+    code = "from search.run.resources import _scratch; made = _scratch(); print(made[0], flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
