@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from search.spec.check import check
 from search.spec.load import load_spec
-from search.spec.space import check
 from search.spec.study_spec import StudySpec
 from trainer.config import TrainConfig
 from trainer.yaml_file import YamlFile

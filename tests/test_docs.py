@@ -22,8 +22,8 @@ from pydantic import BaseModel
 from search.cli.main import parser
 from search.service import background
 from search.spec import study_spec
+from search.spec.check import check
 from search.spec.load import load_spec
-from search.spec.space import check
 from tests.pages import ROOT, Block, blocks, commands, headings, links, pages, prose
 from trainer.config import TrainConfig, load
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from data.errors import UserError
 from search.cli.main import main
 from search.results import export, table
+from search.spec.check import check
 from search.spec.load import ROOT, load_spec
-from search.spec.space import check
 from search.spec.study_spec import StudySpec
 from search.strategy.stopping import rebuild
 from search.study.folder import held, write_spec

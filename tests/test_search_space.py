@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
+from search.spec.check import check, check_length
 from search.spec.points import candidates, ordered, points
-from search.spec.space import check, check_length, configure, readable, tokenizers
+from search.spec.space import configure, readable, tokenizers
 from search.strategy.sampler import Sampler
 from search.study.study import Study
 from tests.specs import BASE, read, space

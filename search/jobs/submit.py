@@ -21,7 +21,7 @@ from search.jobs import package
 from search.jobs.cluster import Cluster
 from search.jobs.paths import absolute
 from search.jobs.ray_jobs import GRACE, STORAGE, STUDY, Job, Jobs
-from search.spec import space
+from search.spec.check import check
 from search.spec.load import with_options
 from search.study import environment
 from search.study.folder import JOB
@@ -46,7 +46,7 @@ class Order:
 def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None]) -> Job:
     """Start the job. say: takes lines for people. Raises UserError before anything is sent, or for what Ray refuses."""
     spec, base, file = with_options(order.spec, order.set, order.scale, order.name, order.storage)
-    space.check(spec, base, file)
+    check(spec, base, file)
     here = cluster.service is not None or jobs.here()
     folder = folder_there(spec.storage, spec.folder, here, cluster.address)
     listed = jobs.all()

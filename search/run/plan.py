@@ -8,6 +8,7 @@ from data.errors import UserError
 from search.run import resources
 from search.run.prepare import Prepared, prepare
 from search.spec import points, space
+from search.spec.check import check
 from search.spec.start_points import known_points
 from search.spec.study_spec import Budget, Parameter, StudySpec
 from search.strategy import groups, warm_start
@@ -25,7 +26,7 @@ _SHAPES = 200  # points whose parameters are counted; a larger space is sampled
 
 def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
     """Lines of text. Raises UserError for whatever `run` would refuse before it starts Ray."""
-    space.check(spec, base, file)
+    check(spec, base, file)
     share = resources.share(spec.resources, [this_machine()], file, base.device)
     folder = find_folder(spec.folder)
     known = read_study(folder) if folder else Study()

@@ -7,6 +7,7 @@ from typing import Any
 
 from data.dataset import Dataset
 from search.spec import points, space
+from search.spec.check import check_length
 from search.spec.study_spec import StudySpec
 from search.strategy import warm_start
 from search.study import header
@@ -59,7 +60,7 @@ def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Study, sh
         if base.data_order == "sequential":
             for block_size, rows in _steps(spec, base):
                 Batches(dataset.train, block_size, base.data_order, base.seed, rows)
-        space.check_length(spec, base, dataset.train.n_targets, file)
+        check_length(spec, base, dataset.train.n_targets, file)
     first = next(iter(datasets.values()))
     lengths = space.lengths(spec, base, first.train.n_targets)
     length, shortest = max(lengths), min(lengths)

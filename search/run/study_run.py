@@ -20,7 +20,7 @@ from search.results.standing import standings
 from search.run import nodes
 from search.run.prepare import prepare
 from search.run.resources import cluster, ray_session, share
-from search.spec import space
+from search.spec.check import check
 from search.spec.study_spec import StudySpec
 from search.strategy.advice import advice
 from search.strategy.finalists import pending
@@ -52,7 +52,7 @@ def run(
     console = console or Console()
     address = address or os.environ.get("RAY_ADDRESS")
     machine = this_machine()
-    space.check(spec, base, file)
+    check(spec, base, file)
     if not address:  # known before anything is started
         share(spec.resources, [machine], file, base.device)
     tracker = open_tracker(spec.tracking, spec.folder)

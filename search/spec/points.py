@@ -70,14 +70,14 @@ def wanted(space: Space, parent: str, want: Any, value: Any) -> bool:
     return any(typed(field, option) == typed(field, value) for option in options)
 
 
-def apart(one: Parameter, other: Parameter) -> bool:
+def apart(first: Parameter, second: Parameter) -> bool:
     """Whether two parameters never exist together: some parent would have to have two values at once."""
 
     def options(want: Any) -> list[Any]:
         return want if isinstance(want, list) else [want]
 
-    shared = (one.when or {}).keys() & (other.when or {}).keys()
-    pairs = [(options((one.when or {})[parent]), options((other.when or {})[parent])) for parent in shared]
+    shared = (first.when or {}).keys() & (second.when or {}).keys()
+    pairs = [(options((first.when or {})[parent]), options((second.when or {})[parent])) for parent in shared]
     return any(not any(value in theirs for value in ours) for ours, theirs in pairs)
 
 
@@ -117,9 +117,9 @@ def drawn(space: Space, values: Mapping[str, list[Any]], rng: random.Random) -> 
 
 def some_points(space: Space, values: Mapping[str, list[Any]], most: int) -> list[Point]:
     """All points of `values` when they are at most `most`, else so many drawn from them (the same each time)."""
-    found = list(itertools.islice(points(space, values), most + 1))
-    if len(found) <= most:
-        return found
+    combinations = list(itertools.islice(points(space, values), most + 1))
+    if len(combinations) <= most:
+        return combinations
     rng = random.Random(0)
     return [drawn(space, values, rng) for _ in range(most)]
 
@@ -132,8 +132,8 @@ def number_kind(field: str) -> Literal["int", "float"] | None:
 
     if "." in field:  # an entry of a mapping of numbers
         return "float"
-    known = kinds(TrainConfig.model_fields[field].annotation)
-    return "float" if float in known else "int" if int in known and bool not in known else None
+    types = kinds(TrainConfig.model_fields[field].annotation)
+    return "float" if float in types else "int" if int in types and bool not in types else None
 
 
 @cache

@@ -33,10 +33,10 @@ def schema() -> Schema:
 
 def _parameter(field: Schema) -> Schema:
     """A parameter whose plain choices are values of `field`."""
-    about = {"description": field["description"]} if "description" in field else {}
+    description = {"description": field["description"]} if "description" in field else {}
     plain = {key: value for key, value in field.items() if key not in ("description", "default")}
     items = {"anyOf": [plain, {"type": "object"}]}
-    return {**about, "$ref": "#/$defs/Parameter", "properties": {"choice": {"items": items}}}
+    return {**description, "$ref": "#/$defs/Parameter", "properties": {"choice": {"items": items}}}
 
 
 def _untitled(value: Any) -> Any:

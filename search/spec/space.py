@@ -1,41 +1,17 @@
-"""The space of a spec: from a point to a config, and whether spec and base fit together. Pure: no torch, no Ray.
+"""The space of a spec: from a point to the config of its trial, its name, and the values that a key may have. Pure.
 
-`check` sees everything that can be known before the data is: each mistake is one line with file, line and key.
+No torch, no Ray. search.spec.check says whether a spec and its base config fit together.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
-
-from data.errors import UserError, nearest
-from search.spec.objective import OBJECTIVES, for_tokenizers
-from search.spec.points import (
-    Point,
-    Space,
-    apart,
-    assigned,
-    candidates,
-    fields,
-    number_kind,
-    ordered,
-    points,
-    some_points,
-    target,
-    typed,
-    wanted,
-)
-from search.spec.start_points import known_points, refusal
-from search.spec.study_spec import Parameter, StudySpec
-from search.spec.unused import check_used
-from trainer.config import TrainConfig, has_key, replace
-from trainer.keys import not_searched, unused
+from search.spec.points import Point, Space, assigned, candidates, fields, typed
+from search.spec.study_spec import StudySpec
+from trainer.config import TrainConfig, replace
+from trainer.keys import unused
 from trainer.units import count
-from trainer.yaml_file import Place, RefusedError, YamlFile
-
-_TRIED = 10_000  # combinations of values checked before a study starts
-_LARGEST_GRID = 100_000
 
 _SHORT = {"learning_rate": "lr", "weight_decay": "wd", "batch_size": "batch", "max_tokens": "tokens"}
 _LETTER = {"n_layer": "L", "n_head": "H", "n_embd": "D", "block_size": "T"}
@@ -91,180 +67,17 @@ def tokenizers(spec: StudySpec, base: TrainConfig) -> list[str]:
 
 def values_of(field: str, spec: StudySpec, base: TrainConfig) -> list[Any]:
     """The values that a field may have, as the config reads them; of a range its two ends."""
-    found: list[Any] = []
+    values: list[Any] = []
     for name, parameter in spec.space.items():
         if field in fields(name, parameter):
             for value in candidates(name, parameter):
-                found.append(value.get(field, getattr(base, field)) if parameter.linked else value)
+                values.append(value.get(field, getattr(base, field)) if parameter.linked else value)
         if field in fields(name, parameter) and parameter.when:
-            found.append(getattr(base, field))
-    return list(dict.fromkeys(typed(field, value) for value in found)) or [getattr(base, field)]
-
-
-def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
-    """Everything about spec and base together that can be known without the data.
-
-    file: the spec's, for line numbers. Raises UserError: one line with file, line, key and what to do.
-    """
-    taken: dict[str, str] = {}
-    for place, (name, parameter) in enumerate(spec.space.items()):
-        before = list(spec.space)[:place]
-        for field in fields(name, parameter):
-            _check_field(name, parameter, field, spec, file)
-            rivals = [other for other in before if field in fields(other, spec.space[other])]
-            if rival := next((other for other in rivals if not apart(parameter, spec.space[other])), None):
-                raise UserError(
-                    f"{_at(file, name)}: sets {field}, as space.{rival} does; keep one of them, or let each exist "
-                    "where the other does not (when)"
-                )
-            taken[field] = name
-        _check_values(name, parameter, file)
-    for name, parameter in spec.space.items():
-        _check_when(name, parameter, spec.space, file)
-    try:
-        ordered(spec.space)
-    except ValueError as error:
-        raise UserError(f"{file.where(('space',))}: {error}") from None
-    check_used(spec.space, base, file)
-    if "tokenizer" in taken and not OBJECTIVES[spec.objective].compares_tokenizers:
-        raise UserError(
-            f"{_at(file, taken['tokenizer'])}: {spec.objective} counts each tokenizer's own tokens, so it cannot "
-            f"compare tokenizers; use objective: {for_tokenizers().name}"
-        )
-    _check_grid(spec, file)
-    _check_learns(spec, file)
-    _check_rungs(spec, [value for value in values_of("max_tokens", spec, base) if isinstance(value, int)], file)
-    _check_combinations(spec, base, taken, file)
+            values.append(getattr(base, field))
+    return list(dict.fromkeys(typed(field, value) for value in values)) or [getattr(base, field)]
 
 
 def lengths(spec: StudySpec, base: TrainConfig, tokens_per_epoch: int) -> list[int]:
     """Tokens that trials train on: the values of max_tokens, epochs counted out. per epoch: targets of the split."""
     values = values_of("max_tokens", spec, base)
     return [base.model_copy(update={"max_tokens": value}).length(tokens_per_epoch) for value in values]
-
-
-def check_length(spec: StudySpec, base: TrainConfig, tokens_per_epoch: int, file: YamlFile | None = None) -> None:
-    """The part of `check` that must wait for the data: rungs against `lengths`. Raises UserError."""
-    _check_rungs(spec, lengths(spec, base, tokens_per_epoch), file or YamlFile(f"study {spec.study}", {}, {}))
-
-
-def _check_rungs(spec: StudySpec, lengths: list[int], file: YamlFile) -> None:
-    if spec.scheduler is None or not lengths:
-        return
-    for key, problem in spec.scheduler.settings.problems(min(lengths), max(lengths)):
-        raise UserError(f"{file.where(('scheduler', spec.scheduler.name, key))}: {problem}")
-
-
-def _at(file: YamlFile, *place: str | int) -> str:
-    return file.where(("space", *place))
-
-
-def _check_field(name: str, parameter: Parameter, field: str, spec: StudySpec, file: YamlFile) -> None:
-    where = _at(file, name)
-    if not has_key(field):
-        if parameter.linked:
-            index = next(i for i, value in enumerate(parameter.choice or []) if field in value)
-            where = _at(file, name, "choice", index, field)
-        raise UserError(f"{where}: unknown parameter; {nearest(field, TrainConfig.model_fields)}")
-    if reason := not_searched(TrainConfig).get(field):
-        raise UserError(f"{where}: {field} cannot be searched: {reason}")
-    if field in spec.set:
-        given = file.where(("set", field)) if ("set", field) in file.lines else f"--set {field}"
-        raise UserError(f"{given}: {field} is searched too ({where}); remove one of them")
-
-
-def _check_values(name: str, parameter: Parameter, file: YamlFile) -> None:
-    """Each value by itself: does its field take it?"""
-    if parameter.choice is not None:
-        seen: list[Any] = []
-        for index, value in enumerate(parameter.choice):
-            place: Place = (name, "choice", index)
-            if parameter.linked:
-                if not value:
-                    raise UserError(f"{_at(file, *place)}: an empty mapping; name the parameters that go together")
-                read: Any = {field: _typed(field, item, (*place, field), file) for field, item in value.items()}
-            else:
-                read = _typed(target(name, parameter), value, place, file)
-            if read in seen:
-                raise UserError(f"{_at(file, *place)}: {value!r} is given twice; keep one")
-            seen.append(read)
-        return
-    kind, ends = ("log", parameter.log) if parameter.log is not None else ("uniform", parameter.uniform or [])
-    field = target(name, parameter)
-    number = number_kind(field)
-    if number is None:
-        raise UserError(f"{_at(file, name, kind)}: {field} takes no numbers, so it has no range; use choice")
-    if field in ("n_embd", "n_head"):
-        raise UserError(f"{_at(file, name, kind)}: n_embd must be divisible by n_head, not so in a range; use choice")
-    for index, end in enumerate(ends):
-        if number == "int" and end != int(end):
-            raise UserError(f"{_at(file, name, kind, index)}: {field} takes whole numbers, got {end}")
-        _typed(field, int(end) if number == "int" else end, (name, kind, index), file)
-
-
-def _typed(field: str, value: Any, place: Place, file: YamlFile) -> Any:
-    try:
-        return typed(field, value)
-    except ValidationError as error:
-        raise UserError(f"{_at(file, *place)}: {refusal(error)}") from None
-
-
-def _check_when(name: str, parameter: Parameter, space: Space, file: YamlFile) -> None:
-    for parent, want in (parameter.when or {}).items():
-        where = _at(file, name, "when", parent)
-        if parent not in space:
-            if parent in TrainConfig.model_fields:
-                raise UserError(f"{where}: {parent} is not searched, so it cannot decide; search it or drop the `when`")
-            raise UserError(f"{where}: no such parameter in the space; {nearest(parent, space)}")
-        offered = space[parent].choice
-        if offered is None:
-            raise UserError(f"{where}: {parent} is a range; `when` needs a parent with a choice")
-        for option in want if isinstance(want, list) else [want]:
-            try:
-                found = any(wanted(space, parent, [option], value) for value in offered)
-            except ValidationError:
-                found = False
-            if not found:
-                raise UserError(f"{where}: {parent} is never {option!r}; its choice is {offered}")
-
-
-def _check_grid(spec: StudySpec, file: YamlFile) -> None:
-    if spec.sampler != "grid":
-        return
-    for name, parameter in spec.space.items():
-        if parameter.choice is None:
-            kind = "log" if parameter.log is not None else "uniform"
-            raise UserError(f"{_at(file, name, kind)}: a grid has no points in a range; use choice: [...]")
-    values = {name: parameter.choice or [] for name, parameter in spec.space.items()}
-    if sum(1 for _ in zip(points(spec.space, values), range(_LARGEST_GRID + 1), strict=False)) > _LARGEST_GRID:
-        raise UserError(f"{file.where(('space',))}: a grid of more than {_LARGEST_GRID:,} points; use sampler: random")
-
-
-def _check_learns(spec: StudySpec, file: YamlFile) -> None:
-    if spec.warm_start is not None and spec.sampler in ("grid", "random"):
-        raise UserError(
-            f"{file.where(('warm_start',))}: sampler: {spec.sampler} learns from no trial, so an earlier study's are "
-            "no use to it; use sampler: tpe or gp, or remove warm_start"
-        )
-
-
-def _check_combinations(spec: StudySpec, base: TrainConfig, taken: dict[str, str], file: YamlFile) -> None:
-    """All combinations of choices and ends of ranges, and of what start points leave out; beyond 10,000 so many of
-    them, drawn."""
-    values = {name: candidates(name, parameter) for name, parameter in spec.space.items()}
-    _check_configs(spec, base, values, ("space",), taken, file)
-    for index, known in enumerate(known_points(spec, file)):
-        given = {**values, **{name: [value] for name, value in known.items()}}
-        _check_configs(spec, base, given, ("start", index), taken, file)
-
-
-def _check_configs(
-    spec: StudySpec, base: TrainConfig, values: dict[str, list[Any]], at: Place, taken: dict[str, str], file: YamlFile
-) -> None:
-    for point in some_points(spec.space, values, _TRIED if at == ("space",) else _TRIED // len(spec.start)):
-        try:
-            configure(base, spec.space, point)
-        except RefusedError as error:
-            culprit = next((taken[key] for key in error.keys if key in taken), None)
-            place = at if culprit is None else (*at, culprit)
-            raise UserError(f"{file.where(place)}: {error.problem} (at {readable(point)})") from None

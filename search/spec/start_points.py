@@ -27,14 +27,14 @@ def known_points(spec: StudySpec, file: YamlFile | None = None) -> list[Point]:
     Raises UserError.
     """
     file = file or YamlFile(f"study {spec.study}", {}, {})
-    found: list[Point] = []
-    for index, given in enumerate(spec.start):
+    points: list[Point] = []
+    for index, written in enumerate(spec.start):
         place: Place = ("start", index)
-        point = _read(given, spec, place, file)
-        if point in found:
-            raise UserError(f"{file.where(place)}: the same point as start[{found.index(point)}]; keep one")
-        found.append(point)
-    return found
+        point = _read(written, spec, place, file)
+        if point in points:
+            raise UserError(f"{file.where(place)}: the same point as start[{points.index(point)}]; keep one")
+        points.append(point)
+    return points
 
 
 def own_value(name: str, parameter: Parameter, value: Any) -> Any:
@@ -77,12 +77,12 @@ def _same(name: str, parameter: Parameter, option: Any, value: Any) -> bool:
         return False
 
 
-def _read(given: Point, spec: StudySpec, place: Place, file: YamlFile) -> Point:
+def _read(written: Point, spec: StudySpec, place: Place, file: YamlFile) -> Point:
     space = spec.space
-    if not given:
+    if not written:
         raise UserError(f"{file.where(place)}: an empty point; name parameters of the space: {', '.join(space)}")
     point: Point = {}
-    for name, value in given.items():
+    for name, value in written.items():
         where = file.where((*place, name))
         if name not in space:
             raise UserError(f"{where}: {_stranger(name, space)}")
@@ -107,9 +107,9 @@ def _value(name: str, parameter: Parameter, value: Any, grid: bool) -> Any:
             raise
     if not parameter.linked:
         return _typed(target(name, parameter), value)
-    known = fields(name, parameter)
-    if not isinstance(value, dict) or not value or not value.keys() <= set(known):
-        raise ValueError(f"expected a mapping of {', '.join(known)}, got {value!r}")
+    allowed = fields(name, parameter)
+    if not isinstance(value, dict) or not value or not value.keys() <= set(allowed):
+        raise ValueError(f"expected a mapping of {', '.join(allowed)}, got {value!r}")
     return {field: _typed(field, item) for field, item in value.items()}
 
 

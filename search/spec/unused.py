@@ -15,7 +15,7 @@ from trainer.config import TrainConfig
 from trainer.keys import declared, includes
 from trainer.yaml_file import YamlFile
 
-_TRIED = 10_000  # combinations of the parameters that decide whether a key has an effect
+_MAX_COMBINATIONS = 10_000  # combinations of the parameters that decide whether a key has an effect
 
 
 def check_used(space: Space, base: TrainConfig, file: YamlFile) -> None:
@@ -72,11 +72,11 @@ def _values(name: str, by: str, space: Space, base: TrainConfig) -> Iterator[tup
     A point has the parameters that decide about the two and no others.
     """
     names = _with_parents([name, *_setting(by, space)], space)
-    part = {one: space[one] for one in space if one in names}
-    options = {one: candidates(one, parameter) for one, parameter in part.items()}
-    for point in some_points(part, options, _TRIED):
+    subspace = {parameter_name: space[parameter_name] for parameter_name in space if parameter_name in names}
+    options = {parameter_name: candidates(parameter_name, parameter) for parameter_name, parameter in subspace.items()}
+    for point in some_points(subspace, options, _MAX_COMBINATIONS):
         if name in point:
-            value = assigned(part, point).get(by)
+            value = assigned(subspace, point).get(by)
             yield point, getattr(base, by) if value is None else typed(by, value)
 
 

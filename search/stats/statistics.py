@@ -56,17 +56,17 @@ class Seeds:
     total: Noise
     inverse: np.ndarray
 
-    def of_difference(self, one: int, other: int) -> Noise:
+    def of_difference(self, first: int, second: int) -> Noise:
         """Of the difference between two means, or between trials with a single run of the search's seed."""
         paired = self.residual if self.residual.df else self.total
-        if one in self.means and other in self.means and self.residual.df:
+        if first in self.means and second in self.means and self.residual.df:
             contrast = np.zeros(len(self.inverse))
-            contrast[list(self.means).index(one)] = 1
-            contrast[list(self.means).index(other)] -= 1
+            contrast[list(self.means).index(first)] = 1
+            contrast[list(self.means).index(second)] -= 1
             return paired.times(float(contrast @ self.inverse @ contrast))
-        if one not in self.means and other not in self.means:
+        if first not in self.means and second not in self.means:
             return paired.times(2)  # the search gives all its trials one seed
-        return self.total.times(1 / self.runs.get(one, 1) + 1 / self.runs.get(other, 1))
+        return self.total.times(1 / self.runs.get(first, 1) + 1 / self.runs.get(second, 1))
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,15 @@ def fit(values: Mapping[int, Sequence[float]]) -> Seeds:
     effects = inverse @ design.T @ y
     means = effects[:k] + effects[k:].mean()
     within = sum(float(np.var(scores)) * len(scores) for scores in kept.values())
-    left = min(within, float(((y - design @ effects) ** 2).sum()))
+    unexplained = min(within, float(((y - design @ effects) ** 2).sum()))
     df_within, df_rounds = len(y) - k, rounds - 1
     df_left = df_within - df_rounds
-    residual = Noise(left / df_left, df_left) if df_left else Noise()
-    parts = [Noise((within - left) / df_within, df_rounds), Noise(left / df_within, df_left)] if df_within else []
+    residual = Noise(unexplained / df_left, df_left) if df_left else Noise()
+    parts = (
+        [Noise((within - unexplained) / df_within, df_rounds), Noise(unexplained / df_within, df_left)]
+        if df_within
+        else []
+    )
     runs = {number: len(scores) for number, scores in kept.items()}
     return Seeds(dict(zip(kept, map(float, means), strict=True)), runs, residual, added(parts), inverse)
 
@@ -159,17 +163,17 @@ def compare_trials(
     return [_standing(number, order, groups[number], value, seeds, text) for number in ranked]
 
 
-def _noise(one: int, other: int, seeds: Seeds, text: Text | None) -> Noise:
-    parts = [seeds.of_difference(one, other)]
-    if text is not None and one in text and other in text:
-        parts.append(Noise(text.variance(one, other), text.units - 1))
+def _noise(first: int, second: int, seeds: Seeds, text: Text | None) -> Noise:
+    parts = [seeds.of_difference(first, second)]
+    if text is not None and first in text and second in text:
+        parts.append(Noise(text.variance(first, second), text.units - 1))
     return added(parts)
 
 
-def _half(one: int, other: int, order: list[int], seeds: Seeds, text: Text | None) -> float:
+def _half(first: int, second: int, order: list[int], seeds: Seeds, text: Text | None) -> float:
     """Half the interval of the difference; infinite where nothing is known about its noise."""
-    noise = _noise(one, other, seeds, text)
-    both = one in seeds.means and other in seeds.means
+    noise = _noise(first, second, seeds, text)
+    both = first in seeds.means and second in seeds.means
     compared = sum(number in seeds.means for number in order) if both else len(order)
     return margin(noise, compared) if noise.df else math.inf
 

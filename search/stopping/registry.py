@@ -13,7 +13,7 @@ from search.stopping.rule import Settings
 
 def _one_rule(schema: dict[str, Any]) -> None:
     """Exactly one of the properties, and none of them null."""
-    refs = {name: one["anyOf"][0] for name, one in schema["properties"].items()}
+    refs = {name: property_schema["anyOf"][0] for name, property_schema in schema["properties"].items()}
     schema.update(properties=refs, minProperties=1, maxProperties=1)
 
 

@@ -49,9 +49,11 @@ def pending(study: Study, spec: StudySpec) -> list[tuple[int, int]]:
     for round_ in range(1, spec.finalists.seeds + 1):
         doubtful: list[int] = []
         for chosen in groups:
-            known = {number: seed_scores(study, number)[: round_ - 1] for number in chosen}
-            whole = {number: found for number, found in known.items() if all(map(math.isfinite, found))}
-            doubtful += in_doubt(whole, spec.finalists.seeds, compared) if round_ > 1 else chosen
+            scores = {number: seed_scores(study, number)[: round_ - 1] for number in chosen}
+            finite = {
+                number: round_scores for number, round_scores in scores.items() if all(map(math.isfinite, round_scores))
+            }
+            doubtful += in_doubt(finite, spec.finalists.seeds, compared) if round_ > 1 else chosen
         missing = [number for number in doubtful if all(run.round != round_ for run in study.again(number))]
         if missing:
             return [(number, round_) for number in missing]
@@ -67,7 +69,7 @@ def in_doubt(values: Mapping[int, Sequence[float]], rounds: int, to_the_end: boo
     One finalist alone runs every round: its own scatter is wanted. to_the_end: so does a leader whose race is over.
     """
     done = max(map(len, values.values()), default=0)
-    running = [number for number, found in values.items() if len(found) == done]
+    running = [number for number, round_values in values.items() if len(round_values) == done]
     if done >= rounds:
         return []
     if done < FEWEST or len(values) == 1:

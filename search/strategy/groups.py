@@ -38,8 +38,10 @@ def group_of(spec: StudySpec, point: Point) -> str:
 def turn(spec: StudySpec, study: Study) -> Any:
     """The value of the next trial: one of those with the fewest, `start` included, in an order that the seed shuffles
     anew for each round."""
-    known = values(spec)
-    return known[_next(spec.seed, list(known), Counter(group_of(spec, trial.point) for trial in study.searched))]
+    values_by_group = values(spec)
+    return values_by_group[
+        _next(spec.seed, list(values_by_group), Counter(group_of(spec, trial.point) for trial in study.searched))
+    ]
 
 
 def in_turn(spec: StudySpec, points: Sequence[Point], begun: Sequence[Point] = ()) -> list[Point]:
@@ -51,14 +53,14 @@ def in_turn(spec: StudySpec, points: Sequence[Point], begun: Sequence[Point] = (
     for point in points:
         waiting.setdefault(group_of(spec, point), []).append(point)
     count = Counter(group_of(spec, point) for point in begun)
-    found: list[Point] = []
+    order: list[Point] = []
     while waiting:
         group = _next(spec.seed, list(waiting), count)
         count[group] += 1
-        found.append(waiting[group].pop(0))
+        order.append(waiting[group].pop(0))
         if not waiting[group]:
             del waiting[group]
-    return found
+    return order
 
 
 def _next(seed: int, groups: list[str], count: Mapping[str, int]) -> str:

@@ -43,7 +43,7 @@ from search.spec.points import Point, candidates, exists, number_kind, ordered, 
 from search.spec.start_points import known_points
 from search.spec.study_spec import Parameter, StudySpec
 from search.strategy.groups import in_turn, turn
-from search.study.journal import AT_REST
+from search.study.journal import INACTIVE
 from search.study.scores import BROKEN
 from search.study.study import EarlierTrial, Study, Trial
 
@@ -78,12 +78,12 @@ class Sampler:
         """The point of trial `number`, given all that the study knows; None when the grid has no more."""
         if self._spec.sampler == "grid":
             return self._grid[number] if number < len(self._grid) else None
-        given = dict(self._start[number]) if number < len(self._start) else {}
+        fixed = dict(self._start[number]) if number < len(self._start) else {}
         if self._spec.compare is not None:
-            given.setdefault(self._spec.compare, turn(self._spec, study))
+            fixed.setdefault(self._spec.compare, turn(self._spec, study))
         with quiet():
-            told = [] if self._spec.sampler == "random" else self._told(study, given)
-            point = self._propose(number, self._spec.sampler, told, given)
+            history = [] if self._spec.sampler == "random" else self._history(study, fixed)
+            point = self._propose(number, self._spec.sampler, history, fixed)
             if self._spec.sampler == "random" or number < len(self._start):
                 return point
             taken = [trial.point for trial in study.searched]
@@ -92,26 +92,26 @@ class Sampler:
                     break
                 kind = self._spec.sampler if attempt < _AGAIN else "random"
                 # what is drawn at random asks nobody: Optuna would copy each of 10,000 trials for each of 100 tries
-                point = self._propose(number, kind, told if attempt < _AGAIN else [], given, attempt)
+                point = self._propose(number, kind, history if attempt < _AGAIN else [], fixed, attempt)
         return point
 
-    def _propose(self, number: int, kind: str, told: list[FrozenTrial], given: Point, *attempt: int) -> Point:
+    def _propose(self, number: int, kind: str, history: list[FrozenTrial], fixed: Point, *attempt: int) -> Point:
         """given: values that are not proposed."""
         import optuna
 
         seed = int(np.random.SeedSequence([self._spec.seed, number, *attempt]).generate_state(1)[0])
-        asked = optuna.create_study(sampler=_optuna(kind, seed, alone=self._spec.compare is None))
-        asked.add_trials(told)
-        if given:
-            asked.enqueue_trial({name: external(self._space[name], value) for name, value in given.items()})
-        trial = asked.ask()
+        optuna_study = optuna.create_study(sampler=_optuna(kind, seed, alone=self._spec.compare is None))
+        optuna_study.add_trials(history)
+        if fixed:
+            optuna_study.enqueue_trial({name: external(self._space[name], value) for name, value in fixed.items()})
+        trial = optuna_study.ask()
         point: Point = {}
         for name in self._names:
             if exists(self._space, name, point):
                 point[name] = _suggest(trial, name, self._space[name])
         return {name: point[name] for name in self._space if name in point}
 
-    def _told(self, study: Study, given: Point | None = None) -> list[FrozenTrial]:
+    def _history(self, study: Study, fixed: Point | None = None) -> list[FrozenTrial]:
         """The trials taken over from an earlier study, then ours in the order of their numbers, as Optuna's.
 
         Where values of a parameter are compared, those of the value in `given` alone.
@@ -119,38 +119,43 @@ class Sampler:
         from optuna.trial import TrialState, create_trial
 
         objective = OBJECTIVES[self._spec.objective]
-        seen = [_of_earlier(trial, objective) for trial in study.earlier_trials]
-        seen += [_own(trial, objective) for trial in study.searched]
-        if given is not None and (compared := self._spec.compare) is not None:
-            seen = [one for one in seen if one.point[compared] == given[compared]]
+        observations = [_of_earlier(trial, objective) for trial in study.earlier_trials]
+        observations += [_own(trial, objective) for trial in study.searched]
+        if fixed is not None and (compared := self._spec.compare) is not None:
+            observations = [trial for trial in observations if trial.point[compared] == fixed[compared]]
         # of those at full length, if there are any: values at rungs are worse by what training still does
-        known = [one.value for one in seen if one.value is not None]
-        known = known or [value for one in seen for value in one.scores.values()] or [0.0]
+        values = [trial.value for trial in observations if trial.value is not None]
+        values = values or [value for trial in observations for value in trial.scores.values()] or [0.0]
         # worse by a little, whatever the scale: a large penalty would flatten all other differences for the GP
-        worst = max(known) + 0.05 * (max(known) - min(known)) + 1e-3
+        worst = max(values) + 0.05 * (max(values) - min(values)) + 1e-3
         # the GP divides by zero where every trial that ended broke; where none did there is nothing to learn
-        states = {one.state for one in seen}
-        constrained = "broken" in states and (self._spec.sampler == "tpe" or "complete" in states)
+        states = {trial.state for trial in observations}
+        is_constrained = "broken" in states and (self._spec.sampler == "tpe" or "complete" in states)
         distributions = {name: distribution(name, self._space[name]) for name in self._names}
-        told = []
-        for one in seen:
-            facts: dict[str, Any] = {"state": TrialState.RUNNING}
-            if one.state == "pruned":
-                facts = {"state": TrialState.PRUNED, "intermediate_values": one.scores}
-            elif one.state != "running":
-                facts = {"state": TrialState.COMPLETE, "value": worst if one.value is None else one.value}
-            if constrained and one.state != "running":
-                facts["constraints"] = {"ended well": 1.0 if one.state == "broken" else -1.0}
-            params = {name: external(self._space[name], value) for name, value in one.point.items()}
-            told.append(create_trial(params=params, distributions={n: distributions[n] for n in params}, **facts))
-        return told
+        optuna_trials = []
+        for trial in observations:
+            outcome: dict[str, Any] = {"state": TrialState.RUNNING}
+            if trial.state == "pruned":
+                outcome = {"state": TrialState.PRUNED, "intermediate_values": trial.scores}
+            elif trial.state != "running":
+                outcome = {
+                    "state": TrialState.COMPLETE,
+                    "value": worst if trial.value is None else trial.value,
+                }
+            if is_constrained and trial.state != "running":
+                outcome["constraints"] = {"ended well": 1.0 if trial.state == "broken" else -1.0}
+            params = {name: external(self._space[name], value) for name, value in trial.point.items()}
+            optuna_trials.append(
+                create_trial(params=params, distributions={n: distributions[n] for n in params}, **outcome)
+            )
+        return optuna_trials
 
 
 State = Literal["complete", "pruned", "broken", "running"]
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Observation:
     """A trial as the sampler sees it. scores: at rungs and at its end, by tokens; value: at full length."""
 
     point: Point
@@ -171,24 +176,24 @@ def _optuna(kind: str, seed: int, alone: bool) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-def _own(trial: Trial, objective: Objective) -> _Seen:
+def _own(trial: Trial, objective: Objective) -> _Observation:
     scores = {tokens: objective.compared(value) for tokens, value in objectives(trial, objective.name).items()}
     last = math.nan if trial.final is None else trial.final["metrics"].get(objective.name, math.nan)
     value = objective.compared(last) if math.isfinite(last) else None
     state: State = "complete"
-    if trial.status not in AT_REST:
+    if trial.status not in INACTIVE:
         state = "running"
     elif trial.status in ("pruned", "paused"):
         state = "pruned"
     elif value is None:
         state = "broken"
-    return _Seen(trial.point, state, scores, value)
+    return _Observation(trial.point, state, scores, value)
 
 
-def _of_earlier(trial: EarlierTrial, objective: Objective) -> _Seen:
+def _of_earlier(trial: EarlierTrial, objective: Objective) -> _Observation:
     scores = {tokens: objective.compared(value) for tokens, value in trial.scores.items()}
     value = None if trial.objective is None else objective.compared(trial.objective)
-    return _Seen(trial.point, told_as(trial.status, trial.objective), scores, value)
+    return _Observation(trial.point, told_as(trial.status, trial.objective), scores, value)
 
 
 def told_as(status: str, value: float | None) -> State:

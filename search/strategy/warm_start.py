@@ -43,8 +43,8 @@ def take_over(spec: StudySpec, data: dict[str, Any], length: int, file: YamlFile
     earlier = _earlier(spec, where)
     _check_comparable(spec, data, earlier, where)
     name = earlier.header.name
-    found = [_taken(spec, earlier, trial, data, length, where) for trial in earlier.searched]
-    kept = [{"study": name, **known} for known in found if known is not None]
+    taken = [_taken(spec, earlier, trial, data, length, where) for trial in earlier.searched]
+    kept = [{"study": name, **entry} for entry in taken if entry is not None]
     if not kept:
         raise UserError(
             f"{where}: none of its {len(earlier.trials)} trials has both a value and a point in the present space"
@@ -68,19 +68,19 @@ def _taken(
             "training reached says nothing here: raise max_tokens, or name another study"
         )
     full = objective(earlier, trial) if tokens == ours else None
-    about = {"trial": trial.number, "point": point, "status": trial.status, "tokens": tokens}
-    return {**about, "scores": scores, "objective": full}
+    facts = {"trial": trial.number, "point": point, "status": trial.status, "tokens": tokens}
+    return {**facts, "scores": scores, "objective": full}
 
 
 def _earlier(spec: StudySpec, where: str) -> Study:
     storage = spec.folder.parent
-    given = str(spec.warm_start)
-    folder = find_folder(given, storage)
-    if given == spec.study or (folder or at_home(given)).resolve() == spec.folder:
+    place = str(spec.warm_start)
+    folder = find_folder(place, storage)
+    if place == spec.study or (folder or at_home(place)).resolve() == spec.folder:
         raise UserError(f"{where} is this study itself; it goes on from its own trials anyway")
     if folder is None:
-        known = [name for name in names(storage) if name != spec.study]
-        hint = nearest(given, known) if known else "it holds no other study"
+        others = [name for name in names(storage) if name != spec.study]
+        hint = nearest(place, others) if others else "it holds no other study"
         raise UserError(f"{where}: no such study in {storage}, and no folder of one; {hint}")
     return read_study(folder)
 
@@ -107,17 +107,17 @@ def _check_comparable(spec: StudySpec, data: dict[str, Any], earlier: Study, whe
 
 def _present(space: Space, point: Point) -> Point | None:
     """An earlier study's point as the space has it, or None where the space does not hold it."""
-    found: Point = {}
+    present: Point = {}
     for name in ordered(space):
-        if exists(space, name, found) != (name in point):
+        if exists(space, name, present) != (name in point):
             return None
         if name not in point:
             continue
         try:
-            found[name] = own_value(name, space[name], point[name])
+            present[name] = own_value(name, space[name], point[name])
         except ValueError:
             return None
-    return {name: found[name] for name in space if name in found}
+    return {name: present[name] for name in space if name in present}
 
 
 def _length(trial: Trial, data: dict[str, Any]) -> int:
@@ -126,13 +126,13 @@ def _length(trial: Trial, data: dict[str, Any]) -> int:
     return TrainConfig(max_tokens=trial.config["max_tokens"]).length(per_epoch)
 
 
-def summary(told: Iterable[tuple[str, float | None]], sampler: Sampler) -> str:
+def summary(outcomes: Iterable[tuple[str, float | None]], sampler: Sampler) -> str:
     """What is taken over, in a few words. told: status and objective of each trial.
 
     >>> summary([("completed", 4.0), ("pruned", None), ("diverged", None)], "gp")
     '3 trials: 1 complete, 1 cut short, 1 broken; gp does not learn from those cut short'
     """
-    kinds = Counter(told_as(status, value) for status, value in told)
+    kinds = Counter(told_as(status, value) for status, value in outcomes)
     counts = ((kinds["complete"], "complete"), (kinds["pruned"], "cut short"), (kinds["broken"], "broken"))
     text = ", ".join(f"{number} {word}" for number, word in counts if number)
     lost = "; gp does not learn from those cut short" if sampler == "gp" and kinds["pruned"] else ""
@@ -148,6 +148,6 @@ def other_base(spec: StudySpec, base: TrainConfig) -> str:
     """
     earlier = _earlier(spec, f"warm_start: {spec.warm_start}")
     searched = {field for name, parameter in spec.space.items() for field in fields(name, parameter)}
-    found = differences(earlier.header.base, base)
-    told = [text for key, text in found if key not in searched and not key.startswith(_ASIDE)]
-    return ", ".join(told)
+    changes = differences(earlier.header.base, base)
+    texts = [text for key, text in changes if key not in searched and not key.startswith(_ASIDE)]
+    return ", ".join(texts)

@@ -50,13 +50,13 @@ def as_variables() -> dict[str, str]:
 
 def packages() -> dict[str, str]:
     """Versions of what the numbers depend on, read without importing anything."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def host() -> dict[str, Any]:

@@ -31,17 +31,17 @@ def held(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    made: list[Path] = []
+    new_folders: list[Path] = []
     lock = FileLock(folder / _LOCK)
     try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
         (folder / _HOLDER).write_text(json.dumps(_me()))
     except Timeout:
         raise UserError(f"{folder} is being run by {_holder(folder)}; wait for it, or stop it there") from None
     except OSError as error:
-        _remove_empty(folder, made)
+        _remove_empty(folder, new_folders)
         raise UserError(f"storage: {folder} cannot be written: {error.strerror}; give another `storage`") from None
     try:
         yield
@@ -50,7 +50,7 @@ def held(folder: Path) -> Iterator[None]:
         if not (folder / NAME).exists():
             (folder / _LOCK).unlink(missing_ok=True)  # still held: a rival's new file is another one
         lock.release()
-        _remove_empty(folder, made)
+        _remove_empty(folder, new_folders)
 
 
 def _me() -> dict[str, Any]:
@@ -80,9 +80,9 @@ def driven_by(folder: Path) -> str | None:
         return None
 
 
-def _remove_empty(folder: Path, made: list[Path]) -> None:
+def _remove_empty(folder: Path, new_folders: list[Path]) -> None:
     if not (folder / NAME).exists():
-        for path in made:  # from the folder upwards; one that is not empty stops at itself
+        for path in new_folders:  # from the folder upwards; one that is not empty stops at itself
             with suppress(OSError):
                 path.rmdir()
 
@@ -128,8 +128,8 @@ class Weights:
             return  # a finalist's run keeps its weights: `nanosweep finalize` scores them
         candidates = self._kept | {trial.number}
         order = ranked(self.study, (self.study.trials[number] for number in candidates))
-        of_each = {one.group: one.number for one in reversed(order)}
-        self._kept = {one.number for one in order[:BEST]} | set(of_each.values())
+        of_each = {kept.group: kept.number for kept in reversed(order)}
+        self._kept = {kept.number for kept in order[:BEST]} | set(of_each.values())
         for number in candidates - self._kept:
             for file in trial_folder(self.folder, number).glob("*.pt*"):  # and what a killed worker left half written
                 with suppress(OSError):  # a file that will not go must not end the study

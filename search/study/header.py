@@ -43,16 +43,16 @@ def describe(datasets: Mapping[str, Dataset], base: TrainConfig) -> dict[str, An
 
     hash and floor are of the whole; what differs between tokenizers is under `tokenizers`, by name.
     """
-    each = {name: _describe(dataset, base) for name, dataset in datasets.items()}
-    hashes = [one["hash"] for one in each.values()]
-    first = next(iter(each.values()))
+    by_tokenizer = {name: _describe(dataset, base) for name, dataset in datasets.items()}
+    hashes = [described["hash"] for described in by_tokenizer.values()]
+    first = next(iter(by_tokenizer.values()))
     return {
         "corpus": base.corpus,
         "split": base.split,
-        "tokenizer": ", ".join(each),
+        "tokenizer": ", ".join(by_tokenizer),
         "hash": hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
         "floor": first["floor"],  # with several tokenizers only its bits per byte hold for all of them
-        "tokenizers": each,
+        "tokenizers": by_tokenizer,
         **_source(next(iter(datasets.values()))),
     }
 
@@ -132,11 +132,11 @@ def check_same(spec: StudySpec, base: TrainConfig, header: Header) -> None:
         )
 
 
-def _check_readable(study: str, what: str, reading: Reading[Any], skip: tuple[str, ...]) -> None:
+def _check_readable(study: str, part: str, reading: Reading[Any], skip: tuple[str, ...]) -> None:
     unread = [key for key in (*reading.unknown, *reading.refused) if key.partition(".")[0] not in skip]
     if unread:
         raise UserError(
-            f"study {study} was begun by another release: this one does not take the {unread[0]} of its {what}; "
+            f"study {study} was begun by another release: this one does not take the {unread[0]} of its {part}; "
             "go on with that release, or begin another study (study:)"
         )
 

@@ -48,7 +48,7 @@ NAME = "trials.jsonl"
 FULL = ("completed", "early_stopped")
 ENDED = (*FULL, "pruned", "diverged", "failed", "out_of_memory")
 # no driver has to go on with it: over, or waiting for a promotion that may never come
-AT_REST = (*ENDED, "paused")
+INACTIVE = (*ENDED, "paused")
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 Record = dict[str, Any]
@@ -127,9 +127,9 @@ def read_records(path: Path) -> Iterator[Record]:
 
 def parse_records(lines: Iterable[str | bytes], name: str) -> Iterator[Record]:
     """The same from lines, each with its end. name: of their file, for errors."""
-    for number, given in enumerate(lines, 1):
+    for number, raw in enumerate(lines, 1):
         try:
-            line = given.decode() if isinstance(given, bytes) else given
+            line = raw.decode() if isinstance(raw, bytes) else raw
             if not line.endswith("\n"):
                 return
             record = json.loads(line)

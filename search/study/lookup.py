@@ -16,8 +16,8 @@ def study_folder(study: Path | str, storage: Path | None = None) -> Path:
     if (folder := find_folder(study, storage)) is not None:
         return folder
     place = storage or STORAGE
-    known = names(place)
-    hint = nearest(str(study), known) if known else "it holds no study"
+    available = names(place)
+    hint = nearest(str(study), available) if available else "it holds no study"
     raise UserError(f"{study}: no such study in {place.resolve()}; {hint} (--storage names another place)")
 
 

@@ -195,6 +195,6 @@ def check(record: Record) -> None:
         first = error.errors(include_url=False)[0]
         if first["type"] == "missing":
             raise ValueError(f"a {kind} record without {dotted(first['loc'][:2])}") from None
-        about = first["msg"].removeprefix("Value error, ")
-        about = f"{about[0].lower()}{about[1:]}, got {short(first['input'])}"
-        raise ValueError(f"a {kind} record: {dotted(first['loc'][:2])}: {about}") from None
+        problem = first["msg"].removeprefix("Value error, ")
+        problem = f"{problem[0].lower()}{problem[1:]}, got {short(first['input'])}"
+        raise ValueError(f"a {kind} record: {dotted(first['loc'][:2])}: {problem}") from None

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from search.spec.objective import OBJECTIVES, Objective
 from search.stats.statistics import fit
-from search.study.journal import AT_REST
+from search.study.journal import INACTIVE
 from search.study.study import Study, Trial
 
 BROKEN = ("diverged", "out_of_memory", "failed")
@@ -37,7 +37,7 @@ def seed_scores(study: Study, number: int) -> list[float]:
     """The scores of a finalist's runs with fresh seeds, round by round, up to the first that has not ended."""
     scores = []
     for trial in study.again(number):
-        if trial.status not in AT_REST:
+        if trial.status not in INACTIVE:
             break
         scores.append(score(study, trial))
     return scores

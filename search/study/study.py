@@ -13,7 +13,7 @@ from typing import Any
 
 from data.errors import UserError
 from search.spec.study_spec import Budget
-from search.study.journal import AT_REST, FULL, NAME, Journal, Record, decode_metrics, encode, read_records
+from search.study.journal import FULL, INACTIVE, NAME, Journal, Record, decode_metrics, encode, read_records
 from search.study.record_shapes import check
 from search.study.study_record import Header, read_header
 from trainer.units import count
@@ -71,8 +71,8 @@ class Trial:
 
     def tokens_at(self, checkpoint: str | None) -> int:
         """Tokens trained on when a checkpoint was written; 0 without one."""
-        known = (r["tokens"] for r in reversed(self.reports) if checkpoint and r.get("checkpoint") == checkpoint)
-        return next(known, 0)  # the newest: a trial writes over its own file
+        token_counts = (r["tokens"] for r in reversed(self.reports) if checkpoint and r.get("checkpoint") == checkpoint)
+        return next(token_counts, 0)  # the newest: a trial writes over its own file
 
     @property
     def final(self) -> Record | None:
@@ -130,7 +130,7 @@ class Study:
 
     def unfinished(self) -> list[int]:
         """Trials with a point that have not ended, in order: the next driver hands them out first."""
-        return [trial.number for trial in self.trials.values() if trial.status not in AT_REST]
+        return [trial.number for trial in self.trials.values() if trial.status not in INACTIVE]
 
     def apply(self, record: Record) -> None:
         """Take in one record. Raises ValueError for one that speaks of a trial without a point."""
@@ -147,9 +147,9 @@ class Study:
             return
         number = record["trial"]
         if kind == "point":
-            about = {key: record[key] for key in ("of", "round", "bracket", "exempt", "group") if key in record}
+            placement = {key: record[key] for key in ("of", "round", "bracket", "exempt", "group") if key in record}
             name = record.get("name", str(number))
-            self.trials[number] = Trial(number, record["point"], record["config"], name, **about)
+            self.trials[number] = Trial(number, record["point"], record["config"], name, **placement)
             return
         if number not in self.trials:
             raise ValueError(f"a {kind} record of trial {number}, which has no point")
@@ -171,8 +171,8 @@ class Study:
 
 def _earlier(record: Record) -> EarlierTrial:
     scores = {int(tokens): value for tokens, value in decode_metrics(record["scores"]).items()}
-    about = {key: record[key] for key in ("study", "point", "status", "tokens", "objective")}
-    return EarlierTrial(number=record["trial"], scores=scores, **about)
+    facts = {key: record[key] for key in ("study", "point", "status", "tokens", "objective")}
+    return EarlierTrial(number=record["trial"], scores=scores, **facts)
 
 
 def _apply_status(trial: Trial, record: Record) -> None:

@@ -128,7 +128,7 @@ def _data(record: dict[str, Any]) -> Data:
         tokenizer=record.get("tokenizer") or UNKNOWN,
         hash=record.get("hash") or "",
         floor=record.get("floor") or {},
-        tokenizers={name: _tokenized(one) for name, one in (record.get("tokenizers") or {}).items()},
+        tokenizers={name: _tokenized(tokenized) for name, tokenized in (record.get("tokenizers") or {}).items()},
     )
 
 
