@@ -38,7 +38,7 @@ _LARGEST_GRID = 100_000  # points
 
 
 def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
-    """Everything about spec and base together that can be known without the data.
+    """Check a spec against its base config, as far as that does not depend on the data.
 
     file: the spec's, for line numbers. Raises UserError: one line with file, line, key and what to do.
     """
@@ -74,7 +74,7 @@ def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
 
 
 def check_length(spec: StudySpec, base: TrainConfig, tokens_per_epoch: int, file: YamlFile | None = None) -> None:
-    """The part of `check` that must wait for the data: rungs against `lengths`. Raises UserError."""
+    """Check the rungs against the lengths of trials, which depend on the data. Raises UserError."""
     _check_rungs(spec, lengths(spec, base, tokens_per_epoch), file or YamlFile(f"study {spec.study}", {}, {}))
 
 
@@ -104,7 +104,7 @@ def _check_field(name: str, parameter: Parameter, field: str, spec: StudySpec, f
 
 
 def _check_values(name: str, parameter: Parameter, file: YamlFile) -> None:
-    """Each value by itself: does its field take it?"""
+    """Check each value of a parameter against the type and limits of its config key. Raises UserError."""
     if parameter.choice is not None:
         seen: list[Any] = []
         for index, value in enumerate(parameter.choice):
@@ -179,8 +179,8 @@ def _check_learns(spec: StudySpec, file: YamlFile) -> None:
 
 
 def _check_combinations(spec: StudySpec, base: TrainConfig, taken: dict[str, str], file: YamlFile) -> None:
-    """All combinations of choices and ends of ranges, and of what start points leave out; beyond 10,000 so many of
-    them, drawn."""
+    """Check the configs of all combinations of choices and ends of ranges, and the same for each start point's free
+    parameters. Of more than 10,000 combinations 10,000 random ones are checked. Raises UserError."""
     values = {name: candidates(name, parameter) for name, parameter in spec.space.items()}
     _check_configs(spec, base, values, ("space",), taken, file)
     for index, start_point in enumerate(known_points(spec, file)):

@@ -1,6 +1,6 @@
-"""`start:`, known-good points to try first: read as the space has them, or refused with the line that is wrong. Pure.
+"""`start:`, points to evaluate first: parsed against the search space, or refused with the line of the error. Pure.
 
-Optuna would run a value from outside the space and believe it; here it is a mistake.
+Optuna evaluates an enqueued value outside the distribution and learns from it; here such a value is an error.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from search.spec.study_spec import Parameter, StudySpec
 from trainer.config import TrainConfig
 from trainer.yaml_file import Place, YamlFile, complaint
 
-# the corpus is prepared, and rungs are checked, for the space's own values of these: a grid's points keep to them
+# the corpus is prepared and rungs are checked for the values of these keys in the space only, so that the start points
+# of a grid, too, may have no others
 _PREPARED = {"tokenizer", "block_size", "max_tokens"}
 
 
 def known_points(spec: StudySpec, file: YamlFile | None = None) -> list[Point]:
-    """The points of `start`, each value as the space has it: a choice's own option, a number of its field's type.
+    """Parse the points of `start`: a choice becomes the option of the space that it equals, a number has its key's
+    type.
 
-    A point may leave parameters out, but for a grid, which proposes nothing itself; a grid's may in return have
-    values that the grid lacks (but of tokenizer, block_size and max_tokens). file: the spec's, for line numbers.
-    Raises UserError.
+    A point may leave parameters out, except with `sampler: grid`, which proposes no values for them. With a grid a
+    point may have values that the grid does not contain (except of tokenizer, block_size and max_tokens).
+    file: the spec's, for line numbers. Raises UserError.
     """
     file = file or YamlFile(f"study {spec.study}", {}, {})
     points: list[Point] = []
@@ -38,7 +40,7 @@ def known_points(spec: StudySpec, file: YamlFile | None = None) -> list[Point]:
 
 
 def own_value(name: str, parameter: Parameter, value: Any) -> Any:
-    """A value as the space has it. Raises ValueError, saying what is allowed, for one that lies outside."""
+    """The value of the space that equals `value`. Raises ValueError, with what is allowed, where there is none."""
     if parameter.choice is not None:
         for option in parameter.choice:
             if _same(name, parameter, option, value):
@@ -54,7 +56,7 @@ def own_value(name: str, parameter: Parameter, value: Any) -> Any:
 
 
 def refusal(error: ValidationError) -> str:
-    """Why a field does not take a value."""
+    """The reason in pydantic's error why a config key does not take a value."""
     return complaint(error.errors()[0])
 
 
@@ -99,7 +101,7 @@ def _read(written: Point, spec: StudySpec, place: Place, file: YamlFile) -> Poin
 
 
 def _value(name: str, parameter: Parameter, value: Any, grid: bool) -> Any:
-    """`own_value`, or for a grid whatever the field takes."""
+    """`own_value`; for a grid any value that the config key takes. Raises ValueError."""
     try:
         return own_value(name, parameter, value)
     except ValueError:
