@@ -247,7 +247,7 @@ class StudySpec(_Strict):
     auto: chosen from what the machine has"""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """how often a trial whose worker process or node was lost is restarted from its last checkpoint; a trial that
-    raises an error is not restarted"""
+    fails by itself (an error, divergence, out of memory) is not restarted"""
     report_timeout_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60
     """a trial that reports nothing for this long counts as hanging and is ended as failed. By default a trial reports
     ten times"""
