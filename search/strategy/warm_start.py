@@ -1,7 +1,7 @@
-"""`warm_start:`, an earlier study's trials taken over into a new one: once, as `prior` records of its journal.
+"""`warm_start:`, copies an earlier study's trials into a new study, once, as `prior` records of its journal.
 
-From then on the new study depends on its own journal alone: the earlier one may go on, move or be deleted. Only
-its own trials are taken, not those that it had taken over itself.
+From then on the new study depends only on its own journal: the earlier one may continue, move or be deleted. Only the
+earlier study's own trials are copied, not those that it had copied itself.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from trainer.config import TrainConfig
 from trainer.units import count
 from trainer.yaml_file import YamlFile
 
-# what the base config says of the machine, of measuring and of luck: it moves no optimum
+# keys of the base config on hardware, evaluation, seed and length: they do not move the optimum
 _ASIDE = ("eval_", "checkpoint_every", "device", "dtype", "compile", "seed", "max_tokens")
 
 
 def take_over(spec: StudySpec, data: dict[str, Any], length: int, file: YamlFile | None = None) -> list[dict[str, Any]]:
-    """The fields of the `prior` records for `spec.warm_start`; none without one.
+    """The earlier trials for the `prior` record of `spec.warm_start`; none without one.
 
-    data: of this study, as in its header; length: tokens of its whole trials; file: the spec's, for line numbers.
-    A trial counts with its objective when it ran to this study's length, else with its scores on the way there.
-    Points that lie outside the present space, and trials that say nothing, are left out. Raises UserError when
-    there is no such study, when it cannot be compared with this one, or when nothing is left of it.
+    data: of this study, as in its header; length: tokens of its full-length trials; file: the spec's, for line numbers.
+    A trial counts with its objective where it trained to this study's length, else with its scores at rungs. Points
+    outside the present space and trials without any score are left out, except broken trials. Raises UserError when
+    there is no such study, when it cannot be compared with this one, or when no trial is left.
     """
     if spec.warm_start is None:
         return []
@@ -55,7 +55,7 @@ def take_over(spec: StudySpec, data: dict[str, Any], length: int, file: YamlFile
 def _taken(
     spec: StudySpec, earlier: Study, trial: Trial, data: dict[str, Any], length: int, where: str
 ) -> dict[str, Any] | None:
-    """One trial as this study has it, or None."""
+    """One earlier trial as an entry of the `prior` record; None where this study cannot use it. Raises UserError."""
     point = _present(spec.space, trial.point)
     scores = objectives(trial, spec.objective)
     if point is None or not (scores or trial.status in BROKEN):
@@ -106,7 +106,7 @@ def _check_comparable(spec: StudySpec, data: dict[str, Any], earlier: Study, whe
 
 
 def _present(space: Space, point: Point) -> Point | None:
-    """An earlier study's point as the space has it, or None where the space does not hold it."""
+    """An earlier study's point with this space's values; None where it lies outside the space."""
     present: Point = {}
     for name in ordered(space):
         if exists(space, name, present) != (name in point):
@@ -121,13 +121,13 @@ def _present(space: Space, point: Point) -> Point | None:
 
 
 def _length(trial: Trial, data: dict[str, Any]) -> int:
-    """Tokens of a whole trial, epochs counted out. The data are the same, and so is their length."""
+    """The full length of an earlier trial in tokens, epochs converted. data: of this study, which is the same."""
     per_epoch = (data.get("tokenizers") or {}).get(trial.config["tokenizer"], {}).get("train_tokens", 0)
     return TrainConfig(max_tokens=trial.config["max_tokens"]).length(per_epoch)
 
 
 def summary(outcomes: Iterable[tuple[str, float | None]], sampler: Sampler) -> str:
-    """What is taken over, in a few words. told: status and objective of each trial.
+    """A short text on the copied trials. outcomes: status and objective of each.
 
     >>> summary([("completed", 4.0), ("pruned", None), ("diverged", None)], "gp")
     '3 trials: 1 complete, 1 cut short, 1 broken; gp does not learn from those cut short'
@@ -141,10 +141,10 @@ def summary(outcomes: Iterable[tuple[str, float | None]], sampler: Sampler) -> s
 
 
 def other_base(spec: StudySpec, base: TrainConfig) -> str:
-    """Where the earlier study's base config differs from this one's, in a few words, or the empty string.
+    """A short text on differences between the base configs of the earlier study and this one, or the empty string.
 
-    Searched keys, and those of the machine and of measuring, do not count. A larger model has lower values all
-    over: its trials then say where the good region is, but not how good.
+    Searched keys and those of hardware, evaluation, seed and length do not count. A larger model, say, has lower values
+    everywhere: earlier trials then show where the good region is, but not how good it is.
     """
     earlier = _earlier(spec, f"warm_start: {spec.warm_start}")
     searched = {field for name, parameter in spec.space.items() for field in fields(name, parameter)}

@@ -96,7 +96,7 @@ class EarlierTrial:
 
 @dataclass
 class Study:
-    """The state that a journal describes: the last study record, the trials of an earlier study, all trials by number."""
+    """The state that a journal describes: the last study record, an earlier study's trials, all trials by number."""
 
     header: Header = field(default_factory=Header)
     earlier_trials: list[EarlierTrial] = field(default_factory=list)
@@ -286,7 +286,7 @@ class Ledger:
 
 
 def listener_name(listener: Callable[[Record], None]) -> str:
-    """A listener's name for messages: the `listener_name` of it or of the object it is a method of; else Python's name."""
+    """A listener's name for messages: `listener_name` of it or of the object of the method; else Python's name."""
     owner = getattr(listener, "__self__", listener)
     name = getattr(owner, "listener_name", None) or getattr(owner, "__qualname__", None)
     return str(name or type(owner).__name__)

@@ -108,7 +108,7 @@ class Header:
 
 
 def read_header(record: Record) -> Header:
-    """Parse a study record that `record_shapes.check` accepts. Fields that an older release did not write get defaults."""
+    """Parse a study record that `record_shapes.check` accepts. Fields missing from older releases get defaults."""
     return Header(
         record,
         version=record.get("version") or 1,
@@ -143,7 +143,7 @@ def _tokenized(record: dict[str, Any]) -> Tokenized:
 
 
 def read_spec(value: dict[str, Any]) -> Reading[StudySpec]:
-    """Parse a journal's spec. Required keys that are missing or refused are empty; study and base are kept as written."""
+    """Parse a journal's spec. Required keys, missing or refused, are empty; study and base are kept as written."""
     needed = {"study": "s", "base": "b", "space": {"seed": {"choice": [1]}}, "budget": {"trials": 1}}
     reading = _read(StudySpec, value, needed)
     # study and base are shown as text, so that any string will do
