@@ -191,9 +191,8 @@ def _check_combinations(spec: StudySpec, base: TrainConfig, taken: dict[str, str
 def _check_configs(
     spec: StudySpec, base: TrainConfig, values: dict[str, list[Any]], at: Place, taken: dict[str, str], file: YamlFile
 ) -> None:
-    for point in some_points(
-        spec.space, values, _MAX_COMBINATIONS if at == ("space",) else _MAX_COMBINATIONS // len(spec.start)
-    ):
+    most = _MAX_COMBINATIONS if at == ("space",) else _MAX_COMBINATIONS // len(spec.start)
+    for point in some_points(spec.space, values, most):
         try:
             configure(base, spec.space, point)
         except RefusedError as error:

@@ -88,8 +88,8 @@ def candidates(name: str, parameter: Parameter) -> list[Any]:
     """The values of a choice; the two ends of a range, as int where the config key is an integer."""
     if parameter.choice is not None:
         return parameter.choice
-    whole = number_kind(target(name, parameter)) == "int"
-    return [int(end) if whole else float(end) for end in parameter.log or parameter.uniform or []]
+    is_integer = number_kind(target(name, parameter)) == "int"
+    return [int(end) if is_integer else float(end) for end in parameter.log or parameter.uniform or []]
 
 
 def points(space: Space, values: Mapping[str, list[Any]]) -> Iterator[Point]:

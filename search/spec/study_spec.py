@@ -273,7 +273,7 @@ class StudySpec(_Strict):
             return self
         parameter = self.space.get(self.compare)
         if parameter is None:
-            choices = [name for name, one in self.space.items() if one.choice is not None and one.when is None]
+            choices = [name for name, item in self.space.items() if item.choice is not None and item.when is None]
             problem = f"is no parameter of the space; {nearest(self.compare, choices)}"
         elif parameter.choice is None:
             problem = "is a range; its values cannot take turns: use a choice"

@@ -112,11 +112,9 @@ def fit(values: Mapping[int, Sequence[float]]) -> Seeds:
     df_within, df_rounds = len(y) - k, rounds - 1
     df_left = df_within - df_rounds
     residual = Noise(unexplained / df_left, df_left) if df_left else Noise()
-    parts = (
-        [Noise((within - unexplained) / df_within, df_rounds), Noise(unexplained / df_within, df_left)]
-        if df_within
-        else []
-    )
+    parts = []
+    if df_within:
+        parts = [Noise((within - unexplained) / df_within, df_rounds), Noise(unexplained / df_within, df_left)]
     runs = {number: len(scores) for number, scores in kept.items()}
     return Seeds(dict(zip(kept, map(float, means), strict=True)), runs, residual, added(parts), inverse)
 

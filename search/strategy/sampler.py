@@ -129,7 +129,7 @@ class Sampler:
         # values at full length, where there are any: values at rungs are worse, as training is not over
         values = [trial.value for trial in observations if trial.value is not None]
         values = values or [value for trial in observations for value in trial.scores.values()] or [0.0]
-        # slightly worse than the worst, relative to the spread: a large penalty would flatten the differences for the GP
+        # slightly worse than the worst, relative to the spread: a large penalty would flatten all others for the GP
         worst = max(values) + 0.05 * (max(values) - min(values)) + 1e-3
         # without a complete trial the GP divides by zero; without a broken one the constraint has no information
         states = {trial.state for trial in observations}

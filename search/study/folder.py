@@ -48,9 +48,8 @@ def held(folder: Path) -> Iterator[None]:
     finally:
         (folder / _HOLDER).unlink(missing_ok=True)
         if not (folder / NAME).exists():
-            (folder / _LOCK).unlink(
-                missing_ok=True
-            )  # before the release: a file that another driver creates later stays
+            # while the lock is held: a lock file that another driver creates after this is a new file and stays
+            (folder / _LOCK).unlink(missing_ok=True)
         lock.release()
         _remove_empty(folder, new_folders)
 
@@ -133,8 +132,7 @@ class Weights:
         of_each = {kept.group: kept.number for kept in reversed(order)}
         self._kept = {kept.number for kept in order[:BEST]} | set(of_each.values())
         for number in candidates - self._kept:
-            for file in trial_folder(self.folder, number).glob(
-                "*.pt*"
-            ):  # includes files that a killed worker left half written
+            # the pattern includes partial files of a killed worker
+            for file in trial_folder(self.folder, number).glob("*.pt*"):
                 with suppress(OSError):  # a file that cannot be deleted must not end the study
                     file.unlink()
