@@ -42,9 +42,8 @@ def turn(spec: StudySpec, study: Study) -> Any:
     The order within a round of values is shuffled by the seed, differently in each round.
     """
     values_by_group = values(spec)
-    return values_by_group[
-        _next(spec.seed, list(values_by_group), Counter(group_of(spec, trial.point) for trial in study.searched))
-    ]
+    counts = Counter(group_of(spec, trial.point) for trial in study.searched)
+    return values_by_group[_next(spec.seed, list(values_by_group), counts)]
 
 
 def in_turn(spec: StudySpec, points: Sequence[Point], begun: Sequence[Point] = ()) -> list[Point]:
