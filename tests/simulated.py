@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from search.spec.study_spec import StudySpec
 from search.stopping.registry import Scheduler
 from search.strategy.stopping import rebuild
 from search.study.journal import NAME, Record, encode
@@ -47,7 +46,7 @@ class Simulation:
         self.records: list[Record] = []
         self.time, self.died, self.name = BEGAN, dies is None, name
         self.dies = BEGAN + (dies or 0)
-        self.left, self.next = trials, 0
+        self.left, self.next, self.budget = trials, 0, trials
         self.events: list[tuple[float, int, int]] = []  # when, which trial, which of its reports
         self.points: dict[int, dict[str, Any]] = {}
         self._driver()
@@ -60,7 +59,7 @@ class Simulation:
 
     def _driver(self) -> None:
         data = {**header()["data"], "floor": FLOOR}
-        spec = {**header(self.name)["spec"], "finalists": {"top": 3, "seeds": 2}, "budget": {"trials": self.left}}
+        spec = {**header(self.name)["spec"], "finalists": {"top": 3, "seeds": 2}, "budget": {"trials": self.budget}}
         spec["scheduler"] = self.scheduler
         workers = {"slots": self.slots, "cpus": 1.0, "gpus": 0.5}
         facts = {"spec": spec, "rungs": self.rungs, "workers": workers, "host": {"name": "here"}}
@@ -108,7 +107,7 @@ class Simulation:
         self.died, self.events, self.time = True, [], self.dies + 1000
         self._driver()
         study = fold(self.records)
-        self.rule = rebuild(StudySpec.model_validate(study.header["spec"]), study) or self.rule
+        self.rule = rebuild(study.header.spec, study) or self.rule
         for number, _ in running:
             self.write("status", trial=number, status="interrupted", cause="its driver went away")
         for number, place in running:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,11 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_search_consists_of_its_rooms() -> None:
     assert {path.name for path in (ROOT / "search").iterdir() if (path / "__init__.py").exists()} == {*ROOMS}
     assert {path.stem for path in (ROOT / "search").glob("*.py")} == TOP
+
+
+def test_every_room_is_installed() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert {*setuptools["packages"]} >= {*PACKAGES, *(f"search.{room}" for room in ROOMS)}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "search").glob("*/*.py")), ids=lambda p: str(p.relative_to(ROOT)))

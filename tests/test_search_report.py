@@ -22,8 +22,8 @@ from search.report.trial_marks import shown
 from search.results import table
 from search.results.importance import _evaluate, _values, importance
 from search.results.standing import standings
-from search.spec.study_spec import StudySpec
 from search.study.study import Study
+from search.study.study_record import read_header
 from search.tracking.open_study import open_study
 from tests import journals, simulated, tiny
 from tests.browser import browser
@@ -180,7 +180,7 @@ def test_importance_finds_what_made_the_values_and_calls_the_rest_luck(study: St
 
 def test_most_shuffles_of_the_values_stay_under_luck(study: Study) -> None:
     """95 of 100 in the long run; luck itself is the quantile of 40 of them."""
-    found, spec, values = importance(study), StudySpec.model_validate(study.header["spec"]), _values(study, 1000)
+    found, spec, values = importance(study), study.header.spec, _values(study, 1000)
     total = sum(_evaluate(spec, study, values).values())
     rng, n = np.random.default_rng(99), 60
     under = dict.fromkeys(found.luck, 0)
@@ -196,7 +196,8 @@ def test_luck_depends_on_the_studys_seed_and_on_nothing_else() -> None:
     study = simulated.study(trials=20, dies=None)
     first = importance(study)
     assert importance(study) == first
-    header = {**study.header, "spec": {**study.header["spec"], "seed": 7}}
+    record = study.header.record
+    header = read_header({**record, "spec": {**record["spec"], "seed": 7}})
     other = importance(dataclasses.replace(study, header=header))
     assert other.share == first.share
     assert other.luck != first.luck

@@ -344,7 +344,7 @@ def test_a_study_tells_what_its_rungs_did(study: Study) -> None:
     assert all(trial.status in ("completed", "diverged") for trial in exempt)
     stopped = [trial for trial in study.searched if trial.status == "pruned"]
     assert all((trial.rung or 0) >= 1000 for trial in stopped)
-    assert {row.rung for row in agreement(study)} == {*study.header["rungs"]}
+    assert {row.rung for row in agreement(study)} == {*study.header.rungs}
     assert max(row.n for row in agreement(study)) >= 2
 
 

@@ -164,7 +164,7 @@ def test_the_header_says_what_the_numbers_depend_on(study: Study) -> None:
     assert header.data.hash == tiny.stories().hash
     assert header.rungs == (640, 1280)
     assert header.packages["ray"]
-    assert {"commit", "dirty", "host"} <= set(header)
+    assert {"commit", "dirty", "host"} <= set(header.record)
 
 
 def test_a_study_leaves_its_leaderboard_its_best_config_and_the_best_weights(study: Study, folder: Path) -> None:
@@ -214,7 +214,7 @@ def test_the_median_rule_stops_trials_at_rungs_and_a_second_driver_decides_by_th
     first = run(path)
     path.write_text(path.read_text().replace("trials: 5", "trials: 8"))
     study = run(path)
-    assert study.header["rungs"] == [640, 1280, 1920]
+    assert study.header.rungs == (640, 1280, 1920)
     assert [study.trials[number].decisions for number in first.trials] == [t.decisions for t in first.trials.values()]
     assert {trial.status for trial in study.trials.values()} == {"completed", "pruned"}
     rule = Median(min_trials=2)
