@@ -168,7 +168,7 @@ def test_weights_of_the_best_are_kept(ledger: Ledger, tmp_path: Path) -> None:
 
 def test_the_sampler_is_told_that_lower_is_better(study: Study) -> None:
     spec = StudySpec.model_validate({**study.header.spec_as_written, "sampler": "tpe"})
-    told = Sampler(spec)._told(study)
+    told = Sampler(spec)._history(study)
     assert [one.value for one in told] == pytest.approx([-0.5, -0.8, -0.6, -0.7])
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from search.spec.study_spec import Budget
-from search.study.journal import AT_REST, Record
+from search.study.journal import INACTIVE, Record
 from search.study.scores import best, objective_of, ranked
 from search.study.study import Study, Trial
 from trainer import units
@@ -61,7 +61,7 @@ class View:
     def begin(self) -> None:
         """The first lines: the study, and where it goes on from."""
         trials = self.study.trials.values()
-        done = sum(trial.status in AT_REST for trial in trials)
+        done = sum(trial.status in INACTIVE for trial in trials)
         goes_on = f", goes on after {done} ended trials" if trials else ""
         self._say(f"study {self.name}: {self._budget()}, {self.slots} at once{goes_on}{self._floor()}")
 
@@ -119,7 +119,7 @@ class View:
 
     def _head(self, trials: list[Trial]) -> str:
         busy = sum(trial.status == "running" for trial in trials)
-        ended = sum(trial.status in AT_REST for trial in trials if trial.of is None)
+        ended = sum(trial.status in INACTIVE for trial in trials if trial.of is None)
         now = time.monotonic()
         since, tokens = self._pace_from or (now, self.study.tokens)
         left = time_left(self.study, self.budget, self.length, now - since, self.study.tokens - tokens)
@@ -194,9 +194,9 @@ def time_left(study: Study, budget: Budget, length: int, elapsed: float, trained
         found.append(budget.hours * 3600 - study.seconds(time.time()))
     trials = list(study.trials.values())
     if trained and elapsed > 0:
-        ended = [trial.tokens for trial in trials if trial.status in AT_REST]
+        ended = [trial.tokens for trial in trials if trial.status in INACTIVE]
         usual = sum(ended) / len(ended) if ended else length
-        going = [max(0.0, usual - trial.tokens) for trial in trials if trial.status not in AT_REST]
+        going = [max(0.0, usual - trial.tokens) for trial in trials if trial.status not in INACTIVE]
         if budget.trials:
             todo = sum(going) + usual * max(0, budget.trials - len(study.searched))
             found.append(todo * elapsed / trained)

@@ -20,7 +20,7 @@ from ray.tune.schedulers import TrialScheduler
 from search.spec.objective import OBJECTIVES
 from search.spec.study_spec import StudySpec
 from search.stopping.rule import Decision, Rule
-from search.study.journal import AT_REST, FULL
+from search.study.journal import FULL, INACTIVE
 from search.study.study import Ledger
 
 REFUSED = {"stop": "pruned", "pause": "paused"}  # what becomes of a trial that does not go on at a rung
@@ -168,7 +168,7 @@ class LedgerScheduler(TrialScheduler):
         run = self._running.get(number)
         if run is not None:
             return run.trial is not trial
-        return self._ledger.study.trials[number].status in AT_REST
+        return self._ledger.study.trials[number].status in INACTIVE
 
     def _seconds(self, number: int) -> float:
         run = self._running.get(number)
