@@ -109,7 +109,7 @@ def test_only_trials_that_no_rung_chose_are_counted(tmp_path: Path) -> None:
 
 
 def test_what_a_rung_compared_counts_before_what_was_measured_again(tmp_path: Path) -> None:
-    """A trial that goes on from an earlier checkpoint reports anew; it was judged by the first value."""
+    """A trial that continues from an earlier checkpoint reports anew; it was judged by the first value."""
     ledger = begun(tmp_path / "s")
     values = pairs(10)
     for number, (at_rung, final) in enumerate(values):

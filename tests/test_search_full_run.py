@@ -215,7 +215,7 @@ def test_mlflow_that_is_away_stops_no_run(
     assert main([str(best)]) == 0
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
-    assert "the run goes on" in errors[0]
+    assert "the run continues" in errors[0]
     assert "--resume sends it" in errors[1]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert main([str(best), "--resume"]) == 0  # nothing is left to train: it sends what is lacking

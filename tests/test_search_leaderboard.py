@@ -56,8 +56,8 @@ def test_an_objective_that_is_not_finite_is_none(tmp_path: Path) -> None:
     assert leaderboard.order(ledger.study)[-1].number in (3, 4, 6)
 
 
-def test_best_on_the_way_is_of_the_subset_alone(study) -> None:
-    found = {row["trial"]: row["best_on_the_way"] for row in leaderboard.rows(study)}
+def test_best_report_is_of_the_subset_alone(study) -> None:
+    found = {row["trial"]: row["best_report"] for row in leaderboard.rows(study)}
     assert found[1] == 3.5
     assert found[3] is None  # nan
     assert found[2] == 2.5

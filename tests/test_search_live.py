@@ -123,7 +123,7 @@ def test_a_study_that_goes_on_says_so(tmp_path: Path) -> None:
     out = io.StringIO()
     with live.shown(ledger.study, 2, LENGTH, Console(file=out)):
         pass
-    assert "goes on after 5 ended trials" in out.getvalue()
+    assert "continues after 5 ended trials" in out.getvalue()
 
 
 def test_a_terminal_is_left_as_it_was(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_more_is_better_where_the_objective_says_so(study: Study) -> None:
     assert leader is not None
     assert leader.number == 1
     assert [row["trial"] for row in leaderboard.rows(study)] == [1, 3, 2, 0]
-    assert leaderboard.rows(study)[0]["best_on_the_way"] == pytest.approx(0.7)
+    assert leaderboard.rows(study)[0]["best_report"] == pytest.approx(0.7)
     assert finalists.candidates(study, 2) == [[1, 3]]
     rows = standing.rows(study)
     assert [row["trial"] for row in rows] == [1, 3, 2, 0]

@@ -1,4 +1,4 @@
-"""What the rungs did: every trial leaves in one place, and what enters a rung went on from the one before."""
+"""What the rungs did: every trial leaves in one place, and what enters a rung continued from the one before."""
 
 from __future__ import annotations
 

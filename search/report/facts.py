@@ -104,7 +104,7 @@ def survivors(study: Study) -> dict[str, Any]:
     names = {"broke": "broke before it", "early": "ended early by itself", "going": "not ended"}
     ways = [way for way in names if any(row.left[way] for row in rows)]
     refused = [way for way in ("stopped", "paused") if any(row.left[way] for row in rows)]
-    heads = ["rung", "on the way", *(names[way] for way in ways), "reached it", *refused, "went on", "who left"]
+    heads = ["rung", "entered", *(names[way] for way in ways), "reached it", *refused, "continued", "who left"]
     lines = [
         [
             "the end" if row.rung is None else units.count(row.rung),

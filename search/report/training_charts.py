@@ -96,7 +96,7 @@ def _strip(row: Row, looks: dict[int, Shown], x: Scale, y: float) -> Markup:
         if number not in looks:
             continue
         trial = looks[number]
-        fate = "stopped here" if number in refused else "went on"
+        fate = "stopped here" if number in refused else "continued"
         cutoff = f" (cutoff then {units.score(row.cutoff[number])})" if number in row.cutoff else ""
         exempt = ", exempt from being stopped" if trial.trial.exempt else ""
         tooltip = f"{trial.label}\n{units.score(value)} here: {fate}{cutoff}{exempt}"

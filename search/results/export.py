@@ -43,7 +43,7 @@ def choose(study: Study, trial: int | None = None) -> Trial:
         progress = f"{len(study.trials)} trials, none of which has ended at full length"
         raise UserError(
             f"study {name} has no best trial yet ({progress if study.trials else 'no trials'}); "
-            "let it go on (nanosweep run), or choose one with --trial"
+            "let it continue (nanosweep run), or choose one with --trial"
         )
     return leader
 

@@ -44,7 +44,9 @@ def finalist_runs(study: Study) -> list[Trial]:
     name = study.header.name
     unfinished = [number for number in study.unfinished() if study.trials[number].of is not None]
     if unfinished:
-        raise UserError(f"study {name}: {len(unfinished)} runs of finalists have not ended; `nanosweep run` goes on")
+        raise UserError(
+            f"study {name}: {len(unfinished)} runs of finalists have not ended; `nanosweep run` continues them"
+        )
     runs = [trial for trial in study.trials.values() if trial.of is not None and trial.final is not None]
     if not runs:
         raise UserError(

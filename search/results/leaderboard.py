@@ -26,7 +26,7 @@ def rows(study: Study) -> list[Row]:
     """A row per trial, best first.
 
     objective, val_loss, val_perplexity, val_bits_per_byte, val_accuracy: on the full validation split at the end
-    of a full-length trial, else None, so that sorting a column never mixes budgets. best_on_the_way: the best
+    of a full-length trial, else None, so that sorting a column never mixes budgets. best_report: the best
     objective during training, on the validation subset that reports score. last: the objective at the last report,
     at whatever length. With `split: mainrun` also the keys MAINRUN (see trainer.mainrun), at the end as well.
     """
@@ -96,7 +96,7 @@ def _row(study: Study, trial: Trial) -> Row:
         "objective": value,
         **{key: final.get(key) for key in ("val_loss", "val_perplexity", "val_bits_per_byte", "val_accuracy")},
         **{key: final[key] for key in MAINRUN if key in final},
-        "best_on_the_way": best_on_subset(study, trial),
+        "best_report": best_on_subset(study, trial),
         "last": last.get(objective_of(study).name),
         "train_loss": last.get("train_loss"),
         "tokens": trial.tokens,

@@ -44,7 +44,7 @@ def optimism_lines(study: Study) -> list[str]:
         return []
     flattered = optimism(values, math.sqrt(noise.variance))
     size = objective_of(study).show_size(flattered)
-    return [f"the best value of the search, picked from {len(values)}, flatters itself by about {size} (expected)"]
+    return [f"the best value of the search, picked from {len(values)}, is optimistic by about {size} (expected)"]
 
 
 def caution_lines(study: Study) -> list[str]:

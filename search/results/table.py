@@ -22,7 +22,7 @@ from trainer import units
 
 # columns that a narrow terminal drops, in this order
 _DROPPED = (
-    *("memory", "params", "on the way", "time", "bits/byte", "median", "val loss", "own val", "text", "seeds"),
+    *("memory", "params", "best report", "time", "bits/byte", "median", "val loss", "own val", "text", "seeds"),
     *("own train", "own test", "train loss", "coverage", "evaluate()"),
 )
 _CONFIG = 60  # characters of the config column that are kept in preference to a column of _DROPPED
@@ -177,7 +177,7 @@ def _columns(study: Study) -> Columns:
         "nats/char": ("val_nats_per_char", "{:.4f}".format),  # this and the next two: with `split: mainrun`
         "evaluate()": ("mainrun_nats_per_char", "{:.4f}".format),
         "coverage": ("mainrun_coverage", "{:.1%}".format),
-        "on the way": ("best_on_the_way", target.show),
+        "best report": ("best_report", target.show),
         "tokens": ("tokens", units.count),
         "time": ("seconds", units.duration),
         "params": ("n_parameters", units.count),

@@ -59,11 +59,11 @@ class View:
     # plain lines
 
     def begin(self) -> None:
-        """The first lines: the study, and where it goes on from."""
+        """The first lines: the study, and where it continues from."""
         trials = self.study.trials.values()
         done = sum(trial.status in INACTIVE for trial in trials)
-        goes_on = f", goes on after {done} ended trials" if trials else ""
-        self._say(f"study {self.name}: {self._budget()}, {self.slots} at once{goes_on}{self._floor()}")
+        continuation = f", continues after {done} ended trials" if trials else ""
+        self._say(f"study {self.name}: {self._budget()}, {self.slots} at once{continuation}{self._floor()}")
 
     def __call__(self, record: Record) -> None:
         if record["record"] == "report" and self._pace_from is None:
@@ -77,7 +77,7 @@ class View:
         self._say("  ".join(part for part in parts if part))
 
     def _say(self, line: str) -> None:
-        with suppress(OSError):  # nobody reads any more (`| head`): the study goes on
+        with suppress(OSError):  # nobody reads any more (`| head`): the study continues
             print(line, file=self.console.file, flush=True)
 
     # the table

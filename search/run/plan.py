@@ -58,7 +58,7 @@ def _state(known: Study, budget: Budget) -> str:
         return "new"
     done = spent(known, budget)
     unfinished = len(known.unfinished())
-    ending = f"its budget is used up: {done}" if done and not unfinished else f"{unfinished} of them to go on with"
+    ending = f"its budget is used up: {done}" if done and not unfinished else f"{unfinished} of them to resume"
     return f"begun: {len(known.searched)} trials, {ending}"
 
 

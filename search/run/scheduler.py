@@ -1,7 +1,7 @@
 """The Ray Tune scheduler: whatever Ray tells about a trial is written to the ledger first, then acted upon.
 
 Ray calls the scheduler before searcher and callbacks, so the journal knows a report before anyone else does.
-When a worker dies and Ray starts its trial again, the trial goes on from the checkpoint that the journal knows.
+When a worker dies and Ray starts its trial again, the trial continues from the checkpoint that the journal knows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from search.stopping.rule import Decision, Rule
 from search.study.journal import FULL, INACTIVE
 from search.study.study import Ledger
 
-REFUSED = {"stop": "pruned", "pause": "paused"}  # what becomes of a trial that does not go on at a rung
+REFUSED = {"stop": "pruned", "pause": "paused"}  # what becomes of a trial that does not continue at a rung
 
 
 class LedgerScheduler(TrialScheduler):
@@ -201,7 +201,7 @@ def write_decision(ledger: Ledger, number: int, rung: int, decision: Decision) -
 def settle(ledger: Ledger, spec: StudySpec, rule: Rule | None) -> None:
     """Write what a driver that was killed had no time to write: a decision on a report, a status after either.
 
-    Called before a study goes on: otherwise a trial that was to be stopped would run to its end.
+    Called before a study continues: otherwise a trial that was to be stopped would run to its end.
     """
     for number in ledger.study.unfinished():
         trial = ledger.study.trials[number]

@@ -1,6 +1,6 @@
 """The Ray Tune searcher: hands out interrupted trials first, then promoted ones, then new points, within the budget.
 
-Tune's own snapshots hold nothing of it: the journal is what a study goes on from.
+Tune's own snapshots hold nothing of it: the journal is what a study continues from.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class LedgerSearcher(Searcher):
         return self._rule is not None and self._rule.pauses
 
     def _promoted(self, last: bool = False) -> int | None:
-        """A paused trial that goes on. last: see `Rule.promotion`."""
+        """A paused trial that continues. last: see `Rule.promotion`."""
         study = self._ledger.study
         if self._rule is None or used_up(study, self._spec.budget, time.time()):
             return None

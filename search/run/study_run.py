@@ -2,7 +2,7 @@
 
     study = run(*load_spec(Path("search/specs/quickstart.yaml")))
 
-The same command goes on with a study that was stopped or killed: from its journal, in a fresh Tuner. Ray's own
+The same command resumes a study that was stopped or killed: from its journal, in a fresh Tuner. Ray's own
 files lie in a scratch folder and are thrown away.
 """
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 def run(
     spec: StudySpec, base: TrainConfig, file: YamlFile, *, address: str | None = None, console: Console | None = None
 ) -> Study:
-    """Run a study to the end of its budget, or go on with it. Returns what its journal says.
+    """Run a study to the end of its budget, or resume it. Returns what its journal says.
 
     address: of a Ray cluster; default RAY_ADDRESS (set inside a Ray job), else Ray is started on this machine.
     Ctrl-C stops it: what ran is `interrupted` and will be continued. A second one raises KeyboardInterrupt at once.
@@ -91,7 +91,7 @@ def _read(folder: Path) -> Study:
 
 
 def _over(spec: StudySpec, study: Study) -> bool:
-    """Whether no trial is left to go on with, to promote or to begin."""
+    """Whether no trial is left to resume, to promote or to begin."""
     if not study.started or study.unfinished() or not spent(study, spec.budget) or pending(study, spec):
         return False
     rule = rebuild(spec, study)

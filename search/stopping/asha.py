@@ -61,7 +61,7 @@ class AshaSettings(Settings):
         among = "" if compare is None else f" of each {compare}"
         others = {"stop": "the others end", "promote": "the others pause"}[self.mode]
         brackets = [f"{self.brackets} brackets"] if self.brackets > 1 else []
-        return [f"the best 1/{self.factor}{among} go on", others, *brackets]
+        return [f"the best 1/{self.factor}{among} continue", others, *brackets]
 
     def rule(self) -> Asha:
         return Asha(self.factor, self.mode)

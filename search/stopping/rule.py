@@ -24,7 +24,7 @@ example of a whole file:
             return [self.first_rung] if self.first_rung < max_tokens else []
 
         def describe(self, compare: str | None = None) -> list[str]:
-            return [f"trials within {self.tolerance:g} of the best go on, the others end"]
+            return [f"trials within {self.tolerance:g} of the best continue, the others end"]
 
         def rule(self) -> Rule:
             return Threshold(self.tolerance)

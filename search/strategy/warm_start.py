@@ -77,7 +77,7 @@ def _earlier(spec: StudySpec, where: str) -> Study:
     place = str(spec.warm_start)
     folder = find_folder(place, storage)
     if place == spec.study or (folder or at_home(place)).resolve() == spec.folder:
-        raise UserError(f"{where} is this study itself; it goes on from its own trials anyway")
+        raise UserError(f"{where} is this study itself; it continues from its own trials anyway")
     if folder is None:
         others = [name for name in names(storage) if name != spec.study]
         hint = nearest(place, others) if others else "it holds no other study"

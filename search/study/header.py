@@ -128,7 +128,7 @@ def check_same(spec: StudySpec, base: TrainConfig, header: Header) -> None:
         key, was, now = difference
         raise UserError(
             f"study {spec.study} exists in {spec.folder} with another spec: {key} was {was}, is now {now}. "
-            f"Only {', '.join(MAY_CHANGE)} may change. To go on with it put {key} back; "
+            f"Only {', '.join(MAY_CHANGE)} may change. To resume it put {key} back; "
             "to begin another give it another name (study:)"
         )
 
@@ -138,7 +138,7 @@ def _check_readable(study: str, part: str, reading: Reading[Any], skip: tuple[st
     if unread:
         raise UserError(
             f"study {study} was begun by another release: this one does not take the {unread[0]} of its {part}; "
-            "go on with that release, or begin another study (study:)"
+            "continue with that release, or begin another study (study:)"
         )
 
 

@@ -128,7 +128,7 @@ class MlflowTracker(Tracker):
         return [f"MLflow: {page or f'{shown(self.uri)} (the study is there a minute from now)'}"]
 
     def _away(self, why: str) -> str:
-        return f"MLflow at {shown(self.uri)} is away ({why}); the search goes on, records wait"
+        return f"MLflow at {shown(self.uri)} does not answer ({why}); the search continues, records wait"
 
     def _take(self) -> None:
         """Fold the records that have come."""

@@ -55,7 +55,7 @@ def failures(study: Study) -> Wrong:
 
 
 def progress(records: list[Record]) -> Wrong:
-    """A trial's reports grow; when it runs again it goes on from its last checkpoint: every report wrote one."""
+    """A trial's reports grow; when it runs again it continues from its last checkpoint: every report wrote one."""
     wrong: Wrong = []
     last: dict[int, int] = {}
     for record in records:
