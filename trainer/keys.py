@@ -37,11 +37,12 @@ class Key:
 
 
 class RuleError(ValueError):
-    """What a rule of a config or a spec has against a value, with the keys as data. Its message opens with the key.
+    """What a rule of a config or a spec has against a value, with the keys as data.
 
-    keys: the key to change first, then the others that the rule compares it with.
-    kind: `conflict` of several values, `unused` where another key's value leaves it without an effect, or `unknown`
-    for a name that does not exist.
+    keys: the key to change first, then the others that the rule compares it with. The message of a rule between keys
+    begins with the first.
+    kind: `conflict` of several values, `unused` where another key's value leaves it without an effect, `unknown` for a
+    name that does not exist; rules on one value have a word each (`twice`, `outside`, `empty`, `form`).
     """
 
     def __init__(self, keys: str | tuple[str, ...], message: str, kind: str = "conflict") -> None:

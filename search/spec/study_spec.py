@@ -63,31 +63,34 @@ class Parameter(_Strict):
     @classmethod
     def _mapping(cls, value: Any) -> Any:
         if not isinstance(value, dict):
-            raise ValueError(
-                f"expected {{log: [low, high]}}, {{uniform: [low, high]}} or {{choice: [...]}}, got {value!r}"
-            )
+            message = f"expected {{log: [low, high]}}, {{uniform: [low, high]}} or {{choice: [...]}}, got {value!r}"
+            raise RuleError((), message, "form")
         return value
 
     @model_validator(mode="after")
     def _one_kind(self) -> Parameter:
         kinds = [kind for kind in ("log", "uniform", "choice") if getattr(self, kind) is not None]
         if len(kinds) != 1:
-            raise ValueError(f"give exactly one of log, uniform, choice; got {' and '.join(kinds) or 'none'}")
+            message = f"give exactly one of log, uniform, choice; got {' and '.join(kinds) or 'none'}"
+            raise RuleError(("log", "uniform", "choice"), message, "not_one")
         if self.choice is not None:
             if len({repr(value) for value in self.choice}) < len(self.choice):
-                raise ValueError(f"choice names a value twice: {self.choice}")
+                raise RuleError("choice", f"choice names a value twice: {self.choice}", "twice")
             if len({isinstance(value, dict) for value in self.choice}) > 1:
-                raise ValueError("choice mixes mappings and plain values; use one kind")
+                raise RuleError("choice", "choice mixes mappings and plain values; use one kind", "mixed")
             if self.linked and self.field is not None:
-                raise ValueError("field names one key, but the choice's mappings set several; remove it")
+                message = "field names one key, but the choice's mappings set several; remove it"
+                raise RuleError(("field", "choice"), message)
             return self
         low, high = self.log or self.uniform or []
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError(f"{kinds[0]}: [{low}, {high}] has no end; use finite numbers")
+            raise RuleError(kinds[0], f"{kinds[0]}: [{low}, {high}] has no end; use finite numbers", "not_finite")
         if not low < high:
-            raise ValueError(f"{kinds[0]}: [{low}, {high}] is an empty range; the first end must be the smaller")
+            message = f"{kinds[0]}: [{low}, {high}] is an empty range; the first end must be the smaller"
+            raise RuleError(kinds[0], message, "empty")
         if self.log is not None and low <= 0:
-            raise ValueError(f"log: [{low}, {high}] touches zero; use a positive lower end, or uniform")
+            message = f"log: [{low}, {high}] touches zero; use a positive lower end, or uniform"
+            raise RuleError("log", message, "not_positive")
         return self
 
     @property
@@ -113,7 +116,7 @@ class Budget(_Strict):
     @model_validator(mode="after")
     def _some(self) -> Budget:
         if self.trials is None and self.tokens is None and self.hours is None:
-            raise ValueError("give at least one of trials, tokens, hours")
+            raise RuleError(("trials", "tokens", "hours"), "give at least one of trials, tokens, hours", "missing")
         return self
 
 
@@ -145,45 +148,50 @@ class Resources(_Strict):
     @model_validator(mode="after")
     def _whole_gpus(self) -> Resources:
         if 0 < self.gpus < 0.01:
-            raise ValueError(f"gpus: {self.gpus:g} per trial: a hundredth is the least; or 0")
+            raise RuleError("gpus", f"gpus: {self.gpus:g} per trial: a hundredth is the least; or 0", "too_small")
         if self.gpus > 1:
-            raise ValueError(
+            raise RuleError(
+                "gpus",
                 f"gpus: {self.gpus:g} per trial: a trial trains in one process on one GPU; use at most 1 "
-                "(several GPUs serve several trials at once; a full run uses them all: torchrun -m trainer)"
+                "(several GPUs serve several trials at once; a full run uses them all: torchrun -m trainer)",
+                "too_large",
             )
         return self
 
 
 def _study_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name) or name.endswith("."):
-        raise ValueError(
+        raise RuleError(
+            "study",
             f"{name!r} must be a safe folder name: letters, digits, `.`, `_`, `-`, at most 63, "
-            "beginning with a letter or digit"
+            "beginning with a letter or digit",
+            "unsafe",
         )
     return name
 
 
 def _scheduler(value: Any) -> Any:
     if value is not None and value != "none" and not isinstance(value, dict):
-        raise ValueError(expected(value))
+        raise RuleError("scheduler", expected(value), "form")
     return None if value == "none" else value
 
 
 def _resources(value: Any) -> Any:
     if value is not None and value != "auto" and not isinstance(value, dict):
-        raise ValueError(f"expected auto or {{cpus: 2, gpus: 0.25}}, got {value!r}")
+        raise RuleError("resources", f"expected auto or {{cpus: 2, gpus: 0.25}}, got {value!r}", "form")
     return None if value == "auto" else value
 
 
 def _storage(value: str) -> str:
     if "://" in value:
-        raise ValueError(f"{value!r}: the journal is appended to, so it needs a folder; mount the bucket on every node")
+        message = f"{value!r}: the journal is appended to, so it needs a folder; mount the bucket on every node"
+        raise RuleError("storage", message, "no_folder")
     if not value.strip():
-        raise ValueError("an empty path; give a folder, like ./runs")
+        raise RuleError("storage", "an empty path; give a folder, like ./runs", "empty")
     try:
         at_home(value)
     except UserError as error:
-        raise ValueError(str(error)) from None
+        raise RuleError("storage", str(error), error.kind) from None
     return value
 
 
@@ -267,23 +275,22 @@ class StudySpec(_Strict):
     def _comparable(self) -> StudySpec:
         if self.compare is None:
             if self.finalists is not None and self.finalists.top < 2:
-                raise RuleError(
-                    "finalists", "finalists: top: 1 has nobody to race with; use at least 2, or compare: PARAMETER"
-                )
+                message = "finalists: top: 1 has nobody to race with; use at least 2, or compare: PARAMETER"
+                raise RuleError(("finalists", "compare"), message, "single")
             return self
         parameter = self.space.get(self.compare)
         if parameter is None:
             choices = [name for name, item in self.space.items() if item.choice is not None and item.when is None]
-            problem = f"is no parameter of the space; {nearest(self.compare, choices)}"
+            problem, kind = f"is no parameter of the space; {nearest(self.compare, choices)}", "unknown"
         elif parameter.choice is None:
-            problem = "is a range; its values cannot take turns: use a choice"
+            problem, kind = "is a range; its values cannot take turns: use a choice", "no_choice"
         elif len(parameter.choice) < 2:
-            problem = "has one value; there is nothing to compare it with"
+            problem, kind = "has one value; there is nothing to compare it with", "single"
         elif parameter.when is not None:
-            problem = "does not exist everywhere (when); compare one that does"
+            problem, kind = "does not exist everywhere (when); compare one that does", "conditional"
         else:
             return self
-        raise RuleError("compare", f"compare: {self.compare} {problem}")
+        raise RuleError("compare", f"compare: {self.compare} {problem}", kind)
 
     @property
     def folder(self) -> Path:

@@ -7,6 +7,7 @@ imported when a study that names the tracker runs; checking a spec imports no tr
 from __future__ import annotations
 
 from data.errors import nearest
+from trainer.keys import RuleError
 
 TRACKERS = {  # name in a spec: module and class
     "mlflow": "search.tracking.mlflow_tracker:MlflowTracker",
@@ -16,7 +17,7 @@ DEFAULT = "mlflow"
 
 
 def check_name(name: str) -> str:
-    """Return the name if it is a tracker's. Raises ValueError with the nearest name otherwise."""
+    """Return the name if it is a tracker's. Raises RuleError with the nearest name otherwise."""
     if name not in TRACKERS:
-        raise ValueError(f"no tracker is called {name}; {nearest(name, TRACKERS)}")
+        raise RuleError("tracking", f"no tracker is called {name}; {nearest(name, TRACKERS)}", "unknown")
     return name
