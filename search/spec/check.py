@@ -114,7 +114,7 @@ def _check_field(name: str, parameter: Parameter, field: str, spec: StudySpec, f
         at = ("set", field)
         head, line = (file.where(at), file.line(at)) if at in file.lines else (f"--set {field}", None)
         problem = f"{field} is searched too ({file.where(('space', name))}); remove one of them"
-        raise RefusedError(head, problem, at, (field, name), "conflict", line)
+        raise RefusedError(head, problem, at, tuple(dict.fromkeys((field, name))), "conflict", line)
 
 
 def _check_values(name: str, parameter: Parameter, file: YamlFile) -> None:

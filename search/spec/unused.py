@@ -42,7 +42,7 @@ def _check_plain(name: str, by: str, users: tuple[str, ...], space: Space, base:
 
     def refusal(rest: str, *others: str) -> RefusedError:
         problem = f"belongs to {by}: {' or '.join(users)}{rest}"
-        return file.refusal(("space", name), problem, "unused", name, by, *others)
+        return file.refusal(("space", name), problem, "unused", *dict.fromkeys((name, by, *others)))
 
     deciding = [own for own in _setting(by, space) if not space[own].linked]
     fitting = [value for own in deciding for value in space[own].choice or [] if includes(users, value)]
@@ -50,7 +50,7 @@ def _check_plain(name: str, by: str, users: tuple[str, ...], space: Space, base:
         raise refusal(f", but {by} is never that; remove it")
     if deciding:
         options = fitting[0] if len(fitting) == 1 else f"[{', '.join(fitting)}]"
-        raise refusal(f" only; add `when: {{{deciding[0]}: {options}}}`", deciding[0], *fitting)
+        raise refusal(f" only; add `when: {{{deciding[0]}: {options}}}`", deciding[0])
     if _setting(by, space):
         linked = _setting(by, space)[0]
         raise refusal(f", but {by} is {wrong} in some of {linked}; add a `when`, or remove it", linked)
