@@ -41,7 +41,7 @@ def find(name: str, allow_code: bool, hint: str = "") -> Corpus:
     except UserError as error:
         if not hint:
             raise
-        raise UserError(f"{error}; {hint}") from None
+        raise UserError(f"{error}; {hint}", kind=error.kind, keys=error.keys) from None
 
     def read(scratch: Path, progress: bool) -> Documents:
         return _read(name, digest, allow_code, scratch)
