@@ -42,7 +42,7 @@ LAMBDA = "  squentropy_lambda: {log: [1e-3, 1]%s}\n"
         ("  bias: {choice: [1, false]}\n", "5: space.bias.choice[0]", "bool_type", ("bias",)),
         ("  bias: {uniform: [0, 1]}\n", "5: space.bias.uniform", "no_range", ("bias",)),
         ("  loss: {log: [1, 8]}\n", "5: space.loss.log", "no_range", ("loss",)),
-        ("  loss: {choice: [squentropi]}\n", "5: space.loss.choice[0]", "value_error", ("loss",)),
+        ("  loss: {choice: [squentropi]}\n", "5: space.loss.choice[0]", "unknown", ("loss",)),
         ("  n_embd: {log: [64, 128]}\n", "5: space.n_embd.log", "no_range", ("n_embd", "n_head")),
         ("  n_embd: {choice: [128, 130]}\n", "5: space.n_embd", "conflict", ("n_embd", "n_head")),
         ("  n_head: {choice: [2, 3]}\n", "5: space.n_head", "conflict", ("n_embd", "n_head")),

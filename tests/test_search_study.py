@@ -10,6 +10,7 @@ from search.spec.study_spec import Budget
 from search.study.journal import NAME, Record, read_records
 from search.study.study import Study, fold, read_study, spent
 from tests import journals
+from tests.refusals import facts, refusal
 
 
 def test_each_kind_of_trial_is_folded(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_what_a_refusal_of_yaml_says(text: str, message: str) -> None:
         ("eval_every: 0", 2, "value_error", ("eval_every",)),
         ("squentropy_lambda: 1.0", 2, "unused", ("squentropy_lambda", "loss")),
         ("readout: inverse", 2, "conflict", ("readout", "loss")),
-        ("loss: hinge", 2, "value_error", ("loss",)),
+        ("loss: hinge", 2, "unknown", ("loss",)),
         ("schedule: wsd\nwarmup_frac: 0.9", 3, "conflict", ("warmup_frac", "decay_frac")),
     ],
 )
