@@ -53,6 +53,7 @@ def train_bpe(texts: Iterable[str], n_classes: int, name: str) -> BpeTokenizer:
             f"{name}: too short a text for bpe:{n_classes}: its training split yields {len(ranks) + 1} classes; "
             f"use bpe:{len(ranks) + 1} or fewer, or char",
             kind="too_short",
+            keys=f"bpe:{n_classes}",
         )
     return BpeTokenizer(f"bpe:{n_classes}", ranks)
 

@@ -100,9 +100,8 @@ def _contiguous(documents: Documents, ends: dict[str, float], name: str) -> dict
     previous = 0
     for split, limit in limits.items():
         if limit - previous < 2:
-            raise UserError(
-                f"{name}: {n} characters are too short a corpus: {split} would have {limit - previous}; give more text"
-            )
+            problem = f"{n} characters are too short a corpus: {split} would have {limit - previous}; give more text"
+            raise UserError(f"{name}: {problem}", kind="too_short", keys=split)
         end = stop if limit == n else start + _byte_of_character(documents.blob[start:stop], limit)
         result[split] = replace(documents, starts=np.array([begin]), stops=np.array([end]))
         begin, previous = end, limit
