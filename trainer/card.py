@@ -16,7 +16,7 @@ from data.dataset import Dataset
 from data.errors import UserError
 from data.licences import terms
 from trainer import config as configs
-from trainer import curve, files, provenance, records, scores
+from trainer import curve, files, provenance, run_folder, scores
 from trainer.config import TrainConfig
 from trainer.report import Status
 from trainer.resampling import Interval, resample
@@ -26,14 +26,14 @@ def write(folder: Path, data: Dataset, status: Status, source: Path, changes: li
     """status: how the run ended. source: the config file that was given, with `changes` (key=value) on top of it.
     machine: where it ended. Raises UserError when the disk is full."""
     card = text(folder, data, status, source, changes, machine)
-    files.write(folder / records.CARD, lambda file: file.write(card.encode()))
-    return folder / records.CARD
+    files.write(folder / run_folder.CARD, lambda file: file.write(card.encode()))
+    return folder / run_folder.CARD
 
 
 def text(folder: Path, data: Dataset, status: Status, source: Path, changes: list[str], machine: str) -> str:
     """The card, in Markdown. Arguments as for `write`."""
-    config = configs.load(folder / records.CONFIG)
-    reports, notes = records.read_reports(folder), records.read_notes(folder)
+    config = configs.load(folder / run_folder.CONFIG)
+    reports, notes = run_folder.read_reports(folder), run_folder.read_notes(folder)
     try:
         measured = scores.load(folder / scores.SCORES)
     except UserError:

@@ -31,8 +31,8 @@ from trainer import config as configs
 from trainer import files, yaml_file
 from trainer.config import TrainConfig
 from trainer.keys import kept_keys
-from trainer.records import CARD, CONFIG, FLOOR, METRICS
 from trainer.report import Report, Status
+from trainer.run_folder import CARD, CONFIG, FLOOR, METRICS
 from trainer.scores import SCORES
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
