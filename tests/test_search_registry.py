@@ -86,7 +86,7 @@ def folder(storage: Path) -> Path:
     """A study whose leader, trial 1, is registered."""
     folder = begin(storage, "quick", RATES)
     made = register(folder)
-    assert (made.trial, made.version, made.made, made.leads) == (1, "1", True, True)
+    assert (made.trial, made.version, made.created, made.leads) == (1, "1", True, True)
     return folder
 
 
@@ -159,7 +159,7 @@ def test_a_version_says_where_it_comes_from(storage: Path, folder: Path) -> None
 
 def test_registering_again_makes_no_second_version(storage: Path, folder: Path) -> None:
     again = register(folder)
-    assert (again.version, again.made, again.leads) == ("1", False, True)
+    assert (again.version, again.created, again.leads) == ("1", False, True)
 
 
 @pytest.mark.slow

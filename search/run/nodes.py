@@ -100,10 +100,10 @@ def _got(answer: Any) -> tuple[bool | None, Mapping[str, str]]:
     import ray
 
     try:
-        writes, found = ray.get(answer, timeout=1)
+        writes, packages = ray.get(answer, timeout=1)
     except ray.exceptions.RayError:
         return None, {}
-    return bool(writes), found
+    return bool(writes), packages
 
 
 def _look(mark: str) -> tuple[bool, Mapping[str, str]]:
