@@ -43,11 +43,11 @@ def load_gpt2(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     if not file.is_file():
         raise ValueError(f"{folder} has no {WEIGHTS} (pickled or sharded weights are not read)")
     try:
-        found = load_file(file)
+        tensors = load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file} is not a readable safetensors file ({error})") from None
     state = {}
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         if name.endswith(MASKS):
             continue
         ours = name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
@@ -64,21 +64,21 @@ def read_shape(folder: Path) -> GPTConfig:
     if not file.is_file():
         raise ValueError(f"{folder} has no {CONFIG}: not a Hugging Face model")
     try:
-        given = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
         shape: dict[str, Any] = {
-            name: operator.index(given[name]) for name in ("n_layer", "n_head", "n_embd", "vocab_size")
+            name: operator.index(content[name]) for name in ("n_layer", "n_head", "n_embd", "vocab_size")
         }
-        shape["block_size"] = operator.index(given["n_positions"])
+        shape["block_size"] = operator.index(content["n_positions"])
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not a GPT-2's config ({type(error).__name__}: {error})") from None
     for key, usual in {**USUAL, "n_inner": 4 * shape["n_embd"]}.items():
-        value = given.get(key)
+        value = content.get(key)
         if value is not None and value != usual:
             raise ValueError(f"{file}: {key} is {value}; only {usual} is read")
-    activation = given.get("activation_function", "gelu_new")
+    activation = content.get("activation_function", "gelu_new")
     if activation not in ACTIVATIONS:
         raise ValueError(f"{file}: activation_function is {activation}; read are {', '.join(ACTIVATIONS)}")
-    return GPTConfig(**shape, mlp=ACTIVATIONS[activation], tied_head=bool(given.get("tie_word_embeddings", True)))
+    return GPTConfig(**shape, mlp=ACTIVATIONS[activation], tied_head=bool(content.get("tie_word_embeddings", True)))
 
 
 @torch.no_grad()
@@ -91,8 +91,8 @@ def start_from(model: GPT, shape: GPTConfig, state: dict[str, Tensor]) -> None:
     if problem is not None:
         raise ValueError(problem[1])
     for name, parameter in model.named_parameters():  # a tied weight comes once
-        source = state[name][: len(parameter)]
-        parameter[: len(source)].copy_(source)
+        values = state[name][: len(parameter)]
+        parameter[: len(values)].copy_(values)
 
 
 def _check_tensors(state: dict[str, Tensor], shape: GPTConfig, file: Path) -> None:

@@ -116,8 +116,8 @@ def reliability(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray
 
     confidence (N,) in (0, 1]; correct (N,), 1 where the likeliest class was the target. NaN goes into no bin.
     """
-    known = np.isfinite(confidence)
-    bins = np.clip(np.ceil(confidence[known] * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    finite = np.isfinite(confidence)
+    bins = np.clip(np.ceil(confidence[finite] * BINS).astype(np.int64) - 1, 0, BINS - 1)
     count = np.bincount(bins, minlength=BINS).astype(np.float64)
-    means = [np.bincount(bins, values[known], BINS) / np.maximum(count, 1) for values in (confidence, correct)]
+    means = [np.bincount(bins, values[finite], BINS) / np.maximum(count, 1) for values in (confidence, correct)]
     return count, means[0], means[1]

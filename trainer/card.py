@@ -93,14 +93,14 @@ def _what(config: TrainConfig, data: Dataset, notes: dict[str, str]) -> str:
 
 
 def _data(config: TrainConfig, data: Dataset) -> str:
-    about = terms(config.corpus, data.meta)
+    licence_terms = terms(config.corpus, data.meta)
     sizes = [
         f"{name} {_count(part['documents'], 'document')}, {part['bytes']:,} bytes, {part['tokens'] - 1:,} tokens"
         for name, part in data.meta.get("splits", {}).items()
     ]
     return _list(
-        f"corpus: `{config.corpus}`, {about.text}",
-        f"licence of the text: {about.licence}",
+        f"corpus: `{config.corpus}`, {licence_terms.text}",
+        f"licence of the text: {licence_terms.licence}",
         *([f"splits: {'; '.join(sizes)}"] if sizes else []),
         f"hash of text and tokenizer: `{data.hash}`",
     )
@@ -153,8 +153,8 @@ def _intervals(measured: scores.Scores | None) -> dict[str, Interval]:
 def _kind(measured: scores.Scores | None) -> str:
     if measured is None:
         return "\n\nNo intervals: the run's results by document are not there."
-    what = "blocks of its one document" if measured.one_document else f"its {len(measured.nll):,} documents"
-    return f"\n\nThe intervals are over the choice of validation text (bootstrap over {what}); seeds are not in them."
+    pieces = "blocks of its one document" if measured.one_document else f"its {len(measured.nll):,} documents"
+    return f"\n\nThe intervals are over the choice of validation text (bootstrap over {pieces}); seeds are not in them."
 
 
 def _training(
@@ -165,47 +165,47 @@ def _training(
     ended = f"{last['tokens']:,} tokens in {last['step']:,} steps, seed {config.seed}"
     if status == "early_stopped" and drawn.end is not None:
         ended += f"; stopped early, the scores are of the weights at {drawn.end[0]:,} tokens"
-    said = curve.sentence(drawn, "{:,.0f}".format)
+    sentence = curve.sentence(drawn, "{:,.0f}".format)
     return _list(
         ended,
         f"{values['seconds']:.1f} s of wall clock, {values['eval_seconds']:.1f} of them scoring",
         f"ended on {machine}",
         f"most memory used: {values['peak_memory_mb']:.0f} MiB",
         *([f"torch {notes['torch']}"] if "torch" in notes else []),
-        *([said] if said else []),
+        *([sentence] if sentence else []),
     )
 
 
 def _origin(source: Path, changes: list[str]) -> str:
     facts = provenance.facts(source)
-    said = f"`{source.name}`, which says of itself:\n\n```text\n" + "\n".join(facts) + "\n```"
-    told = said if facts else f"`{source.name}`, which does not say where it comes from."
-    return told + (f"\n\nChanged on the command line: {', '.join(f'`{c}`' for c in changes)}." if changes else "")
+    quoted = f"`{source.name}`, which says of itself:\n\n```text\n" + "\n".join(facts) + "\n```"
+    origin = quoted if facts else f"`{source.name}`, which does not say where it comes from."
+    return origin + (f"\n\nChanged on the command line: {', '.join(f'`{c}`' for c in changes)}." if changes else "")
 
 
 def _limits(data: Dataset, reports: list[dict[str, Any]], source: Path) -> str:
-    found = [
+    limits = [
         "One seed: another gives other weights and somewhat other scores.",
         "A small language model: what it writes imitates its training text, and may be false, absurd or copied from "
         "it. It is no source of facts and follows no instructions.",
         "The scores are of the validation split. This run did not open the test split.",
     ]
     if "test" not in data.meta.get("splits", {}):
-        found[-1] = "The scores are of the validation split; there is no test split."
+        limits[-1] = "The scores are of the validation split; there is no test split."
     exported = provenance.read(source)
     if exported is not None and exported.data_hash == data.hash:
-        found.append("Its config was chosen by scores on the same validation text, so these scores are optimistic.")
+        limits.append("Its config was chosen by scores on the same validation text, so these scores are optimistic.")
     if (at := curve.overfitting(curve.of(reports))) is not None:
-        found.append(f"It over-fits from {at:,} tokens on: `best.pt` holds the weights of that point.")
-    return _list(*found)
+        limits.append(f"It over-fits from {at:,} tokens on: `best.pt` holds the weights of that point.")
+    return _list(*limits)
 
 
 def _list(*lines: str) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _number(value: float) -> str:

@@ -117,13 +117,13 @@ def _checked(content: Any, file: Path) -> Checkpoint:
     content = {name: value for name, value in content.items() if name != "format"}
     try:
         config = yaml_file.parse(content["config"], f"{file} config")
-        for what, names, model in (
+        for kind, names, model in (
             ("field", content, Checkpoint.__dataclass_fields__),
             ("field of its state", content["state"], State.__dataclass_fields__),
             ("key of its config", config.value, TrainConfig.model_fields),
         ):
             if unknown := [str(name) for name in names if name not in model]:
-                raise _newer(file, f"{what} that this one does not know: {', '.join(unknown)}")
+                raise _newer(file, f"{kind} that this one does not know: {', '.join(unknown)}")
         content["state"] = State(**content["state"])
         content["config"] = yaml_file.validate(TrainConfig, config)
         return Checkpoint(**content)
@@ -161,7 +161,7 @@ def check_resumable(
     shapes = before.model(data.n_classes), now.model(data.n_classes)
     # another value would make the stored tensors, position or moments mean something else
     for key in kept_keys(TrainConfig):
-        was, wanted = (getattr(one, key) for one in (shapes if hasattr(shapes[0], key) else (before, now)))
+        was, wanted = (getattr(source, key) for source in (shapes if hasattr(shapes[0], key) else (before, now)))
         if was != wanted:
             raise UserError(f"{name} has {key}: {was}, the config has {key}: {wanted}; a resumed run keeps it")
 
@@ -177,9 +177,9 @@ def check_own_code(checkpoint: Checkpoint, own_code: Mapping[str, str], name: st
             )
 
 
-def differing(one: TrainConfig, other: TrainConfig) -> list[str]:
+def differing(config: TrainConfig, other: TrainConfig) -> list[str]:
     """Names of the keys in which two configs differ."""
-    return [key for key in TrainConfig.model_fields if getattr(one, key) != getattr(other, key)]
+    return [key for key in TrainConfig.model_fields if getattr(config, key) != getattr(other, key)]
 
 
 def open_folder(folder: Path, config: TrainConfig, data: Dataset, notes: dict[str, str]) -> None:

@@ -304,12 +304,12 @@ def load(path: Path, overrides: list[str] | None = None) -> TrainConfig:
     provenance.parse(file)  # a damaged block is said; a sound one is for whoever asks where the file comes from
     value, lines = {key: item for key, item in file.value.items() if key != provenance.KEY}, dict(file.lines)
     for text in overrides or []:
-        key, sign, given = text.partition("=")
+        key, sign, value_text = text.partition("=")
         if not sign:
             raise UserError(f"--set {text}: expected key=value")
         if not has_key(key):
             raise UserError(f"--set {text}: unknown key {key}; {nearest(key, TrainConfig.model_fields)}")
-        value = assign(value, {key: yaml_file.scalar(given)})
+        value = assign(value, {key: yaml_file.scalar(value_text)})
         lines.pop(tuple(key.split(".")), None)
     return yaml_file.validate(TrainConfig, yaml_file.YamlFile(file.name, value, lines))
 

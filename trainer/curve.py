@@ -78,10 +78,10 @@ def lowest(curve: Curve) -> Lowest | None:
 
 def overfitting(curve: Curve) -> int | None:
     """Tokens from which the validation loss rises while the training loss keeps falling; None where it does not."""
-    found = lowest(curve)
-    if found is None or not found.learning or found.last <= found.value * (1 + LEVEL):
+    minimum = lowest(curve)
+    if minimum is None or not minimum.learning or minimum.last <= minimum.value * (1 + LEVEL):
         return None
-    return found.tokens
+    return minimum.tokens
 
 
 def sentence(curve: Curve, count: Callable[[float], str] = "{:,.0f}".format) -> str:
@@ -89,16 +89,16 @@ def sentence(curve: Curve, count: Callable[[float], str] = "{:,.0f}".format) -> 
 
     count: writes a number of tokens.
     """
-    found = lowest(curve)
-    if found is None:
+    minimum = lowest(curve)
+    if minimum is None:
         return ""
-    if found.tokens == curve.val[-1][0]:
+    if minimum.tokens == curve.val[-1][0]:
         return "validation loss is lowest at the last report: no over-fitting seen"
-    said = (
-        f"validation loss is lowest at {count(found.tokens)} of {count(curve.length)} tokens "
-        f"({found.value:.4g}; {found.last:.4g} at the last report)"
+    opening = (
+        f"validation loss is lowest at {count(minimum.tokens)} of {count(curve.length)} tokens "
+        f"({minimum.value:.4g}; {minimum.last:.4g} at the last report)"
     )
     if overfitting(curve) is not None:
-        return f"{said}: over-fitting from there"
-    level = found.last <= found.value * (1 + LEVEL)
-    return f"{said}: level from there" if level else f"{said}, and the training loss rose too: not over-fitting"
+        return f"{opening}: over-fitting from there"
+    level = minimum.last <= minimum.value * (1 + LEVEL)
+    return f"{opening}: level from there" if level else f"{opening}, and the training loss rose too: not over-fitting"

@@ -67,7 +67,7 @@ class Machine:
     @contextlib.contextmanager
     def borrowed_randomness(self, seed: int | None = None) -> Iterator[None]:
         """Draw from the default generators (seeded if a seed is given) and leave them as they were found."""
-        found = self.randomness()
+        before = self.randomness()
         try:
             if seed is not None:
                 torch.default_generator.manual_seed(seed)
@@ -78,7 +78,7 @@ class Machine:
                     torch.mps.manual_seed(seed)
             yield
         finally:
-            self.set_randomness(found)
+            self.set_randomness(before)
 
     def empty_cache(self) -> None:
         """Give memory that no tensor uses any more back to the device, where smaller pieces may want it."""
@@ -161,15 +161,15 @@ def describe(machine: Machine, processes: int = 1) -> str:
     processes: of the run, each with a GPU or with threads of its own.
     """
     if machine.device.type == "cuda":
-        what = f"{processes} × {torch.cuda.get_device_name(machine.device)}"
+        name = f"{processes} × {torch.cuda.get_device_name(machine.device)}"
     else:
-        what = platform.processor() or platform.machine()
+        name = platform.processor() or platform.machine()
         with contextlib.suppress(OSError):
             lines = Path("/proc/cpuinfo").read_text().splitlines()
-            what = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), what)
+            name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
         threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
-        what += f" ({machine.device.type}), " + (f"{processes} processes of {threads}" if processes > 1 else threads)
-    return f"{what}, {'bfloat16' if machine.bfloat16 else 'float32'}"
+        name += f" ({machine.device.type}), " + (f"{processes} processes of {threads}" if processes > 1 else threads)
+    return f"{name}, {'bfloat16' if machine.bfloat16 else 'float32'}"
 
 
 def has_amx() -> bool:

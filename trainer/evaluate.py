@@ -228,9 +228,9 @@ def metrics(result: Evaluation) -> dict[str, float]:
 
 def _calibration(result: Evaluation) -> dict[str, float]:
     """What only a final evaluation knows."""
-    found = {"val_ece": result.scores.ece} if result.scores.bin_count.size else {}
+    values = {"val_ece": result.scores.ece} if result.scores.bin_count.size else {}
     if (fitted := result.calibration) is not None:
-        found["val_temperature"] = fitted.temperature
-        found["val_perplexity_calibrated"] = _exp(fitted.calibrated / fitted.tokens)
-        found["val_perplexity_uncalibrated"] = _exp(fitted.raw / fitted.tokens)
-    return found
+        values["val_temperature"] = fitted.temperature
+        values["val_perplexity_calibrated"] = _exp(fitted.calibrated / fitted.tokens)
+        values["val_perplexity_uncalibrated"] = _exp(fitted.raw / fitted.tokens)
+    return values

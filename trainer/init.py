@@ -51,9 +51,9 @@ def _cached(name: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for repo in (_repository(name), name):  # older caches have it under its first name
-        found = [try_to_load_from_cache(repo, file) for file in FILES]
-        if all(isinstance(path, str) for path in found):
-            return Path(str(found[0])).parent
+        paths = [try_to_load_from_cache(repo, file) for file in FILES]
+        if all(isinstance(path, str) for path in paths):
+            return Path(str(paths[0])).parent
     return None
 
 
@@ -65,14 +65,14 @@ def _downloaded(name: str) -> Path:
     try:
         # asked first, and with a limit: a download tries for half a minute before it believes in no network
         HfApi().model_info(repo, timeout=TIMEOUT)
-        found = [hf_hub_download(repo, file) for file in FILES]
+        paths = [hf_hub_download(repo, file) for file in FILES]
     except Exception as error:  # of several libraries: no network, no access, a full disk
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"init_from: {name} is not in Hugging Face's cache ({constants.HF_HUB_CACHE}) and cannot be downloaded "
             f"({reason}); give a directory that holds {' and '.join(FILES)}"
         ) from None
-    return Path(found[0]).parent
+    return Path(paths[0]).parent
 
 
 def _repository(name: str) -> str:

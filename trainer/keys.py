@@ -54,7 +54,7 @@ class RuleError(ValueError):
 def declared(model: type[BaseModel]) -> Mapping[str, Key]:
     """Every field's name with what is declared with it; a field without a declaration has a plain `Key()`."""
     return {
-        name: next((one for one in info.metadata if isinstance(one, Key)), Key())
+        name: next((item for item in info.metadata if isinstance(item, Key)), Key())
         for name, info in model.model_fields.items()
     }
 

@@ -77,8 +77,8 @@ def train(
             elif config.init_from is not None:
                 run.state.initial = init.begin(run.stepper.model, config.init_from, data.n_classes)
             run.stepper.micro_batch.limit(micro_batch)
-            told = report if ranks.rank == 0 else _ignore
-            return run.go(told, on_step if ranks.rank == 0 else None)
+            reporter = report if ranks.rank == 0 else _ignore
+            return run.go(reporter, on_step if ranks.rank == 0 else None)
 
 
 def _ignore(_: Report) -> None:
@@ -171,13 +171,13 @@ class _Run:
             trained += clock.lap(state)
             if due:
                 speed = (state.step - since) * per_step / trained
-                made = self._measure(last, rung, self.config.learning_rate * multiplier, watch.gradient_norm, speed)
-                if not math.isfinite(made.metrics["val_loss"]):
+                measured = self._measure(last, rung, self.config.learning_rate * multiplier, watch.gradient_norm, speed)
+                if not math.isfinite(measured.metrics["val_loss"]):
                     return self._diverged(f"val_loss not finite at step {state.step}", multiplier)
                 state.eval_seconds += clock.lap(state)
-                made.metrics.update(seconds=state.seconds, eval_seconds=state.eval_seconds)
+                measured.metrics.update(seconds=state.seconds, eval_seconds=state.eval_seconds)
                 written = self.out_dir / checkpoint.CHECKPOINT if save and self.out_dir else None
-                state.report = dataclasses.asdict(made) | {"checkpoint": written and str(written)}
+                state.report = dataclasses.asdict(measured) | {"checkpoint": written and str(written)}
                 trained, since = 0.0, state.step
             if save:
                 self._save(checkpoint.CHECKPOINT)
@@ -193,8 +193,8 @@ class _Run:
         state = self.state
         done = state.step * self.config.tokens_per_step
         model = self.stepper.model
-        val, of_train = self.measure.score_subsets(model, last)
-        metrics.update(of_train)
+        val, train_metrics = self.measure.score_subsets(model, last)
+        metrics.update(train_metrics)
         if val.loss < state.best.get("val_loss", math.inf):
             state.best = {"step": state.step, "tokens": done, "val_loss": val.loss, "val_perplexity": val.perplexity}
             state.stale = 0
@@ -208,12 +208,12 @@ class _Run:
         if state.ended:
             with self._weights(self.best_model if state.ended == "early_stopped" else None):
                 metrics["val_loss_subset"] = state.best["val_loss"] if state.ended == "early_stopped" else val.loss
-                val, of_whole = self.measure.score_whole(model, val, last)
-                metrics.update(of_whole)
+                val, final_metrics = self.measure.score_whole(model, val, last)
+                metrics.update(final_metrics)
             if self.out_dir is not None and math.isfinite(val.loss):
                 val.scores.save(self.out_dir / SCORES)
         metrics.update(evaluate.metrics(val), peak_memory_mb=self.machine.peak_memory_mb())
-        return Report(state.step, done, rung, state.ended is not None, metrics, self.stepper.micro_batch.known)
+        return Report(state.step, done, rung, state.ended is not None, metrics, self.stepper.micro_batch.fits)
 
     @contextlib.contextmanager
     def _weights(self, weights: dict[str, Tensor] | None) -> Iterator[None]:
@@ -237,8 +237,8 @@ class _Run:
         """Write checkpoint.pt or best.pt, on the rank that writes, where there is a folder to write to."""
         if self.out_dir is None:
             return
-        self.state.micro_batch = self.stepper.micro_batch.known
-        whole = name == checkpoint.CHECKPOINT
+        self.state.micro_batch = self.stepper.micro_batch.fits
+        resumable = name == checkpoint.CHECKPOINT
         eot = self.data.eot
         if eot is not None and self.data.train.tokens[0] != eot:
             eot = None  # the tokenizer has one, but a corpus of one document never showed it to the model
@@ -249,9 +249,9 @@ class _Run:
             eot=eot,
             model=self.stepper.model.state_dict(),
             state=self.state,
-            optimizer=self.stepper.optimizers.state_dict() if whole else None,
-            randomness=self.machine.randomness() if whole else None,
-            best_model=self.best_model if whole else None,
+            optimizer=self.stepper.optimizers.state_dict() if resumable else None,
+            randomness=self.machine.randomness() if resumable else None,
+            best_model=self.best_model if resumable else None,
             own_code=self.own_code,
         )
         checkpoint.save(self.out_dir / name, saved)
@@ -260,15 +260,15 @@ class _Run:
         """Hand out the state's report, now that all about it is on disk. What its receiver draws changes no mask."""
         fields = dict(self.state.report or {})
         fields["checkpoint"] = self.out_dir / checkpoint.CHECKPOINT if fields["checkpoint"] and self.out_dir else None
-        made = Report(**fields)
+        handed_out = Report(**fields)
         if self.out_dir is not None:
-            checkpoint.append_report(self.out_dir, made)
+            checkpoint.append_report(self.out_dir, handed_out)
         with self.machine.borrowed_randomness():
-            report(made)
+            report(handed_out)
 
-    def _diverged(self, what: str, multiplier: float) -> Result:
+    def _diverged(self, reason: str, multiplier: float) -> Result:
         tokens_now = self.state.step * self.config.tokens_per_step
-        message = f"{what} ({tokens_now:,} tokens, learning rate {self.config.learning_rate * multiplier:.3g})"
+        message = f"{reason} ({tokens_now:,} tokens, learning rate {self.config.learning_rate * multiplier:.3g})"
         metrics = dict(self.state.report["metrics"]) if self.state.report else {}
         return Result("diverged", self.state.step, tokens_now, metrics, self.state.best, message)
 

@@ -40,10 +40,10 @@ def metrics(val: Evaluation, data: Dataset, config: TrainConfig, score: Score) -
     plain = config.model_copy(update={"eval_context": None, "eval_stride": None})
     parts = [score(span, plain) for span in spans(data.val, config)]
     scored = sum(part.tokens for part in parts)
-    found = {"val_nats_per_char": val.nll / length, "mainrun_coverage": scored / data.val.n_targets}
+    values = {"val_nats_per_char": val.nll / length, "mainrun_coverage": scored / data.val.n_targets}
     if parts:
-        found["mainrun_nats_per_char"] = sum(part.nll for part in parts) / length
-    return found
+        values["mainrun_nats_per_char"] = sum(part.nll for part in parts) / length
+    return values
 
 
 def spans(val: Split, config: TrainConfig) -> list[Split]:

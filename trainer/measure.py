@@ -45,9 +45,9 @@ class Measure:
 
         val: what `score_subsets` gave with the same `last`, for these weights where that was all of the split.
         """
-        whole = val if last and self._subset_is_all else self._evaluate(model, self._data.val, final=True)
+        evaluation = val if last and self._subset_is_all else self._evaluate(model, self._data.val, final=True)
         score: mainrun.Score = lambda split, rule: self._evaluate(model, split, rule)
-        return whole, mainrun.metrics(whole, self._data, self._config, score)
+        return evaluation, mainrun.metrics(evaluation, self._data, self._config, score)
 
     @property
     def _subset_is_all(self) -> bool:

@@ -33,7 +33,7 @@ class MicroBatch:
     def __init__(self, size: int, block_size: int, machine: Machine, n_ranks: int, advice: str) -> None:
         """advice: what one of several processes, which cannot go back alone, is told to change."""
         self.size = size
-        self.known: int | None = None
+        self.fits: int | None = None
         self._block_size, self._machine, self._n_ranks, self._advice = block_size, machine, n_ranks, advice
 
     def limit(self, fits: int | None) -> None:
@@ -42,7 +42,7 @@ class MicroBatch:
             return
         if fits < 1:
             raise UserError(f"micro_batch: {fits}, but a pass takes at least 1 sequence")
-        self.size = self.known = min(self.size, fits)
+        self.size = self.fits = min(self.size, fits)
 
     def attempt(self, work: Callable[[int], T], undo: Callable[[], None]) -> T:
         """work(size), undone and begun again with half as many sequences (rounded up) until memory suffices.
@@ -60,7 +60,7 @@ class MicroBatch:
                     raise torch.OutOfMemoryError(f"{self._why_not_smaller()} ({error})") from error
             # out here the exception is gone, and with it the last that held the pass
             undo()
-            self.size = self.known = -(-self.size // 2)
+            self.size = self.fits = -(-self.size // 2)
             gc.collect()
             self._machine.empty_cache()
 

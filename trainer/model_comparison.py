@@ -105,14 +105,15 @@ def _continue(model: Any, tokenizer: Any, ids: Any, rule: Rule) -> str:
     """ids (1, T) -> the text after them. A prompt's text does not depend on the prompts before it."""
     import torch
 
-    how: dict[str, Any] = {"do_sample": False}
+    settings: dict[str, Any] = {"do_sample": False}
     if rule.temperature:
-        how = {"do_sample": True, "temperature": rule.temperature, "top_k": 0, "top_p": 1.0}
+        settings = {"do_sample": True, "temperature": rule.temperature, "top_k": 0, "top_p": 1.0}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(rule.seed)
-        whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=rule.max_new_tokens, **how)[0]
+        settings |= {"attention_mask": torch.ones_like(ids), "max_new_tokens": rule.max_new_tokens}
+        output = model.generate(ids, **settings)[0]
     # decoded with the prompt and cut: alone, the first word would lose its space with some tokenizers
-    before, text = (tokenizer.decode(part, skip_special_tokens=True) for part in (ids[0], whole))
+    before, text = (tokenizer.decode(part, skip_special_tokens=True) for part in (ids[0], output))
     return text.removeprefix(before)
 
 
@@ -127,16 +128,16 @@ def _load(against: str) -> tuple[Any, Any]:
     transformers.utils.logging.disable_progress_bar()
     local = at_home(against).is_dir()
     name = str(at_home(against)) if local else against
-    away = None if local else _away(against)
-    options = {"local_files_only": local or away is not None, "trust_remote_code": False}
+    unreachable = None if local else _away(against)
+    options = {"local_files_only": local or unreachable is not None, "trust_remote_code": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype="float32", **options)
     except Exception as error:  # of half a dozen libraries
-        why = f"not a causal language model that can be loaded: {_line(error)}"
-        if away is not None:
-            why = f"no directory, not in Hugging Face's cache, and the hub cannot be reached ({away})"
-        raise UserError(f"--against {against}: {why}") from None
+        reason = f"not a causal language model that can be loaded: {_line(error)}"
+        if unreachable is not None:
+            reason = f"no directory, not in Hugging Face's cache, and the hub cannot be reached ({unreachable})"
+        raise UserError(f"--against {against}: {reason}") from None
     own = model.generation_config
     ends = {"eos_token_id": own.eos_token_id, "pad_token_id": own.pad_token_id or tokenizer.eos_token_id or 0}
     model.generation_config = transformers.GenerationConfig(**ends)  # nothing else of what the model asks for

@@ -82,8 +82,8 @@ def _adamw(groups: list[dict[str, Any]], config: Config) -> torch.optim.Optimize
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    one.name: one
-    for one in (Optimizer("adamw", build_adamw), Optimizer("sgd", build_sgd), Optimizer("muon", build_muon))
+    optimizer.name: optimizer
+    for optimizer in (Optimizer("adamw", build_adamw), Optimizer("sgd", build_sgd), Optimizer("muon", build_muon))
 }
 
 

@@ -45,8 +45,8 @@ def save(run: Path, folder: Path, tokenizer: Tokenizer | None = None) -> None:
     save_model(model, str(folder / WEIGHTS))
     (folder / checkpoint.CONFIG).write_text(config.dump(saved.config), encoding="utf-8")
     (tokenizer or tokenizers.load(run)).save(folder)
-    about = {"n_classes": saved.n_classes, "eot": saved.eot, "data_hash": saved.data_hash}
-    (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+    facts = {"n_classes": saved.n_classes, "eot": saved.eot, "data_hash": saved.data_hash}
+    (folder / ABOUT).write_text(json.dumps(facts), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def load(folder: Path, allow_code: bool = False) -> Portable:
         device.kind(loaded)
     except UserError:
         loaded = config.replace(loaded, device="auto")
-    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    n_classes = about["n_classes"]
+    facts = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    n_classes = facts["n_classes"]
     model = GPT(loaded.model(n_classes), torch.Generator())
     load_model(model, str(folder / WEIGHTS))
     criterion = criteria.build(loaded, allow_code)
@@ -113,4 +113,4 @@ def load(folder: Path, allow_code: bool = False) -> Portable:
         return log_probs(criterion.loss, criterion.parameters, logits[:, :n_classes], criterion.readout)
 
     tokenizer = tokenizers.load(folder)
-    return Portable(Trained(model, tokenizer, about["eot"], readout, loaded.corpus), loaded, criterion)
+    return Portable(Trained(model, tokenizer, facts["eot"], readout, loaded.corpus), loaded, criterion)

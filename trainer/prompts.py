@@ -35,25 +35,25 @@ def read_prompts(path: Path) -> list[Prompt]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); --prompts is a text file, one prompt per line") from None
-    found = [Prompt(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
+    prompts = [Prompt(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not prompts:
         raise UserError(f"{path} has no prompt; write one per line")
-    return found
+    return prompts
 
 
 def as_text(written: Sequence[Written]) -> str:
     """For people: texts alone where all are of one prompt and temperature, else each under a line that names them."""
-    if len({(one.prompt, one.temperature) for one in written}) == 1:
-        return "\n---\n".join(one.text for one in written) + "\n"
-    return "\n".join(f"── {_title(one)} ──\n{one.text}\n" for one in written)
+    if len({(item.prompt, item.temperature) for item in written}) == 1:
+        return "\n---\n".join(item.text for item in written) + "\n"
+    return "\n".join(f"── {_title(item)} ──\n{item.text}\n" for item in written)
 
 
-def _title(one: Written) -> str:
-    prompt = f'"{one.prompt}"' if one.prompt else "a new document"
-    number = f", {one.sample} of {one.of}" if one.of > 1 else ""
-    return f"{prompt}, temperature {one.temperature:g}{number}"
+def _title(item: Written) -> str:
+    prompt = f'"{item.prompt}"' if item.prompt else "a new document"
+    number = f", {item.sample} of {item.of}" if item.of > 1 else ""
+    return f"{prompt}, temperature {item.temperature:g}{number}"
 
 
-def as_json(written: Sequence[Written], **about: object) -> str:
+def as_json(written: Sequence[Written], **facts: object) -> str:
     """For programs: {**about, samples: [{prompt, temperature, sample, of, text}]}."""
-    return json.dumps({**about, "samples": [asdict(one) for one in written]}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps({**facts, "samples": [asdict(item) for item in written]}, indent=1, ensure_ascii=False) + "\n"

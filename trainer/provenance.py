@@ -102,23 +102,24 @@ def facts(path: Path) -> list[str]:
 
 def describe(provenance: Provenance) -> list[str]:
     """For people, a fact a line."""
-    one = provenance
-    size = "" if one.parameters is None else f"; {one.parameters:,} parameters"
-    dirty = " with uncommitted changes" if one.dirty else ""
+    p = provenance
+    size = "" if p.parameters is None else f"; {p.parameters:,} parameters"
+    dirty = " with uncommitted changes" if p.dirty else ""
     lines = [
-        f"{'best of' if one.leads else 'from'} study {one.study}, trial {one.trial} ({one.name}){size}",
-        f"objective: {_score(one)}",
-        f"how sure: {one.how_sure}" if one.how_sure else "",
-        f"commit: {one.commit}{dirty}" if one.commit else "",
-        f"data: {one.corpus}, hash {one.data_hash}" if one.data_hash else "",
+        f"{'best of' if p.leads else 'from'} study {p.study}, trial {p.trial} ({p.name}){size}",
+        f"objective: {_score(p)}",
+        f"how sure: {p.how_sure}" if p.how_sure else "",
+        f"commit: {p.commit}{dirty}" if p.commit else "",
+        f"data: {p.corpus}, hash {p.data_hash}" if p.data_hash else "",
     ]
     return [line for line in lines if line]
 
 
-def _score(one: Provenance) -> str:
-    if one.value is None:
-        return f"none: {one.status} after {one.tokens:,} tokens"
-    return f"{one.objective} {one.value:.6g} on the full validation split, after {one.tokens:,} tokens"
+def _score(provenance: Provenance) -> str:
+    if provenance.value is None:
+        return f"none: {provenance.status} after {provenance.tokens:,} tokens"
+    value = f"{provenance.objective} {provenance.value:.6g}"
+    return f"{value} on the full validation split, after {provenance.tokens:,} tokens"
 
 
 def _comments(path: Path) -> list[str]:

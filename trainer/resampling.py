@@ -82,17 +82,17 @@ def resample(
             sums = total[length:] - total[:-length]  # (starts, 2·trials)
     if drawn < 2:
         return None
-    rng, found = np.random.default_rng(seed), []
+    rng, parts = np.random.default_rng(seed), []
     at_once = max(1, _AT_ONCE // len(sums))
     for begin in range(0, resamples, at_once):
         rows = min(at_once, resamples - begin)
-        found.append(_counts(rng, rows, drawn, len(sums)) @ sums)
-    both = np.concatenate(found)
+        parts.append(_counts(rng, rows, drawn, len(sums)) @ sums)
+    both = np.concatenate(parts)
     return Text(tuple(documents), both[:, 0::2] / both[:, 1::2], drawn)
 
 
 def _counts(rng: np.random.Generator, rows: int, drawn: int, pieces: int) -> np.ndarray:
     """How often each piece was drawn in each of `rows` resamples: (rows, pieces)."""
-    which = rng.integers(0, pieces, (rows, drawn))
-    which += pieces * np.arange(rows)[:, None]
-    return np.bincount(which.ravel(), minlength=rows * pieces).reshape(rows, pieces).astype(float)
+    indices = rng.integers(0, pieces, (rows, drawn))
+    indices += pieces * np.arange(rows)[:, None]
+    return np.bincount(indices.ravel(), minlength=rows * pieces).reshape(rows, pieces).astype(float)

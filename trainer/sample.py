@@ -235,42 +235,42 @@ def parser(prog: str = "python -m trainer.sample") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, usage=usage, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or a checkpoint file in one")
     begin = parser.add_mutually_exclusive_group()
-    about = "what the text begins with, may be given again; default: a new document"
-    begin.add_argument("--prompt", action="append", metavar="TEXT", help=about)
+    help_text = "what the text begins with, may be given again; default: a new document"
+    begin.add_argument("--prompt", action="append", metavar="TEXT", help=help_text)
     begin.add_argument("--prompts", type=Path, metavar="FILE", help="a text file, one prompt per line")
     parser.add_argument("--num-samples", type=int, default=1, metavar="N", help="of each prompt and temperature")
     parser.add_argument("--max-new-tokens", type=int, default=500, metavar="N")
-    about = "one or several: 0 0.5 1; 0 takes the likeliest token each time (default 0.8)"
-    parser.add_argument("--temperature", type=float, nargs="+", default=[0.8], metavar="X", help=about)
+    help_text = "one or several: 0 0.5 1; 0 takes the likeliest token each time (default 0.8)"
+    parser.add_argument("--temperature", type=float, nargs="+", default=[0.8], metavar="X", help=help_text)
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens only")
-    about = "draw from the fewest likeliest tokens that have a share P of the probability"
-    parser.add_argument("--top-p", type=float, metavar="P", help=about)
+    help_text = "draw from the fewest likeliest tokens that have a share P of the probability"
+    parser.add_argument("--top-p", type=float, metavar="P", help=help_text)
     parser.add_argument("--seed", type=int, default=1337)
     parser.add_argument("--json", action="store_true", help="as JSON: prompt, temperature, sample and text of each")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write to a file instead of the screen")
-    about = "import the run's own loss (loss: module:Name) for its read-out; runs that module's code"
-    parser.add_argument("--allow-code", action="store_true", help=about)
+    help_text = "import the run's own loss (loss: module:Name) for its read-out; runs that module's code"
+    parser.add_argument("--allow-code", action="store_true", help=help_text)
     return parser
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m trainer.sample") -> int:
     """prog: what the user typed, for usage and errors. Returns the exit code."""
-    given = parser(prog).parse_args(argv)
+    arguments = parser(prog).parse_args(argv)
     try:
-        prompts = [Prompt("--prompt", text) for text in given.prompt or [""]]
-        prompts = read_prompts(given.prompts) if given.prompts else prompts
-        trained = load(given.run, given.allow_code)
-        how = {key: getattr(given, key) for key in ("max_new_tokens", "top_k", "top_p", "seed")}
-        written = write_all(trained, prompts, given.temperature, given.num_samples, **how)
-        made = as_json(written, run=str(given.run), **how) if given.json else as_text(written)
-        if given.out:
-            replace_text(given.out, made)
+        prompts = [Prompt("--prompt", text) for text in arguments.prompt or [""]]
+        prompts = read_prompts(arguments.prompts) if arguments.prompts else prompts
+        trained = load(arguments.run, arguments.allow_code)
+        options = {key: getattr(arguments, key) for key in ("max_new_tokens", "top_k", "top_p", "seed")}
+        written = write_all(trained, prompts, arguments.temperature, arguments.num_samples, **options)
+        output = as_json(written, run=str(arguments.run), **options) if arguments.json else as_text(written)
+        if arguments.out:
+            replace_text(arguments.out, output)
         else:
-            print(made, end="")
+            print(output, end="")
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
-    texts = [one.text for one in written]
+    texts = [item.text for item in written]
     kind = kind_of(trained.corpus)
     if kind is not None and kind.judge is not None:
         print(f"intelligibility: {', '.join(kind.judge(texts))}", file=sys.stderr)  # the text alone is the output

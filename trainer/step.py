@@ -142,14 +142,14 @@ class Watch:
 
     def see(self, step: int, values: Tensor) -> int | None:
         """values (2,) from `Stepper.step`. The first step found not finite, or None."""
-        found = self.settle() if self._gpu else None
+        bad_step = self.settle() if self._gpu else None
         copied = None
         if self._gpu:
             values = torch.empty(2, pin_memory=True).copy_(values, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()
         self._pending = (step, values, copied)
-        return found if self._gpu else self.settle()
+        return bad_step if self._gpu else self.settle()
 
     def settle(self) -> int | None:
         """Read what is still on its way."""

@@ -55,10 +55,10 @@ class YamlFile:
 
     def where(self, place: Place) -> str:
         """`spec.yaml:12: space.dropout`, for the nearest enclosing place that has a line."""
-        known = place
-        while known and known not in self.lines:
-            known = known[:-1]
-        line = self.lines.get(known)
+        ancestor = place
+        while ancestor and ancestor not in self.lines:
+            ancestor = ancestor[:-1]
+        line = self.lines.get(ancestor)
         head = f"{self.name}:{line}" if line else self.name
         return f"{head}: {dotted(place)}" if place else head
 
@@ -108,8 +108,8 @@ def parse(text: str, name: str) -> YamlFile:
     except RecursionError:
         raise UserError(f"{name}: nested too deeply") from None
     if not isinstance(value, dict):
-        found = "an empty file" if value is None else f"a {type(value).__name__}"
-        raise UserError(f"{name}: expected `key: value` lines, got {found}")
+        kind = "an empty file" if value is None else f"a {type(value).__name__}"
+        raise UserError(f"{name}: expected `key: value` lines, got {kind}")
     return YamlFile(name, value, lines)
 
 
