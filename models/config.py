@@ -65,9 +65,10 @@ GPT2_SHAPES: dict[str, GPTConfig] = {
 
 
 def misfit(config: GPTConfig, weights: GPTConfig) -> tuple[str, str] | None:
-    """Why weights of one shape cannot begin a model of the `given` one: (key, reason); None where they can.
+    """Why pretrained weights of shape `weights` cannot initialise a model of shape `config`: (key, reason), or None.
 
-    block_size may be smaller (positions are cropped) and vocab_size larger (rows of padding); dropout is no shape.
+    block_size may be smaller (positions are cropped) and vocab_size larger (the extra rows are padding). dropout may
+    differ, as no weight depends on it.
     """
     if config.block_size > weights.block_size:
         return (

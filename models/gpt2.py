@@ -1,4 +1,4 @@
-"""Hugging Face's GPT-2 as ours: config.json and model.safetensors of a directory -> shape and state_dict.
+"""Read a Hugging Face GPT-2 directory (config.json, model.safetensors) as a GPTConfig and a state_dict of our GPT.
 
 Only safetensors are read: a pickle may run code. Source of names and layout: transformers, modeling_gpt2.py, whose
 Conv1D keeps its matrices as (in, out); torch's Linear has (out, in).
@@ -21,7 +21,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ACTIVATIONS: dict[str, Mlp] = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 MASKS = (".attn.bias", ".attn.masked_bias")  # constants that old files carry along
-# what GPT-2's config may also say, with the one value that our network computes; the value is also its default
+# further keys of GPT-2's config.json, each with the only value that our network computes, which is also its default
 USUAL: dict[str, Any] = {
     "model_type": "gpt2",
     "layer_norm_epsilon": EPSILON,
@@ -32,9 +32,9 @@ USUAL: dict[str, Any] = {
 
 
 def load_gpt2(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
-    """The shape and the weights, float32 on the CPU, for `start_from`.
+    """Read the shape and the weights, float32 on the CPU, for `start_from`.
 
-    Raises ValueError where the directory holds no GPT-2 that our network computes, OSError where it cannot be read.
+    Raises ValueError where the directory holds no GPT-2 that our network can compute, OSError where it cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -52,14 +52,14 @@ def load_gpt2(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
             continue
         ours = name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
         state[ours] = tensor.float().T.contiguous() if name.endswith(CONV1D) else tensor.float()
-    if shape.tied_head:  # one tensor, which safetensors keeps once
+    if shape.tied_head:  # a tied weight, which safetensors stores once
         state["lm_head.weight"] = state.get("transformer.wte.weight", torch.empty(0))
     _check_tensors(state, shape, file)
     return shape, state
 
 
 def read_shape(folder: Path) -> GPTConfig:
-    """The shape in a directory's config.json. Raises ValueError and OSError as `load_gpt2`."""
+    """Read the shape from a directory's config.json. Raises ValueError and OSError as `load_gpt2`."""
     file = folder / CONFIG
     if not file.is_file():
         raise ValueError(f"{folder} has no {CONFIG}: not a Hugging Face model")
@@ -83,9 +83,10 @@ def read_shape(folder: Path) -> GPTConfig:
 
 @torch.no_grad()
 def start_from(model: GPT, shape: GPTConfig, state: dict[str, Tensor]) -> None:
-    """Put weights of `shape` into a model that may see less (block_size) and have more rows (vocab_size).
+    """Copy weights of `shape` into a model, whose block_size may be smaller and whose vocab_size may be larger.
 
-    Rows of padding keep what they have: they are no classes. Raises ValueError where the shapes do not fit.
+    Rows of padding keep their initial values: they are no classes of the tokenizer. Raises ValueError where the shapes
+    do not fit.
     """
     problem = misfit(model.config, shape)
     if problem is not None:

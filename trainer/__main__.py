@@ -4,8 +4,8 @@
     torchrun --nproc_per_node=2 -m trainer trainer/configs/gpt2-124m.yaml
 
 Writes a run folder (out/<config name>, or --out), shows its progress, and ends with the line
-`val_loss X val_perplexity Y` of the full validation split. Exit codes: 0 done; 1 diverged; 2 a mistake in what was
-given, in one line; 130 Ctrl-C, the last checkpoint kept.
+`val_loss X val_perplexity Y` of the full validation split. Exit codes: 0 completed; 1 diverged or out of memory; 2
+invalid input, explained in one line; 130 interrupted by Ctrl-C, the last checkpoint is kept.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Order:
-    """What was asked for, checked.
+    """One training run, as the command line requests it, checked.
 
-    resume: the checkpoint to resume from, or None; length: tokens to train on; source: the config file that was given,
-    with `changes` (key=value) on top of it; allow_code: own code may be imported.
+    resume: the checkpoint to resume from, or None. length: tokens to train on. source: the config file; changes: the
+    overrides (key=value) on top of it. allow_code: whether own code may be imported.
     """
 
     config: TrainConfig
@@ -45,7 +45,7 @@ class Order:
 
 
 class Follower(Protocol):
-    """Somebody who is told what the first process of a run reports, and how it ended by itself."""
+    """Receives the reports of a run's rank 0, and its result when it has ended by itself."""
 
     def report(self, report: Report) -> None: ...
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m trainer") -> int:
 
 
 def answered(prog: str, out: Path, run: Callable[[], int]) -> int:
-    """The exit code of a run: its own, or that of what stopped it, said in a line."""
+    """Call `run` and return its exit code; an error that stops it becomes one line on stderr and an exit code."""
     try:
         return run()
     except UserError as error:
@@ -101,7 +101,7 @@ def parser(prog: str = "python -m trainer") -> argparse.ArgumentParser:
 
 
 def folder(arguments: argparse.Namespace) -> Path:
-    """The run folder."""
+    """The run folder: --out, or out/<config name>."""
     return arguments.out or Path("out") / arguments.config.stem
 
 
@@ -142,7 +142,7 @@ def train_here(arguments: argparse.Namespace, follow: Follow | None = None) -> i
 
 
 def order(arguments: argparse.Namespace, show: bool = True) -> Order:
-    """Read the config, see whether the run folder is free, prepare the data. Raises UserError."""
+    """Read the config, check that the run folder is free, prepare the data. Raises UserError."""
     from data.prepare import prepare
     from trainer import config as configs
     from trainer import criterion, optim
@@ -172,9 +172,9 @@ def order(arguments: argparse.Namespace, show: bool = True) -> Order:
 
 
 def conclude(result: Result, order: Order, machine: str) -> int:
-    """The last lines of a run that ended by itself, and its model card. machine: where it ended, for people.
+    """Print the last lines of a run that ended by itself, and write its model card.
 
-    Returns the exit code.
+    machine: description of the machine on which it ended. Returns the exit code.
     """
     from trainer import card
     from trainer.checkpoint import BEST

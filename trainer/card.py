@@ -2,8 +2,8 @@
 
 It opens with the metadata that model hubs read (Hugging Face's model index: data, split, scores), as YAML.
 
-Everything in it is read from the run folder, from the prepared corpus and from the machine; what none of them knows
-is left out, or said to be unknown.
+Everything in it is read from the run folder, from the prepared corpus and from the machine; a fact that none of them
+contains is left out or stated as unknown.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from trainer.resampling import Interval, resample
 
 
 def write(folder: Path, data: Dataset, status: Status, source: Path, changes: list[str], machine: str) -> Path:
-    """status: how the run ended. source: the config file that was given, with `changes` (key=value) on top of it.
-    machine: where it ended. Raises UserError when the disk is full."""
+    """Write the card and return its path.
+
+    status: how the run ended. source: the config file; changes: the overrides (key=value) on top of it. machine:
+    description of the machine on which it ended. Raises UserError when the disk is full.
+    """
     card = text(folder, data, status, source, changes, machine)
     files.write(folder / run_folder.CARD, lambda file: file.write(card.encode()))
     return folder / run_folder.CARD
@@ -37,7 +40,7 @@ def text(folder: Path, data: Dataset, status: Status, source: Path, changes: lis
     try:
         measured = scores.load(folder / scores.SCORES)
     except UserError:
-        measured = None  # then there are no intervals
+        measured = None  # the card then has no intervals
     parts = [
         f"---\n{_metadata(folder.resolve().name, config, reports[-1])}\n---",
         f"# {folder.resolve().name}",
@@ -139,7 +142,8 @@ def _scores(config: TrainConfig, data: Dataset, report: dict[str, Any], measured
 
 
 def _intervals(measured: scores.Scores | None) -> dict[str, Interval]:
-    """95 % over the choice of validation text, by metric; empty where its pieces cannot be told apart."""
+    """95 % intervals over the choice of validation text, by metric; empty without at least two independent pieces of
+    text."""
     if measured is None:
         return {}
     pairs = {0: (measured.nll, measured.tokens), 1: (measured.byte_nll / math.log(2), measured.bytes)}
