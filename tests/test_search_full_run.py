@@ -13,8 +13,8 @@ from search.results import export
 from search.run.full_run import main
 from search.run.full_run_workers import share
 from search.run.resources import Share
+from search.study.ledger import Ledger
 from search.study.machine import Node
-from search.study.study import Ledger
 from search.tracking import full_run_log
 from search.tracking.mlflow_read import parents
 from search.tracking.mlflow_store import DATABASE, connect

@@ -15,8 +15,9 @@ import yaml
 
 from data.errors import UserError
 from search.study.folder import trial_folder
+from search.study.ledger import Ledger
 from search.study.scores import objective
-from search.study.study import Ledger, read_study
+from search.study.study import read_study
 from search.tracking import registry
 from search.tracking.mlflow_store import DATABASE, connect
 from search.tracking.mlflow_tracker import MlflowTracker

@@ -15,8 +15,9 @@ from data.errors import UserError
 from search.results.standing import text_of
 from search.stats.statistics import Standing, compare_trials, fit
 from search.study.folder import held, trial_folder
+from search.study.ledger import Ledger
 from search.study.scores import finalists, objective_of
-from search.study.study import Ledger, Study, Trial, read_study
+from search.study.study import Study, Trial, read_study
 from trainer.config import TrainConfig
 
 if TYPE_CHECKING:

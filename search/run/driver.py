@@ -33,7 +33,7 @@ from search.strategy.stopping import rebuild
 from search.study import header
 from search.study.folder import Weights, trial_folder, write_spec
 from search.study.journal import Record
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from search.tracking.tracker import Tracker, close, connected
 
 if TYPE_CHECKING:

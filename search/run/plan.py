@@ -9,8 +9,9 @@ from search.run import resources
 from search.run.prepare import Prepared, prepare
 from search.spec import points, space
 from search.spec.check import check
+from search.spec.parameter import Parameter
 from search.spec.start_points import known_points
-from search.spec.study_spec import Budget, Parameter, StudySpec
+from search.spec.study_spec import Budget, StudySpec
 from search.strategy import groups, warm_start
 from search.study import header
 from search.study.lookup import find_folder

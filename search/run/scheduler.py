@@ -21,7 +21,7 @@ from search.spec.objective import OBJECTIVES
 from search.spec.study_spec import StudySpec
 from search.stopping.rule import Decision, Rule
 from search.study.journal import FULL, INACTIVE
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 
 REFUSED = {"stop": "pruned", "pause": "paused"}  # what becomes of a trial that does not continue at a rung
 

@@ -20,7 +20,8 @@ from search.stopping.rule import Rule
 from search.strategy.finalists import fresh_seed, pending
 from search.strategy.groups import group_of
 from search.strategy.sampler import Sampler
-from search.study.study import Ledger, Trial, spent, used_up
+from search.study.ledger import Ledger
+from search.study.study import Trial, spent, used_up
 from trainer.config import TrainConfig, replace
 from trainer.keys import memory_keys
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, TypeAdapter
 
-from search.spec.study_spec import Parameter
+from search.spec.parameter import Parameter
 from trainer.config import TrainConfig
 from trainer.lengths import Number
 
