@@ -58,10 +58,10 @@ Follow = Callable[[Order], AbstractContextManager[Follower | None]]
 def main(argv: list[str] | None = None, prog: str = "python -m trainer") -> int:
     """prog: what the user typed, for usage and errors. Returns the exit code."""
     arguments = parser(prog).parse_args(argv)
-    return answered(prog, folder(arguments), lambda: train_here(arguments))
+    return run_for_exit_code(prog, folder(arguments), lambda: train_here(arguments))
 
 
-def answered(prog: str, out: Path, run: Callable[[], int]) -> int:
+def run_for_exit_code(prog: str, out: Path, run: Callable[[], int]) -> int:
     """Call `run` and return its exit code; an error that stops it becomes one line on stderr and an exit code."""
     try:
         return run()
@@ -201,7 +201,7 @@ def _resumable(out: Path, config: TrainConfig, wanted: bool) -> Path | None:
     if wanted:
         return path
     saved = checkpoint.load(path)
-    differences = checkpoint.differing(saved.config, config)
+    differences = checkpoint.differing_keys(saved.config, config)
     description = f"another config ({', '.join(differences)} differ)" if differences else "this config"
     raise UserError(
         f"{out} holds a run of {description}, at {saved.state.step * saved.config.tokens_per_step:,} tokens: "

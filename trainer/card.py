@@ -44,7 +44,7 @@ def text(folder: Path, data: Dataset, status: Status, source: Path, changes: lis
     parts = [
         f"---\n{_metadata(folder.resolve().name, config, reports[-1])}\n---",
         f"# {folder.resolve().name}",
-        _what(config, data, notes),
+        _describe_model(config, data, notes),
         "## Data",
         _data(config, data),
         "## Scores",
@@ -84,7 +84,7 @@ def _metadata(name: str, config: TrainConfig, report: dict[str, Any]) -> str:
     ).to_yaml()
 
 
-def _what(config: TrainConfig, data: Dataset, notes: dict[str, str]) -> str:
+def _describe_model(config: TrainConfig, data: Dataset, notes: dict[str, str]) -> str:
     size = f", {notes['parameters']} parameters as nanoGPT counts them" if "parameters" in notes else ""
     begun = notes.get("initial weights")
     return (
@@ -138,7 +138,9 @@ def _scores(config: TrainConfig, data: Dataset, report: dict[str, Any], measured
         f"`{config.chosen_readout}`. Perplexities compare between models with the same tokenizer and text alone; bits "
         "per byte compare across tokenizers."
     )
-    return "\n".join([how, "", "| measure | name | value | 95 % |", "|---|---|---|---|", *table]) + _kind(measured)
+    return "\n".join([how, "", "| measure | name | value | 95 % |", "|---|---|---|---|", *table]) + _describe_intervals(
+        measured
+    )
 
 
 def _intervals(measured: scores.Scores | None) -> dict[str, Interval]:
@@ -154,7 +156,7 @@ def _intervals(measured: scores.Scores | None) -> dict[str, Interval]:
     return {"val_loss": nats, "val_perplexity": perplexity, "val_bits_per_byte": drawn.interval(1)}
 
 
-def _kind(measured: scores.Scores | None) -> str:
+def _describe_intervals(measured: scores.Scores | None) -> str:
     if measured is None:
         return "\n\nNo intervals: the run's results by document are not there."
     pieces = "blocks of its one document" if measured.one_document else f"its {len(measured.nll):,} documents"

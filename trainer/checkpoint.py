@@ -177,7 +177,7 @@ def check_own_code(checkpoint: Checkpoint, own_code: Mapping[str, str], name: st
             )
 
 
-def differing(config: TrainConfig, other: TrainConfig) -> list[str]:
+def differing_keys(config: TrainConfig, other: TrainConfig) -> list[str]:
     """Names of the keys in which two configs differ."""
     return [key for key in TrainConfig.model_fields if getattr(config, key) != getattr(other, key)]
 

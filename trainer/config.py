@@ -59,7 +59,7 @@ class _Keys(BaseModel):
     # data
     corpus: Annotated[str, Field(description=CORPORA), Key(not_searched=_OTHER_TEXT + "corpus")] = "stories"
     tokenizer: Annotated[str, Key(memory=True)] = "char"
-    """char | gpt2 | gpt2:PATH (a GPT-2 ranks file) | bpe:N (trained on the training split, N classes)"""
+    """char | gpt2 | gpt2:PATH (a GPT-2 ranks file) | bpe:N (trained on the training split)"""
     split: Annotated[Literal["documents", "nanogpt", "mainrun"], Key(not_searched=_OTHER_TEXT + "split")] = "documents"
     """documents: train, val and test, divided at document boundaries; nanogpt: nanoGPT's exact 90/10 division into
     train and val; mainrun: train is the first 90 % of the titles, val the last 10 %, and the final metrics include nats
@@ -84,8 +84,8 @@ class _Keys(BaseModel):
     zero_init: Annotated[bool, Key(kept=True)] = False
     init_from: str | None = None
     """start from pretrained GPT-2 weights: gpt2 | gpt2-medium | gpt2-large | gpt2-xl (from the hub), or a Hugging Face
-    directory.
-    Needs their shape (mlp: gelu_tanh, bias: true, ...) and tokenizer: gpt2; default: random weights, drawn with seed"""
+    directory. Needs their shape (mlp: gelu_tanh, bias: true, ...) and tokenizer: gpt2; default: random weights, drawn
+    with seed"""
 
     # loss
     loss: Annotated[loss_keys.LossName, Key(memory=True, kept=True)] = loss_keys.DEFAULT
@@ -198,8 +198,7 @@ class TrainConfig(_KeysOfLosses):
         return self
 
     def _check_unused(self) -> None:
-        """Refuse a key that has no effect, if its default is None and it is set; a key with another default may
-        stay."""
+        """Refuse a key without effect that is set although its default is None; one with another default may stay."""
         for name, reason in unused(TrainConfig, self.__dict__).items():
             if getattr(self, name) is not None and TrainConfig.model_fields[name].default is None:
                 keys = (name, *declared(TrainConfig)[name].used_by)

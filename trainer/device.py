@@ -93,7 +93,7 @@ class Machine:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif sys.platform == "linux":
-            with contextlib.suppress(OSError):  # a container without permission: the peak is then that of the process's lifetime
+            with contextlib.suppress(OSError):  # not permitted in some containers: the peak stays the process's
                 Path("/proc/self/clear_refs").write_text("5")
 
     def peak_memory_mb(self) -> float:

@@ -119,7 +119,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `model` on `split`. The ranks share the work, and each has the whole result.
 
-    token_bytes: (C,) of the tokenizer, which also says how many classes are real. batch: the MicroBatch of an earlier
+    token_bytes: (C,) of the tokenizer; C is the number of classes. batch: the MicroBatch of an earlier
     evaluation, already reduced if memory did not suffice. final: also measure reliability bins and calibration, which
     takes somewhat longer.
     criterion: of the config; default: built from it, which raises UserError for an own loss.
@@ -129,7 +129,9 @@ def evaluate(
     batch, criterion = batch or micro_batch(config, machine, ranks), criterion or criteria.build(config)
     scoring = Scoring(model, split, rule(config), len(token_bytes), machine, ranks, batch)
     with torch.no_grad(), evaluation_mode(model):
-        rows, temperature = _with_temperature(scoring, criterion) if final else (_plain(scoring, criterion), None)
+        rows, temperature = (
+            _score_with_temperature(scoring, criterion) if final else (_score_plain(scoring, criterion), None)
+        )
     readouts = criterion.loss.readouts
     nll = rows[readouts.index(criterion.readout)]  # (N,)
     correct, objective, *more = rows[len(readouts) :]
@@ -159,17 +161,17 @@ def evaluate(
     )
 
 
-def _plain(scoring: Scoring, criterion: Criterion) -> np.ndarray:
+def _score_plain(scoring: Scoring, criterion: Criterion) -> np.ndarray:
     """Score all N targets, (R, N): nats by read-out, whether the likeliest class was right, the training loss."""
     everything = np.ones(scoring.split.n_targets, dtype=np.bool_)
     n_rows = len(criterion.loss.readouts) + 2
     return scoring(everything, n_rows, lambda logits, y: _plain_rows(logits, y, criterion))
 
 
-def _with_temperature(scoring: Scoring, criterion: Criterion) -> tuple[np.ndarray, float | None]:
+def _score_with_temperature(scoring: Scoring, criterion: Criterion) -> tuple[np.ndarray, float | None]:
     """Fit the temperature and score all N targets. Returns rows (R + 3, N), and the temperature or None.
 
-    The rows: those of `_plain`; the probability of the likeliest class; nats, and that probability, with the
+    The rows: those of `_score_plain`; the probability of the likeliest class; nats, and that probability, with the
     temperature (0 where it was fitted).
 
     The part to fit on is scored first, so that the temperature is available for the rest; only windows with targets of
@@ -198,7 +200,7 @@ def _with_temperature(scoring: Scoring, criterion: Criterion) -> tuple[np.ndarra
 
 
 def _plain_rows(logits: Tensor, targets: Tensor, criterion: Criterion, log_p: Tensor | None = None) -> Tensor:
-    """The rows of `_plain` for logits (n, C). log_p: (n, C) of the chosen read-out, if computed already."""
+    """The rows of `_score_plain` for logits (n, C). log_p: (n, C) of the chosen read-out, if computed already."""
     loss, parameters, chosen = criterion.loss, criterion.parameters, criterion.readout
     if log_p is None and not chosen.monotone:
         log_p = log_probs(loss, parameters, logits, chosen)

@@ -51,7 +51,7 @@ def save(run: Path, folder: Path, tokenizer: Tokenizer | None = None) -> None:
 
 @dataclass(frozen=True)
 class Portable:
-    """A run that was saved so: writes text, and scores it."""
+    """A run that `load` has read: writes text, and scores texts."""
 
     trained: Trained
     config: TrainConfig
@@ -62,11 +62,11 @@ class Portable:
         return self.trained.write(prompt, 1, **options)[0]
 
     def score(self, texts: list[str]) -> list[tuple[float, int]]:
-        """Nats and targets of each text, the texts in their order being one split, as in training.
+        """Nats and number of targets of each text. The texts, in this order, are evaluated as one split.
 
         Over the documents of a validation split, exp(sum of nats / sum of targets) is the run's val_perplexity: a
-        window reaches into the document before, and the end of a document is a target. A tokenizer without an end
-        of text takes each text by itself. Raises UserError for a text that the tokenizer cannot encode.
+        window may contain text of the document before, and the end of a document is a target. With a tokenizer without
+        an end of text each text is evaluated by itself. Raises UserError for a text that the tokenizer cannot encode.
         """
         ids = [self.trained.tokenizer.encode(text) for text in texts]
         if self.trained.eot is None:

@@ -1,4 +1,4 @@
-"""Prompts from a file, and the texts that were written for them, for people and for programs."""
+"""Read prompts from a file; format the texts that a model wrote for them, for people and for programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data.errors import UserError
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a text begins with; place: for messages, file and line number."""
+    """The text to be continued; place: file and line number, for messages."""
 
     place: str
     text: str
@@ -20,7 +20,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Written:
-    """One text, its prompt before it, and how it was drawn; sample: 1 to of."""
+    """One text that a model wrote, with its prompt and temperature. sample: its number, from 1 to `of`."""
 
     prompt: str
     temperature: float
@@ -30,7 +30,7 @@ class Written:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """The lines of a file that are not blank. Raises UserError."""
+    """Read the lines of a file that are not blank. Raises UserError."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -42,7 +42,8 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def as_text(written: Sequence[Written]) -> str:
-    """For people: texts alone where all are of one prompt and temperature, else each under a line that names them."""
+    """Format for people: only the texts if all have one prompt and temperature, else each under a line that names
+    both."""
     if len({(item.prompt, item.temperature) for item in written}) == 1:
         return "\n---\n".join(item.text for item in written) + "\n"
     return "\n".join(f"── {_title(item)} ──\n{item.text}\n" for item in written)
@@ -55,5 +56,5 @@ def _title(item: Written) -> str:
 
 
 def as_json(written: Sequence[Written], **facts: object) -> str:
-    """For programs: {**about, samples: [{prompt, temperature, sample, of, text}]}."""
+    """Format as JSON, for programs: {**facts, samples: [{prompt, temperature, sample, of, text}]}."""
     return json.dumps({**facts, "samples": [asdict(item) for item in written]}, indent=1, ensure_ascii=False) + "\n"

@@ -3,8 +3,8 @@
     python -m trainer.sample out/stories --prompt "Once upon a time" --temperature 0.8 --top-k 50 --seed 1
     python -m trainer.sample out/stories --prompts prompts.txt --temperature 0 0.5 1 --json --out texts.json
 
-A text depends on weights, prompt, temperature, --top-k, --top-p, --seed and its own number: on nothing else that the
-same call asks for. So two runs, or two temperatures, are compared text by text.
+A text depends only on weights, prompt, temperature, --top-k, --top-p, --seed and its own number, not on the other texts
+of the same call. So two runs, or two temperatures, can be compared text by text.
 Probabilities come from the loss's own read-out: the softmax of a model trained on a square loss means nothing.
 """
 
@@ -35,7 +35,7 @@ from trainer.files import replace_text
 from trainer.prompts import Prompt, Written, as_json, as_text, read_prompts
 
 Readout = Callable[[Tensor], Tensor]  # logits (N, C) -> log-probabilities (N, C)
-AT_ONCE = 32  # stories written side by side
+AT_ONCE = 32  # texts sampled in one batch
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def samples(
     """
     _check_rule(temperature, top_k, top_p)
     if not prompt and eot is None:
-        prompt = "\n"  # a model must be given something; nanoGPT's choice
+        prompt = "\n"  # the model needs at least one token; nanoGPT's choice
     start = ([] if eot is None else [eot]) + [int(i) for i in tokenizer.encode(prompt)]
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(n)]
     draw = partial(_draw, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -118,7 +118,7 @@ def _continue(
     model.eval()
     device = model.head_weight.device
     for _ in range(max_new_tokens):
-        # all that still write are equally long: those that ended have left
+        # all rows in progress are equally long; finished rows are no longer in the batch
         window = torch.tensor([rows[i][-model.config.block_size :] for i in writing], device=device)  # (n, T)
         with torch.no_grad():
             logp = readout(model.logits(model(window)[:, -1]).float()).cpu()  # (n, C)
@@ -141,7 +141,7 @@ def _draw(logp: Tensor, generator: torch.Generator, temperature: float, top_k: i
     if top_k is None and top_p is None:
         return int(torch.multinomial(scaled.softmax(0), 1, generator=generator))
     kept, index = scaled.topk(min(top_k or len(scaled), len(scaled)))
-    p = kept.softmax(0)  # of the kept, likeliest first
+    p = kept.softmax(0)  # of the top k, likeliest first
     if top_p is not None:
         p = p[: int((p.cumsum(0) < top_p).sum()) + 1]
     return int(index[torch.multinomial(p, 1, generator=generator)])
@@ -149,13 +149,13 @@ def _draw(logp: Tensor, generator: torch.Generator, temperature: float, top_k: i
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run folder holds: a model, its tokenizer, and how its logits are read."""
+    """A trained model with its tokenizer and its read-out."""
 
     model: GPT
     tokenizer: Tokenizer
     eot: int | None
     readout: Readout
-    corpus: str = ""  # what it was trained on, where that is known
+    corpus: str = ""  # what it was trained on; empty: unknown
 
     def write(self, prompt: str = "", n: int = 1, **options: Any) -> list[str]:
         """n samples; options as in `samples`."""
@@ -210,7 +210,7 @@ def _load_nanogpt(file: Path) -> Trained:
 def write_all(
     trained: Trained, prompts: Sequence[Prompt], temperatures: Sequence[float], n: int, **options: Any
 ) -> list[Written]:
-    """n samples of each prompt at each temperature, one where it is 0: they would all be the same.
+    """Write n samples of each prompt at each temperature; at temperature 0 only one, as all would be equal.
 
     options as in `samples`. Raises UserError, for a prompt with its place, before anything is written.
     """

@@ -1,4 +1,4 @@
-"""Numbers as people read them in tables: 1_300_000 tokens as 1.3M, 83 seconds as 1m23s."""
+"""Format numbers for people: 1_300_000 tokens as 1.3M, 83 seconds as 1m23s."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def count(number: float) -> str:
-    """Three digits and k, M, B or T: tokens, parameters.
+    """Three digits and k, M, B or T, for tokens and parameters.
 
     >>> count(1_300_000), count(999_999), count(512)
     ('1.3M', '1M', '512')
@@ -18,7 +18,8 @@ def count(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """
+    """Seconds in the two largest units.
+
     >>> duration(8.2), duration(83), duration(7500), duration(200_000)
     ('8s', '1m23s', '2h05m', '2d07h')
     """
@@ -33,7 +34,8 @@ def duration(seconds: float) -> str:
 
 
 def memory(megabytes: float) -> str:
-    """
+    """Megabytes as MB or GB.
+
     >>> memory(812.3), memory(4096)
     ('812 MB', '4.1 GB')
     """

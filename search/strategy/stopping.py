@@ -1,7 +1,9 @@
 """Rebuild a study's stopping rule from the decisions in its journal.
 
-The rule itself keeps no file. A study that continues, and each reader that wants to know what the rule would decide
-next, creates a new rule from the spec and restores every recorded decision in it.
+The rule itself keeps no file. A study that continues creates a new rule from its spec and restores every recorded
+decision in it:
+
+    rule = rebuild(spec, read_study(folder))
 """
 
 from __future__ import annotations
