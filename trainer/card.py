@@ -132,13 +132,13 @@ def _scores(config: TrainConfig, data: Dataset, report: dict[str, Any], measured
         least = float(floor.sum()) / data.val.n_targets
         table.append(f"| entropy of the text: the least possible nats per token | | {_number(least)} | |")
     ends = ", ends of documents included" if data.val.n_docs > 1 else ""
-    how = (
+    method = (
         f"Of the whole validation split ({data.val.n_targets:,} tokens{ends}), every token once, in windows "
         f"of {context} that begin every {config.eval_stride or context}, through the read-out "
         f"`{config.chosen_readout}`. Perplexities compare between models with the same tokenizer and text alone; bits "
         "per byte compare across tokenizers."
     )
-    return "\n".join([how, "", "| measure | name | value | 95 % |", "|---|---|---|---|", *table]) + _describe_intervals(
+    return "\n".join([method, "", "| measure | name | value | 95 % |", "|---|---|---|---|", *table]) + _describe_intervals(
         measured
     )
 
