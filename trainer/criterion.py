@@ -1,9 +1,9 @@
-"""From a config to what it trains with and is scored by: a declared loss, or one of the user's own.
+"""Build the criterion of a config: a declared loss or the user's own, with its parameters and read-out.
 
     criterion = build(config, allow_code=True)
     training_loss(criterion.loss, criterion.parameters, hidden, weight, targets, n_classes)
 
-The only place that imports an own loss. It is tried on a few logits before anything is trained or written.
+Only this module imports an own loss. It is tested on a few logits before anything is trained or written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from models.loss import Criterion, Loss, fill_parameters, find_readout
 from models.losses import LOSSES
 from trainer.config import TrainConfig
 
-_ROWS, _CLASSES = 3, 5  # of the trial
+_ROWS, _CLASSES = 3, 5  # of the test logits
 _ROOT, _OURS = Path(__file__).resolve().parent.parent, ("models", "trainer", "data", "search")
 
 

@@ -1,4 +1,4 @@
-"""From the config's optimizer to torch's: built, stepped together, and kept in a checkpoint.
+"""Build torch's optimizers from the config, step them together, and save and restore their state.
 
 Every parameter group keeps its peak learning rate as `initial_lr`; the schedule sets one multiplier for all.
 """
@@ -18,7 +18,7 @@ from trainer.optimizers import OPTIMIZERS, decay_groups, trainable
 
 
 class Optimizers:
-    """One or more torch optimizers that step together. Its state is a list of theirs.
+    """One or more torch optimizers that step together. Its state is the list of their state_dicts.
 
     settings: the entries of a parameter group that the config decides; None: all but the parameters.
     """
@@ -49,7 +49,8 @@ class Optimizers:
         return [part.state_dict() for part in self.parts]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Moments and step counts come from `states`; rates, decay and betas stay those of the present config."""
+        """Moments and step counts come from `states`; learning rates, weight decay and betas from the present
+        config."""
         for part, state in zip(self.parts, states, strict=True):
             groups = [
                 {**saved, **{key: value for key, value in group.items() if self._decides(key, saved)}}

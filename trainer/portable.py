@@ -45,13 +45,13 @@ def save(run: Path, folder: Path, tokenizer: Tokenizer | None = None) -> None:
     save_model(model, str(folder / WEIGHTS))
     (folder / checkpoint.CONFIG).write_text(config.dump(saved.config), encoding="utf-8")
     (tokenizer or tokenizers.load(run)).save(folder)
-    about = {"n_classes": saved.n_classes, "eot": saved.eot, "data_hash": saved.data_hash}
-    (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+    facts = {"n_classes": saved.n_classes, "eot": saved.eot, "data_hash": saved.data_hash}
+    (folder / ABOUT).write_text(json.dumps(facts), encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class Portable:
-    """A run that was saved so: writes text, and scores it."""
+    """A run that `load` has read: writes text, and scores texts."""
 
     trained: Trained
     config: TrainConfig
@@ -62,11 +62,11 @@ class Portable:
         return self.trained.write(prompt, 1, **options)[0]
 
     def score(self, texts: list[str]) -> list[tuple[float, int]]:
-        """Nats and targets of each text, the texts in their order being one split, as in training.
+        """Nats and number of targets of each text. The texts, in this order, are evaluated as one split.
 
         Over the documents of a validation split, exp(sum of nats / sum of targets) is the run's val_perplexity: a
-        window reaches into the document before, and the end of a document is a target. A tokenizer without an end
-        of text takes each text by itself. Raises UserError for a text that the tokenizer cannot encode.
+        window may contain text of the document before, and the end of a document is a target. With a tokenizer without
+        an end of text each text is evaluated by itself. Raises UserError for a text that the tokenizer cannot encode.
         """
         ids = [self.trained.tokenizer.encode(text) for text in texts]
         if self.trained.eot is None:
@@ -103,8 +103,8 @@ def load(folder: Path, allow_code: bool = False) -> Portable:
         device.kind(loaded)
     except UserError:
         loaded = config.replace(loaded, device="auto")
-    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    n_classes = about["n_classes"]
+    facts = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    n_classes = facts["n_classes"]
     model = GPT(loaded.model(n_classes), torch.Generator())
     load_model(model, str(folder / WEIGHTS))
     criterion = criteria.build(loaded, allow_code)
@@ -113,4 +113,4 @@ def load(folder: Path, allow_code: bool = False) -> Portable:
         return log_probs(criterion.loss, criterion.parameters, logits[:, :n_classes], criterion.readout)
 
     tokenizer = tokenizers.load(folder)
-    return Portable(Trained(model, tokenizer, about["eot"], readout, loaded.corpus), loaded, criterion)
+    return Portable(Trained(model, tokenizer, facts["eot"], readout, loaded.corpus), loaded, criterion)

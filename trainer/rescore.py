@@ -1,4 +1,4 @@
-"""Score a run again from its folder, on any split: the weights that its last report was about."""
+"""Evaluate a run again from its folder, on any split, with the weights of its last report."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def rescore(folder: Path, data: Dataset, split: Split, allow_code: bool = False)
 
 
 def scored_weights(saved: Checkpoint) -> dict[str, Tensor]:
-    """What a run's last report was about: the latest weights, or the best where it stopped early."""
+    """The weights of a run's last report: the latest, or the best where it stopped early."""
     if saved.state.ended == "early_stopped" and saved.best_model is not None:
         return saved.best_model
     return saved.model
