@@ -65,12 +65,16 @@ def load(text: str, *, allow_code: bool, kind: str, directory: Path | None = Non
     import that fails (with file and line of the failure).
     """
     if not is_reference(text):
-        raise UserError(f"{kind} {text}: a name of your own code is written module:Name, both Python identifiers")
+        raise UserError(
+            f"{kind} {text}: a name of your own code is written module:Name, both Python identifiers", kind="form"
+        )
     module_name, _, name = text.partition(":")
     if not allow_code:
         raise UserError(
             f"{kind} {text} is code of your own: using it runs the code of the module {module_name}; "
-            f"add {FLAG} if you trust that code"
+            f"add {FLAG} if you trust that code",
+            kind="not_allowed",
+            keys=text,
         )
     module = _import(text, kind, _directory(directory))
     try:
@@ -78,7 +82,8 @@ def load(text: str, *, allow_code: bool, kind: str, directory: Path | None = Non
     except AttributeError:
         public = [key for key, value in vars(module).items() if key[0] != "_" and not isinstance(value, ModuleType)]
         hint = nearest(name, public) if public else "it defines no name"
-        raise UserError(f"{kind} {text}: {_origin(module)} has no {name}; {hint}") from None
+        problem = f"{kind} {text}: {_origin(module)} has no {name}; {hint}"
+        raise UserError(problem, kind="unknown", keys=name) from None
 
 
 def source_hash(text: str, *, kind: str = "code", directory: Path | None = None) -> str:
@@ -162,7 +167,9 @@ def _find_top(name: str, text: str, kind: str, directory: Path) -> tuple[ModuleS
         near = f"; {hint}" if hint.startswith("did you mean") else ""
         raise UserError(
             f"{kind} {text}: no module {name} in the working directory ({directory}) or among the installed "
-            f"packages{near}"
+            f"packages{near}",
+            kind="unknown",
+            keys=name,
         )
     if local.origin is None:
         raise UserError(f"{kind} {text}: the folder {directory / name} has no __init__.py; add one, it may be empty")
@@ -232,7 +239,8 @@ def _import(text: str, kind: str, directory: Path) -> ModuleType:
         for name in _family(top.name) - before:
             del sys.modules[name]
         if isinstance(error, (Exception, SystemExit)):
-            raise UserError(f"{kind} {text}: {describe_failure(error, 'importing it failed', directory)}") from error
+            problem = f"{kind} {text}: {describe_failure(error, 'importing it failed', directory)}"
+            raise UserError(problem, kind="import_failed") from error
         raise
     finally:
         sys.dont_write_bytecode = writes_bytecode
