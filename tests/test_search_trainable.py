@@ -182,7 +182,7 @@ def test_threads_are_those_of_the_trials_share(tmp_path: Path) -> None:
     ids=str,
 )
 def test_parameters_are_counted_as_the_model_counts_them(changes: dict[str, Any]) -> None:
-    shape = TrainConfig(n_layer=3, n_head=2, n_embd=16, block_size=8, **changes).model(50)
+    shape = TrainConfig(n_layer=3, n_head=2, n_embd=16, block_size=8, **changes).shape(50)
     assert count_parameters(shape) == GPT(shape, torch.Generator()).n_parameters()
 
 

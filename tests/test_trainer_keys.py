@@ -22,7 +22,7 @@ VALUES: dict[str, list[str]] = {
     "schedule": list(get_args(TrainConfig.model_fields["schedule"].annotation)),
     "loss": [*LOSSES],
 }
-MAPPINGS = ("loss_params", "optimizer_params")  # numbers by name, for own code only
+MAPPINGS = ("loss_params", "optimizer_params", "model_params")  # values by name, for own code only
 
 
 def cases() -> Iterator[tuple[str, str, str]]:

@@ -95,7 +95,7 @@ def parser(prog: str = "python -m trainer") -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="continue from the folder's checkpoint, or begin where there is none"
     )
-    about = "import own code that the config names (loss, optimizer, corpus: module:Name); it runs as you would run it"
+    about = "import own code that the config names (loss, optimizer, corpus, model: module:Name), which runs it"
     parser.add_argument("--allow-code", action="store_true", help=about)
     return parser
 
@@ -144,13 +144,14 @@ def train_here(given: argparse.Namespace, follow: Follow | None = None) -> int:
 def order(given: argparse.Namespace, show: bool = True) -> Order:
     """Read the config, see whether the run folder is free, prepare the data. Raises UserError."""
     from data.prepare import prepare
+    from trainer import build_model, criterion, optim
     from trainer import config as configs
-    from trainer import criterion, optim
 
     changes = [*given.set, *([f"max_tokens={given.max_tokens}"] if given.max_tokens else [])]
     config = configs.load(given.config, changes)
-    criterion.build(config, given.allow_code)  # what is wrong with an own loss is said before any work
+    criterion.build(config, given.allow_code)  # what is wrong with own code is said before any work
     optim.load_own(config, given.allow_code)
+    build_model.load_own(config, given.allow_code)
     out = folder(given)
     resume = _resumable(out, config, given.resume)
     data = prepare(

@@ -152,7 +152,7 @@ def check_resumable(
     if own_code is not None:
         check_own_code(checkpoint, own_code, name)
     before, now = checkpoint.config, config
-    shapes = before.model(data.n_classes), now.model(data.n_classes)
+    shapes = before.shape(data.n_classes), now.shape(data.n_classes)
     # another value would make the stored tensors, position or moments mean something else
     for key in kept_keys(TrainConfig):
         was, wanted = (getattr(one, key) for one in (shapes if hasattr(shapes[0], key) else (before, now)))

@@ -135,7 +135,7 @@ def _parameters(spec: StudySpec, base: TrainConfig, classes: dict[str, int]) -> 
             config = space.configure(base, spec.space, point)
         except UserError:  # a corner that the sampler would not propose either
             continue
-        shapes.add(config.model(classes[config.tokenizer]))
+        shapes.add(config.shape(classes[config.tokenizer]))
     return [count_parameters(shape) for shape in shapes]
 
 

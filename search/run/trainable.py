@@ -73,7 +73,7 @@ def _train(job: dict[str, Any], data: Dataset, report: Callable[[Report], None],
     from trainer.loop import train
 
     config = TrainConfig.model_validate(job["config"])
-    facts["n_parameters"] = count_parameters(config.model(data.n_classes))
+    facts["n_parameters"] = count_parameters(config.shape(data.n_classes))
     out_dir = Path(job["out_dir"])
     result = train(
         config,
