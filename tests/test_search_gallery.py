@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.errors import UserError
 from search.cli.main import main
 from search.report import figures, gallery
 from search.study.folder import trial_folder
+from search.study.study import read_study
 from tests import journals, tiny
 from trainer.calibration import BINS
 from trainer.scores import Scores
@@ -78,22 +78,22 @@ def test_the_same_picture_has_the_same_bytes(tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_is_said_and_the_rest_is_drawn(folder: Path) -> None:
     scores(one_document=True).save(trial_folder(folder, 1) / "scores.npz")
-    found = gallery.draw(str(folder))
-    assert [path.name for path in found.paths] == [name for name in ALL if name != "documents.png"]
-    assert "no documents.png: the validation text is one document" in found.lines
+    drawn = gallery.of_study(read_study(folder), folder / gallery.FOLDER)
+    assert [path.name for path in drawn.paths] == [name for name in ALL if name != "documents.png"]
+    assert "no documents.png: the validation text is one document" in drawn.lines
     (trial_folder(folder, 1) / "scores.npz").unlink()
-    found = gallery.draw(str(folder))
-    assert [path.name for path in found.paths] == ALL[:3]
-    assert len([line for line in found.lines if "no scores there" in line]) == 2
+    drawn = gallery.of_study(read_study(folder), folder / gallery.FOLDER)
+    assert [path.name for path in drawn.paths] == ALL[:3]
+    assert len([line for line in drawn.lines if "no scores there" in line]) == 2
 
 
-def test_a_run_folder_has_pictures_too(tmp_path: Path) -> None:
+def test_a_run_folder_has_pictures_too(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     tiny.run(tiny.config(), out_dir=tmp_path / "run")
-    found = gallery.draw(str(tmp_path / "run"))
-    assert [path.name for path in found.paths] == ["loss.png", "documents.png", "reliability.png"]
-    assert {width(path) for path in found.paths} == {960}
-    with pytest.raises(UserError, match="is one run"):
-        gallery.draw(str(tmp_path / "run"), by="loss")
+    drawn = gallery.of_run(tmp_path / "run")
+    assert [path.name for path in drawn.paths] == ["loss.png", "documents.png", "reliability.png"]
+    assert {width(path) for path in drawn.paths} == {960}
+    assert main(["figures", str(tmp_path / "run"), "--by", "loss"]) == 2
+    assert "is one run" in capsys.readouterr().err
 
 
 def test_a_mistake_is_one_line(folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -96,6 +96,18 @@ def test_a_checkpoint_that_cannot_be_read_is_put_aside(tmp_path: Path) -> None:
     assert messages[-1]["status"] == "completed"
 
 
+def test_a_checkpoint_of_a_newer_release_is_left_as_it_is_and_the_trial_fails(tmp_path: Path) -> None:
+    work = job(tmp_path)
+    killed_after(work, 2)
+    path = Path(work["out_dir"]) / checkpoint.CHECKPOINT
+    torch.save({**torch.load(path, weights_only=True), "format": checkpoint.FORMAT + 1}, path)
+    before = path.read_bytes()
+    (message,) = said(work)
+    assert message["status"] == "failed"
+    assert "newer release" in message["cause"]
+    assert path.read_bytes() == before
+
+
 def test_what_stops_the_trial_from_outside_passes_through(tmp_path: Path) -> None:
     def send(message: Message) -> None:
         raise SystemExit(0)  # what Tune raises out of tune.report when the scheduler stops a trial

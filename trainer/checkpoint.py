@@ -131,8 +131,14 @@ def _checked(content: Any, file: Path) -> Checkpoint:
         raise UserError(f"{file}: not a readable checkpoint ({type(error).__name__}: {error})") from None
 
 
-def _newer(file: Path, difference: str) -> UserError:
-    return UserError(f"{file}: written by a newer release of nanosweep ({difference}); read it with that release")
+class NewerReleaseError(UserError):
+    """A checkpoint that is whole, but of a release whose state this one cannot read."""
+
+
+def _newer(file: Path, difference: str) -> NewerReleaseError:
+    return NewerReleaseError(
+        f"{file}: written by a newer release of nanosweep ({difference}); read it with that release"
+    )
 
 
 def check_resumable(

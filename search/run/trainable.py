@@ -90,7 +90,7 @@ def _train(job: dict[str, Any], data: Dataset, report: Callable[[Report], None],
 def _resume(job: dict[str, Any], out_dir: Path) -> Path | None:
     """The checkpoint to go on from: the trial's own, which may be newer than the one that the driver knows of.
 
-    One that cannot be read is put aside and the trial begins anew.
+    A damaged one is put aside and the trial begins anew. Raises UserError for one of a newer release, which is whole.
     """
     from trainer import checkpoint
 
@@ -101,6 +101,8 @@ def _resume(job: dict[str, Any], out_dir: Path) -> Path | None:
         return None
     try:
         checkpoint.load(path)
+    except checkpoint.NewerReleaseError:
+        raise
     except UserError:
         path.replace(path.with_name("unreadable.pt"))
         return None
