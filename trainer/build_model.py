@@ -82,6 +82,21 @@ def build(
     return model
 
 
+def count_own(config: TrainConfig, n_classes: int, code_dir: Path | None = None) -> int:
+    """The parameters of an own model that may be imported, without its weights where its constructor allows that."""
+    make = load_own(config, True, code_dir)
+    assert make is not None, config.model
+    shape, generator = config.shape(n_classes), torch.Generator().manual_seed(config.seed)
+    try:
+        with torch.device("meta"), _default_generator(config.seed):
+            made = make(shape, generator, **(config.model_params or {}))
+        if isinstance(made, nn.Module):
+            return OwnModel(made, shape).n_parameters()
+    except Exception:  # it draws from `generator`, say: no tensor without memory takes that
+        pass
+    return build(config, n_classes, generator, allow_code=True, code_dir=code_dir).n_parameters()
+
+
 def load_own(config: TrainConfig, allow_code: bool, code_dir: Path | None = None) -> Callable[..., object] | None:
     """The object behind `model: module:Name`, imported if that is allowed; None for our GPT. Raises UserError."""
     if not is_reference(config.model):

@@ -9,7 +9,6 @@ Example: save(Path("runs/quickstart/trials/7"), Path("elsewhere")); load(Path("e
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,22 +55,11 @@ def save(run: Path, folder: Path, tokenizer: Tokenizer | None = None) -> None:
         save_model(model, str(folder / WEIGHTS))
     (folder / checkpoint.CONFIG).write_text(config.dump(saved.config), encoding="utf-8")
     (tokenizer or tokenizers.load(run)).save(folder)
-    for name, content in shipped(digests).items():
+    for name, content in own_code.sources_of(dict.fromkeys(digests, "code")).files.items():
         (folder / CODE / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / CODE / name).write_bytes(content)
     about = {"n_classes": saved.n_classes, "eot": saved.eot, "data_hash": saved.data_hash}
     (folder / ABOUT).write_text(json.dumps(about | ({"own_code": digests} if digests else {})), encoding="utf-8")
-
-
-def shipped(references: Mapping[str, object]) -> dict[str, bytes]:
-    """The source behind references that lies in the working directory: content by path. Raises UserError."""
-    here = Path.cwd().resolve()
-    files = {file for reference in references for file in own_code.source_files(reference)}
-    return {
-        file.resolve().relative_to(here).as_posix(): file.read_bytes()
-        for file in sorted(files)
-        if file.resolve().is_relative_to(here)
-    }
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def _submit(args: argparse.Namespace) -> int:
     from search.tracking.tracker import open_tracker
 
     jobs = Jobs(cluster.address)
-    order = Order(args.spec, tuple(args.set), args.scale, args.name, args.storage)
+    order = Order(args.spec, tuple(args.set), args.scale, args.name, args.storage, args.allow_code)
     job = submit(order, cluster, jobs, lambda line: print(line, flush=True))
     print("\n".join(links(job, jobs, open_tracker(spec.tracking, spec.folder))), flush=True)
     return _follow(jobs, job) if args.follow else 0

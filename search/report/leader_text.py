@@ -32,10 +32,11 @@ class Samples:
     reason: str = ""
 
 
-def samples_of(study: Study, whatever_it_costs: bool = True) -> Samples:
+def samples_of(study: Study, whatever_it_costs: bool = True, allow_code: bool = False) -> Samples:
     """The leader's, from its own weights, or those of its first run with a fresh seed where these are kept.
 
-    whatever_it_costs: False leaves out what would take more than some seconds.
+    whatever_it_costs: False leaves out what would take more than some seconds. allow_code: the leader's own loss
+    and model may be imported; where it may not and has some, there are no texts, and the reason says so.
     """
     leader = best(study)
     if leader is None:
@@ -59,7 +60,7 @@ def samples_of(study: Study, whatever_it_costs: bool = True) -> Samples:
             reason=f"a model of {size} parameters takes a while: nanosweep report {study.folder} writes them"
         )
     try:
-        made = _write(file, run.number, leader.number)
+        made = _write(file, run.number, leader.number, allow_code)
     except (UserError, OSError, RuntimeError) as error:
         return Samples(reason=f"the weights of trial {run.number} cannot be used: {error}")
     with suppress(UserError):  # a folder that cannot be written: they are made again next time
@@ -77,12 +78,12 @@ def _kept(path: Path, key: dict[str, Any]) -> Samples | None:
         return None
 
 
-def _write(file: Path, run: int, leader: int) -> Samples:
+def _write(file: Path, run: int, leader: int, allow_code: bool) -> Samples:
     import torch
 
     from trainer.sample import load
 
-    trained, threads = load(file), torch.get_num_threads()
+    trained, threads = load(file, allow_code), torch.get_num_threads()
     if trained.model.n_parameters() < SMALL:
         torch.set_num_threads(1)
     try:

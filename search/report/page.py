@@ -35,9 +35,9 @@ WIDE, NARROW = 1060, 350  # px: each chart that fills the page is drawn for both
 ROWS = 200  # of the leaderboard
 
 
-def write(study: Study, path: Path, whatever_it_costs: bool = True) -> None:
-    """The page as a file, at once and whole. whatever_it_costs: see `samples_of`. Raises UserError."""
-    export.replace_text(path, page(study, samples_of(study, whatever_it_costs)))
+def write(study: Study, path: Path, whatever_it_costs: bool = True, allow_code: bool = False) -> None:
+    """The page as a file, at once and whole. whatever_it_costs, allow_code: see `samples_of`. Raises UserError."""
+    export.replace_text(path, page(study, samples_of(study, whatever_it_costs, allow_code)))
 
 
 def place(study: Study, folder: Path | None) -> Path:
@@ -47,10 +47,10 @@ def place(study: Study, folder: Path | None) -> Path:
     return Path(f"{Path(study.header.name).name or 'study'}-{NAME}")
 
 
-def write_beside(folder: Path) -> None:
+def write_beside(folder: Path, allow_code: bool = False) -> None:
     """The page of a study that was just run, in its folder. Never raises: a study does not fail for its picture."""
     try:
-        write(read_study(folder), folder / NAME, whatever_it_costs=False)
+        write(read_study(folder), folder / NAME, whatever_it_costs=False, allow_code=allow_code)
     except Exception as error:
         print(f"nanosweep: {folder / NAME} was not written: {type(error).__name__}: {error}", file=sys.stderr)
 

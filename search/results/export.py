@@ -100,6 +100,7 @@ def provenance_of(study: Study, trial: Trial, found: list[Standing] | None = Non
         data_hash=header.data.hash,
         commit=header.commit,
         dirty=header.dirty,
+        own_code={name: digest for name, digest in header.own_code.items() if name in trial.config.values()},
     )
 
 

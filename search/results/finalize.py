@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 TEST_SCORES = "test_scores.npz"
 
 
-def finalize(folder: Path) -> Study:
+def finalize(folder: Path, allow_code: bool = False) -> Study:
     """Score what has not been scored yet, into the journal. Returns the study.
 
+    allow_code: own losses and models may be imported, and an own corpus that is not cached may run.
     Raises UserError where there are no finalists, a driver still runs the study, the text has changed since, or there
     is no test split.
     """
@@ -35,7 +36,7 @@ def finalize(folder: Path) -> Study:
         study = read_study(folder)
         left = [trial for trial in finalist_runs(study) if trial.test is None]
         if left:
-            _score(folder, study, left)
+            _score(folder, study, left, allow_code)
     return read_study(folder)
 
 
@@ -53,7 +54,7 @@ def finalist_runs(study: Study) -> list[Trial]:
     return found
 
 
-def _score(folder: Path, study: Study, trials: list[Trial]) -> None:
+def _score(folder: Path, study: Study, trials: list[Trial], allow_code: bool) -> None:
     from data.prepare import load_test
     from trainer.rescore import rescore
 
@@ -61,14 +62,14 @@ def _score(folder: Path, study: Study, trials: list[Trial]) -> None:
     for trial in trials:  # all that can be wrong is found before anything is scored
         config = TrainConfig.model_validate(trial.config)
         if config.tokenizer not in datasets:
-            datasets[config.tokenizer] = dataset_of(study, config)
+            datasets[config.tokenizer] = dataset_of(study, config, allow_code)
     tests = {name: load_test(data.path) for name, data in datasets.items()}
     ledger = Ledger(folder)
     try:
         for trial in trials:
             tokenizer = trial.config["tokenizer"]
             place = trial_folder(folder, trial.number)
-            found = rescore(place, datasets[tokenizer], tests[tokenizer])
+            found = rescore(place, datasets[tokenizer], tests[tokenizer], allow_code)
             found.scores.save(place / TEST_SCORES)
             metrics = {
                 "test_loss": found.loss,
@@ -82,11 +83,11 @@ def _score(folder: Path, study: Study, trials: list[Trial]) -> None:
         ledger.close()
 
 
-def dataset_of(study: Study, config: TrainConfig) -> Dataset:
-    """The prepared corpus that the study ran on."""
+def dataset_of(study: Study, config: TrainConfig, allow_code: bool = False) -> Dataset:
+    """The prepared corpus that the study ran on. allow_code: an own one that is not cached may run."""
     from data.prepare import prepare
 
-    data = prepare(config.corpus, config.tokenizer, config.split)
+    data = prepare(config.corpus, config.tokenizer, config.split, allow_code=allow_code)
     tokenized = study.header.data.tokenizers.get(config.tokenizer)
     known = study.header.data.hash if tokenized is None else tokenized.hash
     if data.hash != known:
