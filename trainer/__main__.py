@@ -152,6 +152,8 @@ def order(given: argparse.Namespace, show: bool = True) -> Order:
     criterion.build(config, given.allow_code)  # what is wrong with own code is said before any work
     optim.load_own(config, given.allow_code)
     build_model.load_own(config, given.allow_code)
+    if show:
+        _note_changed_code(given.config, config)
     out = folder(given)
     resume = _resumable(out, config, given.resume)
     data = prepare(
@@ -170,6 +172,17 @@ def order(given: argparse.Namespace, show: bool = True) -> Order:
         if floor is not None:
             print(f"floor: {floor.sum() / data.val.n_targets:.4f} nats/token: no honest model goes under it")
     return Order(config, data, out, resume, length, given.config, changes, given.allow_code)
+
+
+def _note_changed_code(path: Path, config: TrainConfig) -> None:
+    """Say where the own code of an exported config is not that of the trial any more: the run may go another way."""
+    from trainer import provenance
+    from trainer.criterion import own_code
+
+    source = provenance.read(path)
+    for reference, digest in own_code(config).items() if source is not None else ():
+        if source is not None and source.own_code.get(reference, digest) != digest:
+            print(f"note: the code of {reference} has changed since trial {source.trial} of study {source.study}")
 
 
 def conclude(result: Result, order: Order, machine: str) -> int:

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from data.corpora import kind_of
 from data.errors import UserError
+from data.kind_own import KIND
 from data.own_code import is_reference, load, source_hash
 from models.loss import Criterion, Loss, fill_parameters, find_readout
 from models.losses import LOSSES
@@ -47,6 +49,12 @@ def own_code(
     """The sha256 of the source of each own piece of code that the config names. Imports nothing. Raises UserError."""
     named = {getattr(config, key): key for key in keys}
     return {text: source_hash(text, kind=key, directory=code_dir) for text, key in named.items() if is_reference(text)}
+
+
+def names_own_code(config: TrainConfig) -> bool:
+    """Whether training with a config needs the permission to import own code. Imports nothing."""
+    named = any(is_reference(getattr(config, key)) for key in ("loss", "optimizer", "model"))
+    return named or kind_of(config.corpus) is KIND
 
 
 def _own(reference: str, allow_code: bool, code_dir: Path | None) -> Loss:

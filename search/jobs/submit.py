@@ -17,7 +17,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from data.errors import UserError
-from data.own_code import refuse, sources_of
+from data.own_code import sources_of
 from search.jobs import package
 from search.jobs.cluster import Cluster
 from search.jobs.paths import absolute
@@ -50,10 +50,8 @@ def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None
     """Start the job. say: takes lines for people. Raises UserError before anything is sent, or for what Ray refuses."""
     spec, base, file = with_options(order.spec, order.set, order.scale, order.name, order.storage)
     check(spec, base, file)
+    own_code.check_allowed(spec, base, order.allow_code)
     named = own_code.references(spec, base)
-    for reference, key in named.items():
-        if not order.allow_code:
-            refuse(reference, key)
     here = cluster.service is not None or jobs.here()
     folder = folder_there(spec.storage, spec.folder, here, cluster.address)
     listed = jobs.all()

@@ -15,6 +15,7 @@ from search.study.scores import best, objective, objective_of
 from search.study.study import Study, Trial
 from trainer import provenance, units
 from trainer.config import TrainConfig, dump
+from trainer.criterion import names_own_code
 from trainer.files import replace_text as replace_text  # other rooms write through this one, too
 from trainer.provenance import Provenance
 
@@ -55,7 +56,8 @@ def text(study: Study, trial: int | None = None, found: list[Standing] | None = 
     """
     chosen = choose(study, trial)
     config, block = dump(_config(chosen)), provenance.dump(provenance_of(study, chosen, found))
-    comments = "".join(f"# {line}\n" for line in (title(study, chosen), *_USE))
+    permission = " --allow-code" if names_own_code(_config(chosen)) else ""
+    comments = "".join(f"# {line}\n" for line in (title(study, chosen), *(f"{use}{permission}" for use in _USE)))
     return f"{comments}\n{block}\n{config}"
 
 

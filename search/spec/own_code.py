@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from data.corpora import kind_of
 from data.kind_own import KIND
-from data.own_code import is_reference, source_hash
+from data.own_code import is_reference, refuse, source_hash
 from search.spec.points import assigned
 from search.spec.space import values_of
 from search.spec.start_points import known_points
@@ -24,6 +24,13 @@ def references(spec: StudySpec, base: TrainConfig) -> dict[str, str]:
     if kind_of(base.corpus) is KIND:
         named[base.corpus] = "corpus"
     return named
+
+
+def check_allowed(spec: StudySpec, base: TrainConfig, allow_code: bool) -> None:
+    """Raises UserError where a study names own code and it may not run."""
+    for reference, key in references(spec, base).items():
+        if not allow_code:
+            refuse(reference, key)
 
 
 def digests(spec: StudySpec, base: TrainConfig) -> dict[str, str]:
