@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $(STAMP)
 
-# the commands that a user would type, one after the other; run again, it goes on from where it was
+# the commands that a user would type, one after the other; run again, it continues from where it was
 demo: $(STAMP)
 	$(call show,nanosweep run search/specs/quickstart.yaml)
 	$(call show,nanosweep leaderboard quickstart --by loss)

@@ -32,14 +32,7 @@ from data.documents import Documents, pieces
 from data.encode import write_split
 from data.errors import UserError
 from data.progress import bar
-from data.tokenizers import (
-    JSON_FILE,
-    RANKS_FILE,
-    CharTokenizer,
-    Tokenizer,
-    characters_of,
-    check_name,
-)
+from data.tokenizers import JSON_FILE, RANKS_FILE, CharTokenizer, Tokenizer, characters_of, check_name
 
 FORMAT = 1  # version of the folder's layout and meaning
 _META = "meta.json"

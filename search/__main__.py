@@ -10,11 +10,11 @@ from search.cli.main import main
 
 
 def enter() -> NoReturn:
-    """The command as a process of its own, to its exit code."""
+    """Run the command and end the process with its exit code."""
     code = main()
     if "ray" in sys.modules:
-        # all is said and written; Ray's threads now and then abort the process while the interpreter is taken down,
-        # and with it the exit code
+        # Ray's threads sometimes abort the process during interpreter shutdown, and the exit code is lost; all output
+        # is written by now, so the process may end without that shutdown
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 def frame(study: Study | Path | str, storage: Path | None = None) -> pd.DataFrame:
-    """A row per trial, best first; columns as in `rows`, then one for each searched parameter.
+    """One row per trial, best first. Columns: those of `search.results.leaderboard.rows`, then the searched parameters.
 
     study: a Study, its folder, its name in the storage (default ./runs), or its name on the tracking server.
+    Raises UserError where there is no such study.
     """
     import pandas as pd
 
@@ -29,13 +30,14 @@ def frame(study: Study | Path | str, storage: Path | None = None) -> pd.DataFram
 
 
 def reports(study: Study | Path | str, storage: Path | None = None) -> pd.DataFrame:
-    """A row per report: trial, name, status, step, tokens, rung, final, then each metric. `study` as in `frame`.
+    """One row per report: trial, name, status, step, tokens, rung, final, then the metrics. study: as in `frame`.
 
-    On a final report val_* are of the full split, before it of the fixed subset (compare val_loss_subset).
+    The val_* metrics of a final report are of the full validation split, those of earlier reports of its fixed
+    subset. A curve over all reports therefore uses val_loss_subset for the final one.
     """
     import pandas as pd
 
-    found = open_study(study, storage)
+    opened = open_study(study, storage)
     return pd.DataFrame(
         {
             "trial": trial.number,
@@ -44,6 +46,6 @@ def reports(study: Study | Path | str, storage: Path | None = None) -> pd.DataFr
             **{key: report[key] for key in ("step", "tokens", "rung", "final")},
             **report["metrics"],
         }
-        for trial in sorted(found.trials.values(), key=lambda trial: trial.number)
+        for trial in sorted(opened.trials.values(), key=lambda trial: trial.number)
         for report in trial.reports
     )

@@ -114,7 +114,7 @@ class Simulation:
             self._start(number, place)
 
     def _report(self, number: int, place: int) -> bool:
-        """Whether the trial goes on."""
+        """Whether the trial continues."""
         point, tokens = self.points[number], AT[place]
         broke = point["learning_rate"] > 0.0085
         rung, value = tokens if tokens in self.rungs else None, math.nan if broke else self._value(number, tokens)

@@ -8,12 +8,13 @@ from functools import cache
 from pathlib import Path
 
 from search.tracking.mlflow_store import DATABASE, connect
+from tests.waiting import CEILING
 
 
 @cache
 def _template() -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory(prefix="nanosweep-store-")
-    connect(f"sqlite:///{folder.name}/{DATABASE}", seconds=240)  # a busy machine imports MLflow in minutes
+    connect(f"sqlite:///{folder.name}/{DATABASE}", seconds=CEILING)
     return folder
 
 

@@ -21,6 +21,7 @@ from data.errors import UserError
 from data.licences import terms
 from data.prepare import prepare
 from tests import specs
+from tests.waiting import CEILING
 from trainer.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,7 +86,7 @@ def test_a_kind_that_needs_the_network_says_what_to_use_without_it(kind: CorpusK
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-c", code, kind.example]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=CEILING)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(kind.offline)
 
@@ -235,5 +236,7 @@ def test_a_new_kind_touches_two_files_beside_its_test(tmp_path: Path) -> None:
     code = f"SPEC = {spec!r}\n{USE_TOY}"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-P", "-c", code]
-    done = subprocess.run(command, cwd=tmp_path / "work", env=environment, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(
+        command, cwd=tmp_path / "work", env=environment, capture_output=True, text=True, timeout=CEILING
+    )
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ import pytest
 from data import own_code
 from data.errors import UserError
 from data.own_code import is_reference, load, source_files, source_hash
+from tests.waiting import CEILING
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -142,7 +143,7 @@ def test_a_users_data_folder_does_not_shadow_ours(here: Path) -> None:
         "assert load('mine_i:X', allow_code=True, kind='loss') is UserError"
     )
     # -P: as the console script starts, without the working directory on sys.path
-    subprocess.run([sys.executable, "-P", "-c", code], cwd=here, check=True, timeout=120)
+    subprocess.run([sys.executable, "-P", "-c", code], cwd=here, check=True, timeout=CEILING)
     assert "models is a package of this program" in refused("models.mine:X")
 
 
@@ -191,5 +192,5 @@ def test_a_failed_import_names_file_and_line(here: Path, source: str, line: int,
 
 def test_importing_the_resolver_changes_nothing() -> None:
     code = "import sys; before = list(sys.path); import data.own_code; assert sys.path == before"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=CEILING)
     assert set(own_code.OUR_PACKAGES) == {"search", "trainer", "models", "data"}

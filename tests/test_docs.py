@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from search.spec import study_spec
 from search.spec.check import check
 from search.spec.load import load_spec
 from tests.pages import ROOT, Block, blocks, commands, headings, links, pages, prose
+from tests.waiting import CEILING, until
 from trainer.config import TrainConfig, load
 
 PAGES = pages()
@@ -49,7 +49,7 @@ class Clone:
 
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder = folder / "nanosweep"
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.folder)], check=True, timeout=60)
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.folder)], check=True, timeout=CEILING)
         changed = subprocess.run(["git", "diff", "HEAD", "--name-only"], cwd=ROOT, capture_output=True, text=True)
         for path in changed.stdout.split():
             if (ROOT / path).is_file():
@@ -83,13 +83,16 @@ class Clone:
         """End whatever the page has left behind."""
         if (self.folder / "runs" / ".service").exists():
             down = [sys.executable, "-m", "search", "down"]
-            subprocess.run(down, cwd=self.folder, env=self.environment, capture_output=True, timeout=120)
-        deadline = time.monotonic() + 20
-        while (left := self.processes()) and time.monotonic() < deadline:
-            for process in left:
-                with suppress(psutil.Error):
-                    process.kill()
-            psutil.wait_procs(left, timeout=2)
+            subprocess.run(down, cwd=self.folder, env=self.environment, capture_output=True, timeout=CEILING)
+        until(lambda: not self.killed(), "the end of what a page started")
+
+    def killed(self) -> list[psutil.Process]:
+        """What lived until now."""
+        left = self.processes()
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        return left
 
     def processes(self) -> list[psutil.Process]:
         found = []
@@ -127,14 +130,14 @@ def script(page: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3 * CEILING)  # a page is many commands
 @pytest.mark.parametrize("page", [page for page in PAGES if script(page)], ids=name)
 def test_the_blocks_of_a_page_run_in_a_clean_clone_as_printed(page: Path, clone: Clone, tmp_path: Path) -> None:
     text = script(page)
     if "nanosweep up" in text and not all(background.free(port, host) for port, host in PORTS.items()):
         pytest.skip(f"one of the ports {', '.join(map(str, PORTS))} is taken on this machine")
     log = tmp_path / "log"
-    code = clone.run(text, log, 800)
+    code = clone.run(text, log, 2 * CEILING)
     said = log.read_text(errors="replace")
     assert code == 0, f"exit code {code}\n{said[-6000:]}"
     assert not (clone.folder / "runs" / ".service" / "state.json").exists(), "a page that says up says down"

@@ -19,7 +19,7 @@ import pytest
 
 from data.errors import UserError
 from search.service import background, state
-from search.study.journal import AT_REST, NAME, read_records
+from search.study.journal import INACTIVE, NAME, read_records
 from search.study.scores import best, objective
 from search.study.study import Study, read_study
 from tests import browser
@@ -77,7 +77,7 @@ def test_from_a_clone_to_a_full_run_through_the_service(clone: Clone) -> None:
 
     clone("submit", "search/specs/quickstart.yaml", "--scale", "tiny")
     folder = clone.storage / "quickstart-tiny"
-    until(lambda: [trial for trial in study(folder).trials.values() if trial.status in AT_REST])
+    until(lambda: [trial for trial in study(folder).trials.values() if trial.status in INACTIVE])
     os.kill(json.loads((folder / "driver.json").read_text())["pid"], signal.SIGKILL)
     before = study(folder)
     until(lambda: "failed" in clone("jobs").lower())
@@ -85,9 +85,9 @@ def test_from_a_clone_to_a_full_run_through_the_service(clone: Clone) -> None:
     told = clone("submit", "search/specs/quickstart.yaml", "--scale", "tiny", "--follow")
     assert "best config:" in told
     after = read_study(folder)
-    assert all(trial.status in AT_REST for trial in after.trials.values())
+    assert all(trial.status in INACTIVE for trial in after.trials.values())
     assert len(after.searched) == 6
-    ended = [number for number, trial in before.trials.items() if trial.status in AT_REST]
+    ended = [number for number, trial in before.trials.items() if trial.status in INACTIVE]
     again = Counter(
         record["trial"]
         for record in read_records(folder / NAME)

@@ -13,7 +13,8 @@ from scipy import stats
 
 from search.results import table
 from search.results.agreement import FEWEST, Agreement, agreement, interval, kendall, lines
-from search.study.study import Ledger, Study
+from search.study.ledger import Ledger
+from search.study.study import Study
 from tests import journals
 
 
@@ -109,7 +110,7 @@ def test_only_trials_that_no_rung_chose_are_counted(tmp_path: Path) -> None:
 
 
 def test_what_a_rung_compared_counts_before_what_was_measured_again(tmp_path: Path) -> None:
-    """A trial that goes on from an earlier checkpoint reports anew; it was judged by the first value."""
+    """A trial that continues from an earlier checkpoint reports anew; it was judged by the first value."""
     ledger = begun(tmp_path / "s")
     values = pairs(10)
     for number, (at_rung, final) in enumerate(values):

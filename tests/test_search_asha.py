@@ -151,7 +151,7 @@ def test_rebuilt_from_the_journal_it_decides_as_if_it_had_never_stopped(
         )
 
 
-# promote: who is not among the best waits, and may go on later
+# promote: who is not among the best waits, and may continue later
 
 
 @given(values=VALUES, factor=FACTORS)

@@ -183,7 +183,7 @@ def test_run_hands_the_changed_spec_to_the_search(
     assert seen["base"].dropout == 0.2
     assert seen["address"] == "x:1"
     out = capsys.readouterr().out
-    assert "the same command goes on" in out
+    assert "the same command resumes the study" in out
     assert f"{place / 'there' / 'mine' / 'best.yaml'}" in out
 
 

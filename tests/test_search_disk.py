@@ -53,7 +53,7 @@ def test_a_full_disk_stops_the_study_in_one_line_and_with_room_it_goes_on(tmp_pa
     assert codes == ["code 2", "code 0"], done.stdout + done.stderr
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("nanosweep:")]
     assert said.startswith(f"nanosweep: no space left for {tmp_path}/disk/full/trials/")
-    assert said.endswith("then the same command goes on")
+    assert said.endswith("then the same command resumes the study")
     study = read_study(tmp_path / "kept")
     for trial in study.trials.values():
         assert trial.status == "completed"

@@ -1,4 +1,4 @@
-"""Whole studies that lose a node or their driver to SIGKILL: the same command goes on, and nothing is lost.
+"""Whole studies that lose a node or their driver to SIGKILL: the same command continues, and nothing is lost.
 
 A killed worker and Ctrl-C: test_search_study_run.py. All of it again and again in one study: `make soak`.
 """

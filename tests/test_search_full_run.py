@@ -13,8 +13,8 @@ from search.results import export
 from search.run.full_run import main
 from search.run.full_run_workers import share
 from search.run.resources import Share
+from search.study.ledger import Ledger
 from search.study.machine import Node
-from search.study.study import Ledger
 from search.tracking import full_run_log
 from search.tracking.mlflow_read import parents
 from search.tracking.mlflow_store import DATABASE, connect
@@ -215,7 +215,7 @@ def test_mlflow_that_is_away_stops_no_run(
     assert main([str(best)]) == 0
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
-    assert "the run goes on" in errors[0]
+    assert "the run continues" in errors[0]
     assert "--resume sends it" in errors[1]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert main([str(best), "--resume"]) == 0  # nothing is left to train: it sends what is lacking

@@ -1,4 +1,4 @@
-"""The study record: what is compared when a study goes on, and what is known of its data."""
+"""The study record: what is compared when a study continues, and what is known of its data."""
 
 from __future__ import annotations
 

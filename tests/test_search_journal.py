@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data.errors import UserError
 from search.study.journal import Journal, decode_metrics, encode, read_records
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from tests import journals
 from tests.limits import largest_file
 

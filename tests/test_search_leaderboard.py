@@ -56,8 +56,8 @@ def test_an_objective_that_is_not_finite_is_none(tmp_path: Path) -> None:
     assert leaderboard.order(ledger.study)[-1].number in (3, 4, 6)
 
 
-def test_best_on_the_way_is_of_the_subset_alone(study) -> None:
-    found = {row["trial"]: row["best_on_the_way"] for row in leaderboard.rows(study)}
+def test_best_report_is_of_the_subset_alone(study) -> None:
+    found = {row["trial"]: row["best_report"] for row in leaderboard.rows(study)}
     assert found[1] == 3.5
     assert found[3] is None  # nan
     assert found[2] == 2.5
@@ -68,7 +68,7 @@ def test_the_end_counts_as_on_the_way_by_its_subset(tmp_path: Path) -> None:
     journals.start(ledger, 6)
     journals.report(ledger, 6, journals.LENGTH, 3.0, val_loss_subset=math.log(4.0))
     journals.end(ledger, 6, "completed")
-    assert leaderboard.on_the_way(ledger.study, ledger.study.trials[6]) == pytest.approx(
+    assert leaderboard.best_on_subset(ledger.study, ledger.study.trials[6]) == pytest.approx(
         4.0
     )  # not the full split's 3.0
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from search.run import live
 from search.spec.study_spec import Budget
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from tests import journals
 from tests.journals import LENGTH
 from tests.waiting import until
@@ -123,7 +123,7 @@ def test_a_study_that_goes_on_says_so(tmp_path: Path) -> None:
     out = io.StringIO()
     with live.shown(ledger.study, 2, LENGTH, Console(file=out)):
         pass
-    assert "goes on after 5 ended trials" in out.getvalue()
+    assert "continues after 5 ended trials" in out.getvalue()
 
 
 def test_a_terminal_is_left_as_it_was(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from search.spec.study_spec import StudySpec
 from search.stopping.median import Median, MedianSettings, median
 from search.strategy.advice import advice
 from search.strategy.stopping import rebuild
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from tests import journals, specs
 
 SPACE = "space: {learning_rate: {log: [1e-4, 1e-2]}}\n"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from search.tracking import mlflow_tracker, sender
 from search.tracking.mlflow_read import parents
 from search.tracking.mlflow_store import connect
@@ -23,7 +23,7 @@ VOLATILE = ("mlflow.parentRunId", "artifact_uri")
 
 @pytest.fixture(scope="module")
 def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of two trials: one of full length, one that is to go on."""
+    """A study of two trials: one of full length, one that is to continue."""
     folder = tmp_path_factory.mktemp("journal") / "quick"
     ledger = Ledger(folder)
     ledger.write("study", **journals.header("quick"))

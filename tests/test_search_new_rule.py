@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from search.stopping import rule
+from tests.waiting import CEILING
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = "specs/spec.schema.json"
@@ -59,7 +60,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=CEILING)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     return done.stdout
 

@@ -20,8 +20,9 @@ from search.spec.study_spec import StudySpec
 from search.strategy import finalists
 from search.strategy.sampler import Sampler
 from search.study.folder import Weights
+from search.study.ledger import Ledger
 from search.study.scores import best
-from search.study.study import Ledger, Study
+from search.study.study import Study
 from tests import journals
 from trainer import provenance
 
@@ -105,7 +106,7 @@ def test_more_is_better_where_the_objective_says_so(study: Study) -> None:
     assert leader is not None
     assert leader.number == 1
     assert [row["trial"] for row in leaderboard.rows(study)] == [1, 3, 2, 0]
-    assert leaderboard.rows(study)[0]["best_on_the_way"] == pytest.approx(0.7)
+    assert leaderboard.rows(study)[0]["best_report"] == pytest.approx(0.7)
     assert finalists.candidates(study, 2) == [[1, 3]]
     rows = standing.rows(study)
     assert [row["trial"] for row in rows] == [1, 3, 2, 0]
@@ -168,7 +169,7 @@ def test_weights_of_the_best_are_kept(ledger: Ledger, tmp_path: Path) -> None:
 
 def test_the_sampler_is_told_that_lower_is_better(study: Study) -> None:
     spec = StudySpec.model_validate({**study.header.spec_as_written, "sampler": "tpe"})
-    told = Sampler(spec)._told(study)
+    told = Sampler(spec)._history(study)
     assert [one.value for one in told] == pytest.approx([-0.5, -0.8, -0.6, -0.7])
 
 

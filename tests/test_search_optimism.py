@@ -1,4 +1,4 @@
-"""How far the best of a search flatters itself, against simulations whose truth is known."""
+"""How optimistic the best value of a search is, against simulations whose truth is known."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from search.run.prepare import prepare
 from search.spec.load import load_spec
 from search.strategy.warm_start import take_over
 from search.study import header
-from search.study.study import Ledger, Study
+from search.study.ledger import Ledger
+from search.study.study import Study
 from tests import journals, specs
 
 BASE = """
@@ -86,7 +87,7 @@ def test_plan_shows_the_lengths_that_are_searched_and_counts_with_the_longest(
         ("none", "none: every trial runs to its end"),
         (
             "{asha: {first_rung: 1k, mode: promote, brackets: 2}}",
-            "1k, 4k; the best 1/4 of each loss go on, the others pause, 2 brackets, 5% of trials are exempt",
+            "1k, 4k; the best 1/4 of each loss continue, the others pause, 2 brackets, 5% of trials are exempt",
         ),
         (
             "{median: {first_rung: 2k, every: 3k, exempt: 0}}",

@@ -75,7 +75,7 @@ def test_a_hanging_trial_is_ended_and_rays_death_is_said_and_loses_nothing(tmp_p
         assert driver.stderr is not None
         last = driver.stderr.read().splitlines()[-1]
     assert last.startswith("nanosweep: Ray's head (")
-    assert last.endswith("is gone; nothing is lost, the same command goes on")
+    assert last.endswith("is gone; nothing is lost, the same command resumes the study")
     study = read_study(journal.parent)
     hung, other = sorted(study.trials.values(), key=lambda trial: trial.status)
     assert (hung.status, other.status) == ("failed", "interrupted")
@@ -89,7 +89,7 @@ def test_what_a_killed_driver_left_in_the_temporary_folder_goes_with_the_next(
     from search.run.resources import _scratch
 
     monkeypatch.setattr("search.run.resources.tempfile.gettempdir", lambda: "/tmp")
-    code = "from search.resources import _scratch; made = _scratch(); print(made[0], flush=True); input()"
+    code = "from search.run.resources import _scratch; made = _scratch(); print(made[0], flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

@@ -17,7 +17,8 @@ from search.spec.points import exists
 from search.spec.study_spec import StudySpec
 from search.strategy.sampler import Sampler
 from search.study.journal import NAME, Record, encode, read_records
-from search.study.study import Ledger, Study
+from search.study.ledger import Ledger
+from search.study.study import Study
 from tests import journals
 
 torch.set_num_threads(1)  # the GP's small matrices: threads that wait for each other take most of the time
@@ -230,7 +231,7 @@ def test_optuna_is_told_the_truth(objective: str) -> None:
     for number, status in ((3, "diverged"), (4, "failed"), (5, "out_of_memory"), (6, "interrupted"), (7, "paused")):
         told.report(number, 2.0, rung=1000)  # good while it lasted
         told.end(number, status)
-    trials = sampler._told(told.study)
+    trials = sampler._history(told.study)
     states = [trial.state.name for trial in trials]
     assert states == ["COMPLETE"] * 2 + ["PRUNED"] + ["COMPLETE"] * 3 + ["RUNNING", "PRUNED"]
     assert trials[0].value == pytest.approx(math.log(8))
@@ -271,7 +272,7 @@ def test_an_earlier_studys_trials_are_told_first_as_what_they_count_here(objecti
     told.report(0, 4.0)
     told.end(0, "completed")
     scale = math.log if objective == "val_perplexity" else float
-    trials = Sampler(spec("tpe", SMALL, objective=objective))._told(told.study)
+    trials = Sampler(spec("tpe", SMALL, objective=objective))._history(told.study)
     assert [trial.state.name for trial in trials] == ["COMPLETE"] + ["PRUNED"] * 5 + ["COMPLETE"] * 4
     assert trials[0].value == pytest.approx(scale(5.0))
     assert trials[1].intermediate_values == pytest.approx({1000: scale(8.0), 2000: scale(7.0)})

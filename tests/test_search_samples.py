@@ -20,7 +20,8 @@ from search.report.samples import Rule
 from search.results import finalize, table
 from search.study import header
 from search.study.folder import Weights, trial_folder
-from search.study.study import Ledger, read_study
+from search.study.ledger import Ledger
+from search.study.study import read_study
 from tests import journals, tiny
 from trainer import checkpoint
 from trainer.config import TrainConfig, replace
@@ -76,11 +77,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_value_writes_one_text_with_a_fresh_seed_through_its_own_read_out(folder: Path) -> None:
     found = samples.write(folder, "loss", RULE)
     assert [one.value for one in found] == ["cross_entropy", "mse", "brier"]
-    assert "fresh seed 2, run 4" in found[0].about
-    assert "read through softmax" in found[0].about
-    assert "fresh seed 2, run 5" in found[1].about
-    assert "read through inverse" in found[1].about
-    assert found[2].about == "no trial of full length (1 diverged), so nobody to write"
+    assert "fresh seed 2, run 4" in found[0].source
+    assert "read through softmax" in found[0].source
+    assert "fresh seed 2, run 5" in found[1].source
+    assert "read through inverse" in found[1].source
+    assert found[2].source == "no trial of full length (1 diverged), so nobody to write"
     assert all(one.text is not None and one.text.startswith("Once") for one in found[:2])
     assert found[1].text == load(trial_folder(folder, 5) / checkpoint.CHECKPOINT).write(
         "Once", max_new_tokens=20, temperature=0.7
@@ -110,14 +111,14 @@ def test_where_weights_are_gone_the_own_run_writes_and_then_a_line_says_how_to_g
         place = trial_folder(folder, number) / checkpoint.CHECKPOINT
         moved.append((place, place.rename(tmp_path / str(number))))
         if number == 7:
-            assert "the search's own seed" in samples.write(folder, "loss", RULE)[1].about
+            assert "the search's own seed" in samples.write(folder, "loss", RULE)[1].source
     gone = samples.write(folder, "loss", RULE)[1]
     leader = read_study(folder).trials[1]
     alone = samples.write(folder, "learning_rate", RULE)
     for place, kept in moved:
         kept.rename(place)
     assert gone.text is None
-    assert f"nanosweep export {folder} --trial {leader.number} -o trial-1.yaml && nanosweep train" in gone.about
+    assert f"nanosweep export {folder} --trial {leader.number} -o trial-1.yaml && nanosweep train" in gone.source
     assert alone[0].text is not None
 
 

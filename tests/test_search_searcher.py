@@ -16,7 +16,7 @@ from search.run.searcher import LedgerSearcher
 from search.spec.study_spec import StudySpec
 from search.strategy.stopping import rebuild
 from search.study.journal import read_records
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from tests import journals
 from trainer.config import TrainConfig
 
@@ -174,7 +174,7 @@ def test_promotions_come_before_new_points_and_the_end_waits_for_those_that_run(
     assert suggests() is None  # the budget has no more points, but 2 and 3 are on their way
     for number in (0, 2, 3):
         journals.end(ledger, number, "diverged")
-    assert suggests() == Searcher.FINISHED  # somebody went on from the rung
+    assert suggests() == Searcher.FINISHED  # somebody continued from the rung
     assert ledger.study.trials[1].status == "paused"
 
 

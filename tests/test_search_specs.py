@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search.run.plan import describe
-from search.spec import space
+from search.spec import check, space
 from search.spec.load import load_spec
 from search.spec.points import fields
 from tests import made_up
@@ -36,7 +36,7 @@ def test_a_ready_search_can_be_planned(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where its studies would be
     monkeypatch.setenv("NANOSWEEP_CACHE", str(corpus / "cache"))
-    monkeypatch.setattr(space, "_TRIED", 300)  # combinations; thousands take seconds
+    monkeypatch.setattr(check, "_MAX_COMBINATIONS", 300)  # combinations; thousands take seconds
     _, base, _ = load_spec(path, scale=scale)
     text = corpus / ("documents.txt" if base.split == "documents" else "lines.txt")
     # no network, no GPU, no GPT-2 ranks here: what is left is the search

@@ -338,7 +338,7 @@ def test_a_study_tells_what_its_rungs_did(study: Study) -> None:
     rows = survival(study)
     assert sum(len(row.left["stopped"]) for row in rows) >= 5, "a rule that stops nobody in 90 trials is none"
     assert sum(len(numbers) for row in rows for numbers in row.left.values()) == len(study.searched)
-    assert all(one.went_on == other.entered for one, other in itertools.pairwise(rows))
+    assert all(one.continued == other.entered for one, other in itertools.pairwise(rows))
     exempt = [trial for trial in study.searched if trial.exempt]
     assert exempt
     assert all(trial.status in ("completed", "diverged") for trial in exempt)

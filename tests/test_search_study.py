@@ -1,4 +1,4 @@
-"""A study as its journal tells it: trials, what was spent, what goes on."""
+"""A study as its journal tells it: trials, what was spent, what continues."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def test_two_studies_run_at_once_and_one_that_is_stopped_goes_on_when_submitted_
     fresh_store(other)
     words = ("submit", str(long), "--name", "long", "--address", head.address)
 
-    # following is left by Ctrl-C, the job goes on
+    # following is left by Ctrl-C, the job continues
     follower = subprocess.Popen(
         [sys.executable, "-m", "search", *words, "--follow"],
         cwd=ROOT,
@@ -220,7 +220,7 @@ def test_two_studies_run_at_once_and_one_that_is_stopped_goes_on_when_submitted_
 
     stopped = nanosweep(head, "stop", "long", "--address", head.address)
     assert stopped.returncode == 0, stopped.stderr
-    assert "goes on when the study is submitted again" in stopped.stdout
+    assert "submitting the study again resumes what ran" in stopped.stdout
     first = study(folder).trials[0]
     assert (first.status, first.cause) == ("interrupted", "stopped by SIGTERM")
     assert len(study(folder).trials) == 1  # at most one at a time, as it was told

@@ -1,4 +1,4 @@
-"""What the rungs did: every trial leaves in one place, and what enters a rung went on from the one before."""
+"""What the rungs did: every trial leaves in one place, and what enters a rung continued from the one before."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def check(study: Study) -> None:
     assert sorted(left) == [trial.number for trial in study.searched]
     assert rows[0].entered == len(study.searched)
     for one, other in itertools.pairwise(rows):
-        assert one.went_on == other.entered
-        assert one.reached >= one.went_on >= 0
+        assert one.continued == other.entered
+        assert one.reached >= one.continued >= 0
     assert rows[-1].rung is None
-    assert rows[-1].went_on == 0
+    assert rows[-1].continued == 0
 
 
 @pytest.mark.parametrize("dies", [None, 90.0])

@@ -18,10 +18,12 @@ from data.errors import UserError
 from search.run.plan import describe
 from search.spec.load import load_spec
 from search.study.journal import NAME, read_records
-from search.study.study import Ledger, read_study
+from search.study.ledger import Ledger
+from search.study.study import read_study
 from search.tracking.registry import register
 from search.tracking.tracker import Tracker, close, connected, finish, open_tracker
 from tests import journals, specs, tiny
+from tests.waiting import CEILING
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("models", "data", "trainer", "search")
@@ -59,7 +61,7 @@ def search(spec: Path, code: Path = ROOT) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     environment |= {"MLFLOW_TRACKING_URI": UNREACHABLE, "NANOSWEEP_CACHE": str(spec.parent / "cache")}
     command = [sys.executable, "-c", RUN, "run", str(spec)]
-    done = subprocess.run(command, cwd=code, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=code, env=environment, capture_output=True, text=True, timeout=CEILING)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -69,7 +71,7 @@ def files(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in paths if "__pycache__" not in path.parts}
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3 * CEILING)
 def test_a_second_tracker_is_a_file_a_line_and_the_schema_and_a_study_may_change_to_none(tmp_path: Path) -> None:
     code = tmp_path / "code"
     for name in PACKAGES:

@@ -15,8 +15,9 @@ import pytest
 
 from data.errors import UserError
 from search.report import gallery, page
+from search.study.ledger import Ledger
 from search.study.scores import best
-from search.study.study import Ledger, read_study
+from search.study.study import read_study
 from search.tracking import mlflow_store
 from search.tracking.mlflow_read import fetch_study, parents
 from search.tracking.mlflow_tracker import MlflowTracker
@@ -156,7 +157,7 @@ def test_an_interrupted_trial_goes_on_in_its_own_run(storage: Path) -> None:
 
     def go_on(ledger: Ledger) -> None:
         journals.start(ledger, 5, tokens=1000)
-        journals.report(ledger, 5, 4000, 5.5, rung=4000)  # again, as it went on from 1000
+        journals.report(ledger, 5, 4000, 5.5, rung=4000)  # again, as it continued from 1000
         journals.report(ledger, 5, 8000, 4.5)
         journals.end(ledger, 5, "completed")
 
@@ -211,7 +212,7 @@ def test_the_parent_run_has_all_that_made_the_study(sent: Path) -> None:
     client = mlflow_store.connect(mlflow_store.choose_uri(sent))
     (parent,) = parents(client)
     run = client.get_run(parent.run_id)
-    assert run.info.status == "KILLED"  # a trial is still to go on
+    assert run.info.status == "KILLED"  # a trial is still to continue
     assert run.data.params["data.hash"] == "abc123"
     assert run.data.params["sampler"] == "random"
     assert json.loads(run.data.params["space.loss"]) == {"choice": ["cross_entropy", "squentropy"]}

@@ -173,7 +173,7 @@ def test_a_server_that_goes_away_and_comes_back_misses_nothing(page: Page, tmp_p
         journals.end(ledger, 6, "pruned", rung=1000)
         assert tracker.close() == ""
     assert len(said) == 1
-    assert "the search goes on" in said[0]
+    assert "the search continues" in said[0]
     client = mlflow_store.connect(page.url)
     (parent,) = [parent for parent in parents(client) if parent.study == "outage"]
     runs = client.search_runs([parent.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'")

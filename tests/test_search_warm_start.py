@@ -15,7 +15,8 @@ from search.strategy.sampler import Sampler
 from search.strategy.warm_start import other_base, summary, take_over
 from search.study.header import plain
 from search.study.journal import NAME
-from search.study.study import Ledger, Study
+from search.study.ledger import Ledger
+from search.study.study import Study
 from tests import journals
 from trainer.config import TrainConfig
 
@@ -70,7 +71,7 @@ def test_every_trial_that_says_something_is_taken_with_what_it_reached(storage: 
     assert rows[5]["scores"] == {1000: 6.0, 4000: 5.5}
     assert {row["study"] for row in rows} == {"before"}
     study = told(rows, storage / "s")
-    trials = Sampler(spec(storage))._told(study)
+    trials = Sampler(spec(storage))._history(study)
     states = [trial.state.name for trial in trials]
     assert states == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE", "COMPLETE", "PRUNED"]
     assert trials[5].intermediate_values == pytest.approx({1000: math.log(6), 4000: math.log(5.5)})
@@ -94,7 +95,7 @@ def test_shorter_trials_count_as_cut_short_where_they_ended(storage: Path) -> No
     rows = taken(storage, length=4 * journals.LENGTH)
     assert rows[0]["objective"] is None
     assert rows[0]["tokens"] == journals.LENGTH
-    trials = Sampler(spec(storage))._told(told(rows, storage / "s"))
+    trials = Sampler(spec(storage))._history(told(rows, storage / "s"))
     assert trials[0].state.name == "PRUNED"
     assert trials[0].last_step == journals.LENGTH
     assert trials[0].intermediate_values[journals.LENGTH] == pytest.approx(math.log(5))

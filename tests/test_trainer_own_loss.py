@@ -18,6 +18,7 @@ import torch
 
 from data.errors import UserError
 from tests import tiny
+from tests.waiting import CEILING
 from trainer import checkpoint, config, portable, sample
 from trainer.__main__ import main
 from trainer.config import TrainConfig, assign
@@ -287,7 +288,7 @@ def test_a_declaration_alone_adds_a_loss_to_config_schema_training_and_tests(fol
 
     def python(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", *words]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500)
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=CEILING)
 
     training = ("trainer", "tiny.yaml", "--set", "loss=toy", "--set")
     done = python(*training, "toy_strength=0.5")

@@ -1,6 +1,6 @@
 """Waiting for what takes as long as the machine takes: for the event, with one ceiling for all tests.
 
-A test waits until something is so, and goes on at once. The ceiling is only for what never happens: on two idle cores
+A test waits until something is so, and continues at once. The ceiling is only for what never happens: on two idle cores
 everything that is waited for takes a tenth of it, and a machine with five times as much to do may take five times as
 long. pyproject.toml ends a whole test after twice the ceiling.
 """

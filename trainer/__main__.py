@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Order:
     """What was asked for, checked.
 
-    resume: the checkpoint to go on from, or None; length: tokens to train on; source: the config file that was given,
+    resume: the checkpoint to resume from, or None; length: tokens to train on; source: the config file that was given,
     with `changes` (key=value) on top of it; allow_code: own code may be imported.
     """
 
@@ -80,7 +80,7 @@ def answered(prog: str, out: Path, run: Callable[[], int]) -> int:
         return 1
     except KeyboardInterrupt:
         kept = (out / "checkpoint.pt").exists()
-        next_move = f"{out} keeps the last checkpoint: add --resume to go on" if kept else "no checkpoint yet"
+        next_move = f"{out} keeps the last checkpoint: add --resume to continue" if kept else "no checkpoint yet"
         print(f"\ninterrupted; {next_move}", file=sys.stderr)
         return 130
 
@@ -199,7 +199,7 @@ def conclude(result: Result, order: Order, machine: str) -> int:
     written = card.write(order.out, order.data, result.status, order.source, order.changes, machine)
     if result.status == "early_stopped":
         print(f"stopped early at {result.tokens:,} tokens: the line below is of the best weights")
-    print(f"run folder {order.out}; best val_loss on the way at {result.best['tokens']:,} tokens ({BEST})")
+    print(f"run folder {order.out}; best val_loss at {result.best['tokens']:,} tokens ({BEST})")
     print(f"model card {written}")
     print(f"val_loss {result.metrics['val_loss']:.4f} val_perplexity {result.metrics['val_perplexity']:.4f}")
     return 0

@@ -194,7 +194,7 @@ def _limits(data: Dataset, reports: list[dict[str, Any]], source: Path) -> str:
         found[-1] = "The scores are of the validation split; there is no test split."
     exported = provenance.read(source)
     if exported is not None and exported.data_hash == data.hash:
-        found.append("Its config was chosen by scores on the same validation text, which flatters it somewhat.")
+        found.append("Its config was chosen by scores on the same validation text, so these scores are optimistic.")
     if (at := curve.overfitting(curve.of(reports))) is not None:
         found.append(f"It over-fits from {at:,} tokens on: `best.pt` holds the weights of that point.")
     return _list(*found)

@@ -3,7 +3,7 @@
     config.yaml      the whole config, and what it was trained on as comments
     tokenizer.json   (and ranks.tiktoken) the tokenizer, so that the folder can be sampled from anywhere
     checkpoint.pt    the latest state: model, optimizer, position, randomness
-    best.pt          the weights with the least val_loss on the way, not the latest
+    best.pt          the weights with the least val_loss at a report, not the latest
     metrics.jsonl    a line per report
     scores.npz       per-document results of the final report's evaluation
     MODEL_CARD.md    of a full run that has ended, see trainer.card
@@ -215,7 +215,7 @@ def _step(line: str) -> float:
 def take_along(source: Path, folder: Path, ended: bool) -> None:
     """What the folder of the run that is being resumed has: its best weights, and its scores where it has ended.
 
-    Scores and model card of a run that goes on after all are of weights which its next final report will not be
+    Scores and model card of a run that continues after all are of weights which its next final report will not be
     about: they go.
     """
     origin = source if source.is_dir() else source.parent

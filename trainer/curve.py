@@ -1,6 +1,6 @@
 """A run's loss against tokens, from its reports: what a picture of it shows, and where over-fitting begins. Pure.
 
-Reports on the way score a fixed subset of the text and compare with each other. The final report scores the full
+Reports during training score a fixed subset of the text and compare with each other. The final report scores the full
 validation split, which is other text: its value stands beside the curve and is no point of it.
 """
 
@@ -38,7 +38,7 @@ class Lowest:
     tokens: int
     value: float
     last: float
-    learning: bool  # the training loss went on falling from there
+    learning: bool  # the training loss kept falling from there
 
 
 def of(reports: Iterable[Mapping[str, Any]], metric: str = "val_loss") -> Curve:
@@ -77,7 +77,7 @@ def lowest(curve: Curve) -> Lowest | None:
 
 
 def overfitting(curve: Curve) -> int | None:
-    """Tokens from which the validation loss rises while the training loss goes on falling; None where it does not."""
+    """Tokens from which the validation loss rises while the training loss keeps falling; None where it does not."""
     found = lowest(curve)
     if found is None or not found.learning or found.last <= found.value * (1 + LEVEL):
         return None

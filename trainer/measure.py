@@ -1,7 +1,7 @@
 """What a report measures: always the same text, scored by one rule. Holds no weights; see trainer.loop for when.
 
-Reports on the way score a fixed subset of the validation split's documents, the last one the whole split; at each of
-them a smaller subset of the training split shows the gap and decides nothing.
+Reports during training score a fixed subset of the validation split's documents, the last one the whole split; at each
+of them a smaller subset of the training split shows the gap and decides nothing.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def read_reports(folder: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable file of reports ({type(error).__name__})") from None
     if not found:
-        raise UserError(f"{path} holds no report; let the run go on to its first")
+        raise UserError(f"{path} holds no report; let the run continue to its first")
     return found
 
 

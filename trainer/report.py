@@ -1,4 +1,4 @@
-"""What the training loop hands out: reports on the way and one result at the end. Plain data, no torch."""
+"""What the training loop hands out: reports during training and one result at the end. Plain data, no torch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Result:
     """How a run ended.
 
     metrics: the last report's. best: step, tokens, val_loss and val_perplexity of the report with the least val_loss
-    on the fixed subset: the minimum on the way. message: why, where it diverged.
+    on the fixed subset: the minimum over all reports. message: why, where it diverged.
     """
 
     status: Status

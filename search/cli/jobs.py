@@ -1,7 +1,7 @@
 """The commands that speak to a cluster: `nanosweep submit`, `jobs`, `logs`, `stop`.
 
 Exit codes as elsewhere; of `submit --follow` and `logs -f` that of the job's driver, 130 for a job that was stopped, or
-where Ctrl-C ended the following (the job goes on).
+where Ctrl-C ended the following (the job continues).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Command = Callable[[str, Callable[[argparse.Namespace], int | None], str], argpa
 
 def add(command: Command, study_options: Callable[[argparse.ArgumentParser], None]) -> None:
     """Add the commands to the parser. study_options: gives a command the spec and the options of `run`."""
-    submit = command("submit", _submit, "run a spec's study as a job on a cluster, or go on with it there")
+    submit = command("submit", _submit, "run a spec's study as a job on a cluster, or resume it there")
     study_options(submit)
     submit.add_argument("--follow", action="store_true", help="show its log until it ends, and end as it does")
     jobs = command("jobs", _jobs, "the jobs of a cluster, the newest first")
     jobs.add_argument("--limit", type=int, default=20, metavar="N", help="the newest so many (default 20); 0: all")
     logs = command("logs", _logs, "what a job has said")
     logs.add_argument("-f", "--follow", action="store_true", help="and what it says, until it ends")
-    stop = command("stop", _stop, "stop a job: its trials are interrupted, submitting again goes on")
+    stop = command("stop", _stop, "stop a job: its trials are interrupted, submitting again resumes it")
     for parser in (logs, stop):
         parser.add_argument("job", metavar="JOB", help="a job's id, or a study's name: its newest job")
     for parser in (jobs, logs, stop):
@@ -108,7 +108,7 @@ def _stop(args: argparse.Namespace) -> None:
         return
     print(f"stopping {job.id}", flush=True)
     ended = jobs.stop(job.id)
-    print(f"{ended.id} {ended.status.lower()}; nothing is lost: what ran goes on when the study is submitted again")
+    print(f"{ended.id} {ended.status.lower()}; nothing is lost: submitting the study again resumes what ran")
 
 
 def _follow(jobs: Jobs, job: Job) -> int:
@@ -118,15 +118,15 @@ def _follow(jobs: Jobs, job: Job) -> int:
         ended = jobs.follow(job.id, _show)
     except KeyboardInterrupt:
         print(
-            f"\n{job.id} goes on: nanosweep logs {job.id} -f follows it again, nanosweep stop {job.id} stops it",
+            f"\n{job.id} continues: nanosweep logs {job.id} -f follows it again, nanosweep stop {job.id} stops it",
             file=sys.stderr,
         )
         return STOPPED
     if ended.status == "STOPPED":
-        print(f"{job.id} was stopped; submitting the study again goes on with it", file=sys.stderr)
+        print(f"{job.id} was stopped; submitting the study again resumes it", file=sys.stderr)
         return STOPPED
     if ended.status == "FAILED" and ended.code is None:  # Ray could not begin it, or lost it
-        print(f"{job.id} failed: {ended.message}; submitting the study again goes on with it", file=sys.stderr)
+        print(f"{job.id} failed: {ended.message}; submitting the study again resumes it", file=sys.stderr)
         return 1
     return ended.code or 0
 

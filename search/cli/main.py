@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         added.set_defaults(command=does)
         return added
 
-    run = command("run", _run, "search: run a spec's study, or go on with it")
+    run = command("run", _run, "search: run a spec's study, or resume it")
     plan = command("plan", _plan, "what a spec would run, and whether it can; trains nothing")
     for searching in (run, plan):
         _spec(searching)
@@ -121,7 +121,7 @@ def _run(args: argparse.Namespace) -> int:
     print(f"as a page:   {spec.folder / 'report.html'}")
     print(links.line(spec.study, spec.folder, spec.tracking), end="")
     if any(trial.status == "interrupted" for trial in study.trials.values()):
-        print("stopped; nothing is lost, the same command goes on")
+        print("stopped; nothing is lost, the same command resumes the study")
         return 130
     return 0 if best(study) is not None else 1
 

@@ -36,7 +36,7 @@ def add(command: Command) -> None:
     for added in (up, status):
         text = "print the secrets that another machine needs, instead of the files they are in"
         added.add_argument("--show-secrets", action="store_true", help=text)
-    _storage(command("down", _down, "end what up started; what is interrupted goes on with the same submit"))
+    _storage(command("down", _down, "end what up started; the same submit resumes what is interrupted"))
 
 
 def _storage(parser: argparse.ArgumentParser) -> None:

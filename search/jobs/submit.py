@@ -1,6 +1,6 @@
 """`nanosweep submit`: a spec's study as a job on a Ray cluster. Everything is checked here before anything is sent.
 
-The job is `nanosweep run` with the same spec: its driver runs on the cluster's head, goes on from the study's journal,
+The job is `nanosweep run` with the same spec: its driver runs on the cluster's head, resumes from the study's journal,
 and checks every node before the first trial. What travels: package.py; passwords do not: credentials.py.
 """
 

@@ -1,1 +1,1 @@
-"""A study drawn: the HTML report, its SVG charts, figures and sample texts."""
+"""Views of a study: the HTML report with its SVG charts, PNG figures, sample texts."""

@@ -1,9 +1,9 @@
-"""What the pictures of losses show: of a study's trials, of the best for each value of a key, of one run. Pure.
+"""The data of loss curves: of a study's trials, of the best trial for each value of a key, of one run. Pure.
 
-`training_charts` draws them as SVG for the report, `figures` as PNG. The rules are here: values are those of the
-objective's curve (validation loss through each loss's own read-out, so that losses compare) on the fixed subset of the
-text; the full split's value stands beside a curve. Where trials have several tokenizers and the objective does not
-compare them, the curve is that of the objective which does.
+`training_charts` draws them as SVG for the report, `figures` as PNG. A curve is the objective's curve metric
+(validation loss through each loss's own read-out, so that losses are comparable) on the fixed subset of the text; the
+value on the full split is separate from the curve. Where trials differ in tokenizer and the objective is not comparable
+across tokenizers, the curve is that of the objective that is.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from search.study.study import Study, Trial
 from trainer import curve, records
 from trainer.curve import Curve
 
-NAMED = 5  # lines with a style and a label of their own; more than that nobody tells apart
+NAMED = 5  # lines with a style and a label of their own; more could not be told apart
 Ending = Literal["full", "pruned", "broken", "going"]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One trial. named: with a style and a label of its own. seeds: full-split values of its runs with fresh seeds.
-    trial: its number; None for a run of no study."""
+    """The curve of one trial. named: with a style and a label of its own. seeds: full-split values of its runs with
+    fresh seeds. trial: its number; None for a run outside a study."""
 
     label: str
     curve: Curve
@@ -44,7 +44,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture's content. unit: of all values. floor: the entropy of the text in that unit, where it is known."""
+    """The content of one picture. unit: of all values. floor: the entropy of the text in that unit, None if unknown."""
 
     title: str
     unit: str
@@ -53,7 +53,7 @@ class Chart:
 
 
 def of_trials(study: Study) -> Chart | None:
-    """Every trial of the search that has reported; the leader and the next best have names. None without any."""
+    """All searched trials with reports; the leader and the next best are named lines. None without reports."""
     leader = best(study)
     order = [trial for trial in leaderboard.order(study) if trial is not leader]
     chosen = [*([leader] if leader is not None else []), *order]
@@ -62,8 +62,8 @@ def of_trials(study: Study) -> Chart | None:
 
 
 def by(study: Study, key: str) -> Chart | None:
-    """The best trial for each value of a config key, best first: of those of full length or, where a value has none,
-    the one that came furthest. None where no trial has reported. Raises UserError for a key that is not there."""
+    """The best trial for each value of a config key, best first: the value's leader or, where no trial of the value is
+    at full length, the one that came furthest. None without reports. Raises UserError for an unknown key."""
     place = {trial.number: at for at, trial in enumerate(leaderboard.order(study))}
     chosen: list[tuple[str, Trial]] = []
     for value, trials in grouped(study, key).items():
@@ -85,7 +85,7 @@ def of_leader(study: Study) -> Chart | None:
 
 
 def of_run(folder: Path) -> Chart:
-    """One run, from its folder. Raises UserError where it has no reports."""
+    """One run, read from its folder. Raises UserError where it has no reports."""
     reports = records.read_reports(folder)
     floor = records.read_notes(folder).get(records.FLOOR, "").split()
     target = OBJECTIVES[DEFAULT]
@@ -94,17 +94,17 @@ def of_run(folder: Path) -> Chart:
 
 
 def values_of(study: Study, key: str) -> set[str]:
-    """The values of a config key among trials that have reported."""
+    """The values of a config key among searched trials with reports."""
     return {str(trial.config.get(key)) for trial in study.searched if trial.reports}
 
 
 def _lines(study: Study, chosen: Sequence[tuple[str, Trial]]) -> list[Line]:
-    """Lines of those that have anything to show; the first NAMED have names."""
-    metric, leader, lines = _drawn(study).curve, best(study), list[Line]()
+    """The lines of those chosen trials that have a point; the first NAMED of them are named."""
+    metric, leader, lines = _drawn_objective(study).curve, best(study), list[Line]()
     for head, trial in chosen:
         drawn = curve.of(trial.reports, metric)
         if trial.status not in FULL:
-            drawn = replace(drawn, end=None)  # its driver died between the last report and the end
+            drawn = replace(drawn, end=None)  # the driver died between the last report and the record of the end
         if not drawn.val and drawn.end is None:
             continue
         named = len(lines) < NAMED
@@ -116,7 +116,7 @@ def _lines(study: Study, chosen: Sequence[tuple[str, Trial]]) -> list[Line]:
 
 
 def ending(study: Study, trial: Trial) -> Ending:
-    """How a trial ended: full, with an objective; broken, also where it has none at full length."""
+    """full: with an objective; pruned: stopped or paused; broken: also at full length without one; going: not ended."""
     if objective(study, trial) is not None:
         return "full"
     if trial.status in ("pruned", "paused"):
@@ -134,15 +134,15 @@ def _label(study: Study, head: str, trial: Trial) -> str:
 
 
 def _chart(study: Study, title: str, lines: list[Line]) -> Chart:
-    drawn = _drawn(study)
+    drawn = _drawn_objective(study)
     floors = [floor[drawn.curve] for floor in floors_of(study).values() if drawn.curve in floor]
-    # one text has one entropy per byte, but for rounding, whatever its tokenizer; per token each has its own
+    # per byte the entropy is the same for every tokenizer (up to rounding); per token it differs, and no line is drawn
     common = floors[0] if floors and math.isclose(min(floors), max(floors)) else None
     return Chart(title, drawn.curve_unit, tuple(lines), common)
 
 
-def _drawn(study: Study) -> Objective:
-    """The objective whose curve is drawn."""
+def _drawn_objective(study: Study) -> Objective:
+    """The objective whose curve metric is drawn."""
     target = objective_of(study)
     several = len(values_of(study, "tokenizer")) > 1
     return for_tokenizers() if several and not target.compares_tokenizers else target

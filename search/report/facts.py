@@ -1,4 +1,4 @@
-"""The report's words and tables: what came out, what it cost, who left at which rung, where it comes from. Pure."""
+"""The report's facts and tables: result, cost, trials by rung, spec, provenance. Pure."""
 
 from __future__ import annotations
 
@@ -16,57 +16,59 @@ from search.study.study import Study, Trial
 from search.study.study_record import UNKNOWN, Tokenized
 from trainer import units
 
-Fact = tuple[str, str, str]  # name, value, more about it
+Fact = tuple[str, str, str]  # name, value, detail
 
 
-def facts(study: Study, found: list[Standing]) -> list[Fact]:
-    """What one wants to know first."""
-    told: list[Fact] = []
+def facts(study: Study, ranked: list[Standing]) -> list[Fact]:
+    """The key figures at the top of the page. ranked: the standings of the trials."""
+    entries: list[Fact] = []
     leader = best(study)
     if leader is not None:
-        row = next(row for row in rows(study, found) if row["trial"] == leader.number)
+        row = next(row for row in rows(study, ranked) if row["trial"] == leader.number)
         value = row["objective"] if row["value"] is None else row["value"]
         more = f"trial {leader.number}: {leader.name}"
         if row["seeds"] and row["seed_low"] is not None:
             span = f"{units.score(row['seed_low'])} to {units.score(row['seed_high'])}"
             more = f"{span}, 95 % over {row['seeds']} fresh seeds; {more}"
-        told.append((f"best {objective_of(study).unit}", units.score(value), more))
+        entries.append((f"best {objective_of(study).unit}", units.score(value), more))
     floor = next(iter(floor_lines(study)), "")
     if floor:
         text, _, gap = floor.removeprefix("entropy floor: ").partition("; ")
-        told.append(("entropy floor", text.split(",")[0].removeprefix("perplexity "), gap or text))
-    ran, went = sessions(study), cost(study, list(study.trials.values()))
+        entries.append(("entropy floor", text.split(",")[0].removeprefix("perplexity "), gap or text))
+    drivers, spent = sessions(study), cost(study, list(study.trials.values()))
     again = len(study.trials) - len(study.searched)
     full = sum(trial.final is not None for trial in study.searched)
     runs = f", {again} runs with fresh seeds" if again else ""
-    told.append(("trials", str(len(study.searched)), f"{full} at full length{runs}"))
-    told.append(("tokens", units.count(went.tokens + went.repeated), "trained on by all together"))
-    told.append(("wall time", units.duration(study.seconds()), _drivers(ran)))
-    if (whole := sum(session.rows * session.wall for session in ran)) > 0:
-        told.append(("workers idle", f"{1 - sum(session.busy for session in ran) / whole:.0%}", idle_text(ran)))
-    if went.gpu_hours:
-        told.append(("GPU hours", f"{went.gpu_hours:.2f}", "reserved by trials while they ran"))
-    elif went.cpu_hours is not None:
-        told.append(("core hours", f"{went.cpu_hours:.2f}", "reserved by trials while they ran; no GPU"))
-    return told
+    entries.append(("trials", str(len(study.searched)), f"{full} at full length{runs}"))
+    entries.append(("tokens", units.count(spent.tokens + spent.repeated), "trained on by all together"))
+    entries.append(("wall time", units.duration(study.seconds()), _drivers(drivers)))
+    if (capacity := sum(session.rows * session.wall for session in drivers)) > 0:
+        entries.append(
+            ("workers idle", f"{1 - sum(session.busy for session in drivers) / capacity:.0%}", idle_text(drivers))
+        )
+    if spent.gpu_hours:
+        entries.append(("GPU hours", f"{spent.gpu_hours:.2f}", "reserved by trials while they ran"))
+    elif spent.cpu_hours is not None:
+        entries.append(("core hours", f"{spent.cpu_hours:.2f}", "reserved by trials while they ran; no GPU"))
+    return entries
 
 
-def _drivers(ran: list[Session]) -> str:
-    places = max((session.rows for session in ran), default=0)
-    drivers = "" if len(ran) == 1 else f", {len(ran)} drivers"
+def _drivers(sessions: list[Session]) -> str:
+    places = max((session.rows for session in sessions), default=0)
+    drivers = "" if len(sessions) == 1 else f", {len(sessions)} drivers"
     return f"{places} trial{'s' * (places != 1)} at once{drivers}"
 
 
-def idle_text(ran: list[Session]) -> str:
-    """Where the workers' time without a trial was."""
-    idle = {key: sum(session.idle[key] for session in ran) for key in ("before", "between", "after")}
+def idle_text(sessions: list[Session]) -> str:
+    """The workers' idle time by when it fell, as text."""
+    idle = {key: sum(session.idle[key] for session in sessions) for key in ("before", "between", "after")}
     words = {"before": "before the first trial", "between": "between trials", "after": "after the last"}
     parts = [f"{units.duration(seconds)} {words[key]}" for key, seconds in idle.items() if round(seconds)]
     return ", ".join(parts) or "none"
 
 
 def costs(study: Study) -> dict[str, Any]:
-    """heads and lines: by what became of the trials, the finalists' runs, all. Columns of nothing are left out."""
+    """The cost table: heads and lines, a row per outcome of trials and one for all; empty columns are left out."""
     groups = {
         "to full length": [t for t in study.searched if t.status in FULL],
         "stopped or paused at a rung": [t for t in study.searched if t.status in ("pruned", "paused")],
@@ -75,14 +77,14 @@ def costs(study: Study) -> dict[str, Any]:
         "finalists, fresh seeds": [t for t in study.trials.values() if t.of is not None],
         "all": list(study.trials.values()),
     }
-    whole = cost(study, groups["all"]).worker_seconds or 1.0
-    lines = [_cost(study, name, trials, whole) for name, trials in groups.items() if trials or name == "all"]
+    total = cost(study, groups["all"]).worker_seconds or 1.0
+    lines = [_cost(study, name, trials, total) for name, trials in groups.items() if trials or name == "all"]
     heads = ["", "trials", "tokens", "trained twice", "worker time", "share", "core hours", "GPU hours"]
     kept = [at for at in range(len(heads)) if at == 0 or any(line[at] for line in lines)]
     return {"heads": [heads[at] for at in kept], "lines": [[line[at] for at in kept] for line in lines]}
 
 
-def _cost(study: Study, name: str, trials: list[Trial], whole: float) -> list[str]:
+def _cost(study: Study, name: str, trials: list[Trial], total: float) -> list[str]:
     spent = cost(study, trials)
     return [
         name,
@@ -90,19 +92,19 @@ def _cost(study: Study, name: str, trials: list[Trial], whole: float) -> list[st
         units.count(spent.tokens),
         units.count(spent.repeated) if spent.repeated else "",
         units.duration(spent.worker_seconds),
-        f"{spent.worker_seconds / whole:.0%}",
+        f"{spent.worker_seconds / total:.0%}",
         "" if spent.cpu_hours is None else f"{spent.cpu_hours:.3g}",
         "" if not spent.gpu_hours else f"{spent.gpu_hours:.3g}",
     ]
 
 
 def survivors(study: Study) -> dict[str, Any]:
-    """heads and lines: a row for each rung and the end. Ways of leaving that nobody took are left out."""
-    found = survival(study)
+    """The survival table: heads, lines (a row per rung and one for the end), rungs; without unused columns."""
+    rows = survival(study)
     names = {"broke": "broke before it", "early": "ended early by itself", "going": "not ended"}
-    ways = [way for way in names if any(row.left[way] for row in found)]
-    refused = [way for way in ("stopped", "paused") if any(row.left[way] for row in found)]
-    heads = ["rung", "on the way", *(names[way] for way in ways), "reached it", *refused, "went on", "who left"]
+    ways = [way for way in names if any(row.left[way] for row in rows)]
+    refused = [way for way in ("stopped", "paused") if any(row.left[way] for row in rows)]
+    heads = ["rung", "entered", *(names[way] for way in ways), "reached it", *refused, "continued", "who left"]
     lines = [
         [
             "the end" if row.rung is None else units.count(row.rung),
@@ -110,12 +112,12 @@ def survivors(study: Study) -> dict[str, Any]:
             *(str(len(row.left[way])) for way in ways),
             str(row.reached),
             *("" if row.rung is None else str(len(row.left[way])) for way in refused),
-            "" if row.rung is None else str(row.went_on),
+            "" if row.rung is None else str(row.continued),
             _who(row.left),
         ]
-        for row in found
+        for row in rows
     ]
-    return {"heads": heads, "lines": lines, "rungs": len(found) - 1}
+    return {"heads": heads, "lines": lines, "rungs": len(rows) - 1}
 
 
 def _who(left: dict[str, list[int]]) -> str:
@@ -133,14 +135,14 @@ def spec_text(study: Study) -> str:
     """The spec as run, defaults left out, as YAML."""
     import yaml
 
-    spec = study.header.spec_as_written  # of another release: as it stands in the journal
+    spec = study.header.spec_as_written  # a spec of another release: as in the journal
     if study.header.spec_reading.exact:
         spec = study.header.spec.model_dump(mode="json", exclude_defaults=True)
     return str(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100))
 
 
 def provenance(study: Study) -> list[tuple[str, str]]:
-    """Where the numbers come from, a fact a line."""
+    """(name, text) of what produced the numbers: code, data, machine, packages, drivers."""
     header, data, host = study.header, study.header.data, study.header.host
     lines = {
         "code": header.code,

@@ -1,8 +1,8 @@
-"""The pictures, drawn: losses against tokens, perplexity by document, reliability. The only file that knows matplotlib.
+"""The PNG figures: losses against tokens, perplexity by document, reliability. The only file that imports matplotlib.
 
-Figures are objects of their own (never pyplot, whose state all threads share), 960 pixels wide: letters of a legible
-size on a phone. Lines differ in colour (Okabe and Ito's eight, which colour-blind people tell apart), in dashes and in
-markers, so that a print in grey reads as well.
+Figures are made without pyplot, whose state is shared by all threads. They are 960 pixels wide, so that text is legible
+on a phone. Lines differ in colour (Okabe and Ito's palette for colour-blind readers), in dashes and in markers, so that
+a print in grey is legible as well.
 """
 
 from __future__ import annotations
@@ -42,33 +42,33 @@ Style = tuple[str, Any, str]
 
 
 def losses(chart: Chart) -> Figure:
-    """Validation loss of every line above and, where there is one, training loss below, on the same scale."""
+    """Validation loss of every line; below it training loss on the same scale, where the chart has any."""
     trained = any(line.curve.train for line in chart.lines)
-    made = _figure(8.4 if trained else 5.6)
-    above, *below = np.atleast_1d(made.subplots(1 + trained, 1, sharex=True, sharey=True))
+    figure = _figure(8.4 if trained else 5.6)
+    above, *below = np.atleast_1d(figure.subplots(1 + trained, 1, sharex=True, sharey=True))
     for line, style in _styled(chart):
-        _line(above, line, line.curve.val, style)
-        _ends(above, line, style)
+        _draw_line(above, line, line.curve.val, style)
+        _draw_end(above, line, style)
         for axes in below:
-            _line(axes, line, line.curve.train, style)
-    _heading(above, "validation text, a fixed subset of it" if trained else "")
+            _draw_line(axes, line, line.curve.train, style)
+    _set_heading(above, "validation text, a fixed subset of it" if trained else "")
     above.set_ylabel(f"validation loss ({chart.unit})")
     for axes in below:
-        _heading(axes, "training text, a fixed subset of it")
+        _set_heading(axes, "training text, a fixed subset of it")
         axes.set_ylabel(f"training loss ({chart.unit})")
     _mark_overfitting(above, chart.lines[0])
-    _limits(above, chart)
-    _tokens([above, *below][-1])
+    _set_limits(above, chart)
+    _label_tokens([above, *below][-1])
     for axes in (above, *below):
-        _floor(axes, chart)
-    _finish(made, chart.title, [above, *below], _legend(chart))
-    return made
+        _draw_floor(axes, chart)
+    _finish(figure, chart.title, [above, *below], _legend(chart))
+    return figure
 
 
-def one(chart: Chart) -> Figure:
-    """Training and validation loss of the chart's first line in one picture, and what it says of over-fitting."""
-    made = _figure(5.4)
-    axes = made.subplots()
+def training_and_validation(chart: Chart) -> Figure:
+    """Training and validation loss of the chart's first line in one panel, with a sentence on over-fitting."""
+    figure = _figure(5.4)
+    axes = figure.subplots()
     line = chart.lines[0]
     for points, style, label in (
         (line.curve.train, STYLES[1], "training text, a fixed subset of it"),
@@ -78,20 +78,20 @@ def one(chart: Chart) -> Figure:
         axes.plot(*_xy(points), color=color, linestyle=dashes, marker=marker, markersize=4, label=label)
     if line.curve.end is not None:
         axes.plot(*line.curve.end, **_STAR, color=BLACK, label="validation text, all of it")
-    _seeds(axes, line)
+    _draw_seeds(axes, line)
     _mark_overfitting(axes, line)
-    _floor(axes, chart)
+    _draw_floor(axes, chart)
     axes.set_ylabel(f"loss ({chart.unit})")
-    _tokens(axes)
-    _heading(axes, curve.sentence(line.curve, units.count))
-    _finish(made, chart.title, [axes])
-    return made
+    _label_tokens(axes)
+    _set_heading(axes, curve.sentence(line.curve, units.count))
+    _finish(figure, chart.title, [axes])
+    return figure
 
 
 def documents(title: str, scores: Scores) -> Figure:
-    """How perplexity spreads over the validation documents: the share of them at or under each value."""
-    made = _figure(5.2)
-    axes = made.subplots()
+    """The cumulative distribution of perplexity over the validation documents, with quantiles and the pooled value."""
+    figure = _figure(5.2)
+    axes = figure.subplots()
     nats = np.sort(scores.nll / np.maximum(scores.tokens, 1))
     share = np.arange(1, len(nats) + 1) / len(nats)
     axes.step(np.exp(nats), 100 * share, where="post", color=BLACK, label=f"{len(nats):,} documents")
@@ -99,39 +99,41 @@ def documents(title: str, scores: Scores) -> Figure:
         value = float(np.exp(np.quantile(nats, at)))
         axes.plot(value, 100 * at, marker="o", markersize=6, color=BLACK)
         words = f"{at:.0%}: {units.score(value)}"
-        room = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # the dotted line must not cross the words
+        room = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # keeps the dotted line out of the text
         where: dict[str, Any] = {"textcoords": "offset points", "va": "top", "fontsize": SMALL, "bbox": room}
-        axes.annotate(words, (value, 100 * at), (7, -3), **where)  # under the curve, which rises
+        axes.annotate(words, (value, 100 * at), (7, -3), **where)  # below the rising curve
     pooled = math.exp(min(float(scores.nll.sum() / scores.tokens.sum()), 700))
-    about = f"of all tokens together: {units.score(pooled)}"
-    axes.axvline(pooled, color=STYLES[2][0], linestyle=STYLES[2][1], label=about)
+    label = f"of all tokens together: {units.score(pooled)}"
+    axes.axvline(pooled, color=STYLES[2][0], linestyle=STYLES[2][1], label=label)
     axes.set_xscale("log")
     _plain_numbers(axes)
     axes.set(xlabel="perplexity of a document (log scale)", ylabel="documents at or under it (%)", ylim=(0, 101))
-    _finish(made, title, [axes])
-    return made
+    _finish(figure, title, [axes])
+    return figure
 
 
 def reliability(title: str, scores: Scores, temperature: float | None) -> Figure:
-    """Confidence against accuracy in bins, as it is and after the one temperature; below, where the targets are."""
-    made = _figure(7.2)
-    above, below = made.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    """A reliability diagram, as trained and after temperature scaling; below it the share of targets per bin."""
+    figure = _figure(7.2)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.plot((0, 1), (0, 1), color=GREY, linewidth=1, linestyle=(0, (2, 2)), label="as sure as right")
     raw = (scores.bin_count, scores.bin_confidence, scores.bin_accuracy)
-    _bins(above, below, raw, STYLES[0], f"as it is: expected calibration error {scores.ece:.3f}")
+    _draw_bins(above, below, raw, STYLES[0], f"as it is: expected calibration error {scores.ece:.3f}")
     if scores.tempered_count.sum() and temperature is not None:
         tempered = (scores.tempered_count, scores.tempered_confidence, scores.tempered_accuracy)
-        _bins(above, below, tempered, STYLES[1], f"with temperature {temperature:.3f}, on text it was not fitted on")
+        _draw_bins(
+            above, below, tempered, STYLES[1], f"with temperature {temperature:.3f}, on text it was not fitted on"
+        )
     above.set(ylabel="accuracy: the likeliest token was right", xlim=(0, 1), ylim=(0, 1))
     below.set(xlabel="confidence: probability of the likeliest token", ylabel="targets (%)", ylim=(0, None))
     above.text(0.04, 0.93, "less sure than right", fontsize=SMALL)
     above.text(0.96, 0.04, "surer than right", fontsize=SMALL, ha="right")
-    _finish(made, title, [above, below])
-    return made
+    _finish(figure, title, [above, below])
+    return figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As PNG, whole or not at all; equal figures, equal bytes. Raises OSError, or UserError when the disk is full."""
+    """Write a PNG atomically; equal figures give equal bytes. Raises OSError, or UserError when the disk is full."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
@@ -145,12 +147,12 @@ def _figure(height: float) -> Figure:
 
 
 def _styled(chart: Chart) -> list[tuple[Line, Style | None]]:
-    """Lines with their styles as they are drawn: the nameless first, the first line on top of all."""
+    """(line, style) in drawing order: lines without a name first (style None), the chart's first line last, on top."""
     styles = iter(STYLES)
     return [(line, next(styles, None) if line.named else None) for line in chart.lines][::-1]
 
 
-def _line(axes: Axes, line: Line, points: curve.Points, style: Style | None) -> None:
+def _draw_line(axes: Axes, line: Line, points: curve.Points, style: Style | None) -> None:
     color, dashes, marker = style or (GREY, "-", "")
     width = 0.7 if style is None else 2.2 if line.leader else 1.5
     axes.plot(*_xy(points), color=color, linestyle=dashes, marker=marker, markersize=4, linewidth=width)
@@ -158,15 +160,15 @@ def _line(axes: Axes, line: Line, points: curve.Points, style: Style | None) -> 
         axes.plot(*points[-1], color=color, linestyle="none", marker=_ENDS[line.ending][0], markersize=6)
 
 
-def _ends(axes: Axes, line: Line, style: Style | None) -> None:
-    """The full split's value, apart from the curve: it is of other text."""
+def _draw_end(axes: Axes, line: Line, style: Style | None) -> None:
+    """Mark the value on the full split; it is not joined to the curve, which is of the subset."""
     if line.curve.end is not None:
         axes.plot(*line.curve.end, **_STAR, color=style[0] if style else GREY)
     if line.leader:
-        _seeds(axes, line)
+        _draw_seeds(axes, line)
 
 
-def _seeds(axes: Axes, line: Line) -> None:
+def _draw_seeds(axes: Axes, line: Line) -> None:
     if line.seeds and line.curve.end is not None:
         where = [line.curve.end[0]] * len(line.seeds)
         axes.plot(where, line.seeds, **_DASH, color=BLACK, label=_seeds_label(line))
@@ -181,7 +183,7 @@ def _xy(points: curve.Points) -> tuple[list[int], list[float]]:
     return [at for at, _ in points], [value for _, value in points]
 
 
-def _floor(axes: Axes, chart: Chart) -> None:
+def _draw_floor(axes: Axes, chart: Chart) -> None:
     if chart.floor is not None:
         axes.axhline(chart.floor, color=GREY, linewidth=1.2, linestyle=(0, (6, 2, 1, 2)))
         words = f"entropy of the text, {chart.floor:.3f}: the least possible"
@@ -201,8 +203,9 @@ def _mark_overfitting(axes: Axes, line: Line) -> None:
         axes.text(at, 0.98, " over-fitting from here ", fontsize=SMALL, **where)
 
 
-def _limits(axes: Axes, chart: Chart) -> None:
-    """Room for what has a name, and for most of the rest: one trial that broke must not squash the others."""
+def _set_limits(axes: Axes, chart: Chart) -> None:
+    """Set the y limits to hold all named lines and 90 % of the first values, so that a trial that diverged does not
+    compress the others."""
     named = [value for line in chart.lines if line.named for _, value in (*line.curve.val, *line.curve.train)]
     first = [line.curve.val[0][1] for line in chart.lines if line.curve.val]
     high = max(float(np.quantile(first, 0.9)) if first else -math.inf, *named)
@@ -214,41 +217,43 @@ def _limits(axes: Axes, chart: Chart) -> None:
 
 
 def _legend(chart: Chart) -> list[Line2D]:
-    """What each style and each sign means, for those that are there."""
+    """Legend entries for the styles and marks that the chart uses."""
     from matplotlib.lines import Line2D
 
-    found = []
+    handles = []
     for line, style in _styled(chart)[::-1]:
         if style is not None:
             color, dashes, marker = style
             width = 2.2 if line.leader else 1.5
-            about = {"color": color, "linestyle": dashes, "marker": marker, "markersize": 4, "linewidth": width}
-            found.append(Line2D([], [], label=_short(line.label), **about))
+            look = {"color": color, "linestyle": dashes, "marker": marker, "markersize": 4, "linewidth": width}
+            handles.append(Line2D([], [], label=_short(line.label), **look))
     others = sum(not line.named for line in chart.lines)
     if others:
-        found.append(Line2D([], [], color=GREY, linewidth=0.7, label=f"{others} more"))
+        handles.append(Line2D([], [], color=GREY, linewidth=0.7, label=f"{others} more"))
     if any(line.curve.end is not None for line in chart.lines):
-        found.append(Line2D([], [], **_STAR, color=GREY, label="validation text, all of it: the objective's"))
-    found += [Line2D([], [], **_DASH, color=BLACK, label=_seeds_label(line)) for line in chart.lines[:1] if line.seeds]
+        handles.append(Line2D([], [], **_STAR, color=GREY, label="validation text, all of it: the objective's"))
+    handles += [
+        Line2D([], [], **_DASH, color=BLACK, label=_seeds_label(line)) for line in chart.lines[:1] if line.seeds
+    ]
     for ending, (marker, words) in _ENDS.items():
         if any(line.ending == ending for line in chart.lines):
-            found.append(Line2D([], [], color=GREY, linestyle="none", marker=marker, markersize=6, label=words))
-    return found
+            handles.append(Line2D([], [], color=GREY, linestyle="none", marker=marker, markersize=6, label=words))
+    return handles
 
 
-def _bins(above: Axes, below: Axes, bins: tuple[np.ndarray, ...], style: Style, label: str) -> None:
+def _draw_bins(above: Axes, below: Axes, bins: tuple[np.ndarray, ...], style: Style, label: str) -> None:
     count, confidence, accuracy = (values[bins[0] > 0] for values in bins)
     color, dashes, marker = style
-    about = {"color": color, "linestyle": dashes, "marker": marker, "markersize": 5}
-    above.plot(confidence, accuracy, **about, label=label)
-    below.plot(confidence, 100 * count / count.sum(), **about)
+    look = {"color": color, "linestyle": dashes, "marker": marker, "markersize": 5}
+    above.plot(confidence, accuracy, **look, label=label)
+    below.plot(confidence, 100 * count / count.sum(), **look)
 
 
-def _heading(axes: Axes, text: str) -> None:
+def _set_heading(axes: Axes, text: str) -> None:
     axes.set_title("\n".join(textwrap.wrap(_plain(text), 95)), fontsize=SMALL, loc="left")
 
 
-def _tokens(axes: Axes) -> None:
+def _label_tokens(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter
 
     axes.set_xlabel("tokens trained on")
@@ -257,7 +262,7 @@ def _tokens(axes: Axes) -> None:
 
 
 def _plain_numbers(axes: Axes) -> None:
-    """1.5, 2, 3 on a logarithmic axis, where matplotlib would write 10^0.3."""
+    """Label a logarithmic axis 1.5, 2, 3, where matplotlib would write 10^0.3."""
     from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_xlim()
@@ -268,8 +273,8 @@ def _plain_numbers(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _finish(made: Figure, title: str, panels: Sequence[Axes], legend: list[Line2D] | None = None) -> None:
-    made.suptitle(_plain(title), fontsize=BASE + 1)
+def _finish(figure: Figure, title: str, panels: Sequence[Axes], legend: list[Line2D] | None = None) -> None:
+    figure.suptitle(_plain(title), fontsize=BASE + 1)
     for axes in panels:
         axes.grid(color="#e0e0e0", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -279,7 +284,7 @@ def _finish(made: Figure, title: str, panels: Sequence[Axes], legend: list[Line2
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     handles = panels[0].get_legend_handles_labels()[0] if legend is None else legend
-    made.legend(handles=handles, loc="outside lower left", fontsize=SMALL, frameon=False, handlelength=3.2)
+    figure.legend(handles=handles, loc="outside lower left", fontsize=SMALL, frameon=False, handlelength=3.2)
 
 
 def _short(text: str, most: int = 90) -> str:
@@ -287,5 +292,5 @@ def _short(text: str, most: int = 90) -> str:
 
 
 def _plain(text: str) -> str:
-    """A dollar sign is no formula."""
+    """Text with dollar signs escaped, as matplotlib reads them as the start of a formula."""
     return text.replace("$", r"\$")

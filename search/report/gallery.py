@@ -1,12 +1,12 @@
-"""`nanosweep figures`: the pictures of a study, or of one run, as PNG files.
+"""`nanosweep figures`: the figures of a study, or of one run, as PNG files.
 
     trials.png         loss of every trial against tokens, the leader and the next best named
     by-KEY.png         the best trial for each value of a config key (default: loss)
     leader.png         the leader's training and validation loss, and where over-fitting begins
-    documents.png      how the leader's perplexity spreads over the validation documents
-    reliability.png    confidence against accuracy of the leader, as it is and with one temperature
+    documents.png      the distribution of the leader's perplexity over the validation documents
+    reliability.png    the leader's reliability diagram, as trained and after temperature scaling
 
-Of a run folder: loss.png, documents.png, reliability.png. matplotlib is loaded when something is drawn.
+A run folder gives loss.png, documents.png, reliability.png. matplotlib is imported when something is drawn.
 """
 
 from __future__ import annotations
@@ -26,41 +26,44 @@ from search.study.study import Study, read_study
 from trainer import curve, records, scores, units
 
 FOLDER = "figures"
-Draw = Callable[[], Any]  # makes a figure, which only search.figures knows
+Draw = Callable[[], Any]  # returns a matplotlib Figure; only search.report.figures knows the type
 
 
 @dataclass
 class Drawn:
-    """What was written, and lines for people: why a picture is missing, what they say of over-fitting."""
+    """The files written, and lines to print: why a figure is missing, where over-fitting begins."""
 
     paths: list[Path] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
 
 def of_run(run: Path, out: Path | None = None) -> Drawn:
-    """Write the pictures of one run, from its folder. out: default `figures` in it. Raises UserError."""
-    return _told(_write(_of_run(run), out or run / FOLDER), curves.of_run(run))
+    """Write the figures of one run, read from its folder. out: default `figures` in it.
+
+    Raises UserError where the run has no reports or the folder cannot be written.
+    """
+    return _add_overfitting(_write(_of_run(run), out or run / FOLDER), curves.of_run(run))
 
 
 def of_study(study: Study, out: Path | None = None, by: str | None = None) -> Drawn:
-    """Write a study's pictures into a folder, by default figures/NAME in the working directory.
+    """Write a study's figures into a folder, by default figures/NAME in the working directory.
 
-    Raises UserError where it cannot be written, or `by` is no key.
+    Raises UserError where the folder cannot be written, or for an unknown key `by`.
     """
     out = out or Path(FOLDER) / study.header.name
-    made = _write(_of_study(study, by), out)
+    drawn = _write(_of_study(study, by), out)
     leader = curves.of_leader(study)
-    return made if leader is None else _told(made, leader)
+    return drawn if leader is None else _add_overfitting(drawn, leader)
 
 
-def _told(made: Drawn, chart: curves.Chart) -> Drawn:
-    if said := curve.sentence(chart.lines[0].curve, units.count):
-        made.lines.append(f"{chart.title}: {said}")
-    return made
+def _add_overfitting(drawn: Drawn, chart: curves.Chart) -> Drawn:
+    if sentence := curve.sentence(chart.lines[0].curve, units.count):
+        drawn.lines.append(f"{chart.title}: {sentence}")
+    return drawn
 
 
 def attempt(folder: Path) -> None:
-    """The pictures of a study that has just been run. Whatever hinders them is a line and not the study's failure."""
+    """Write the figures of a study that has just run. An error is printed as a note and does not fail the study."""
     try:
         of_study(read_study(folder), folder / FOLDER)
     except Exception as error:
@@ -69,7 +72,7 @@ def attempt(folder: Path) -> None:
 
 
 def _of_study(study: Study, by: str | None) -> Iterator[tuple[str, Draw | str]]:
-    """Names of pictures, each with what draws it or why there is none."""
+    """(file name, function that draws it or the reason why there is none) of each figure."""
     from search.report import figures
 
     chart = curves.of_trials(study)
@@ -83,7 +86,7 @@ def _of_study(study: Study, by: str | None) -> Iterator[tuple[str, Draw | str]]:
         for name in ("leader.png", "documents.png", "reliability.png"):
             yield name, "no trial has ended at full length"
         return
-    yield "leader.png", partial(figures.one, first)
+    yield "leader.png", partial(figures.training_and_validation, first)
     place = trial_folder(study.folder, leader.number) if study.folder is not None else Path()
     title = f"{study.header.name}, trial {leader.number}"
     yield from _of_scores(title, place, leader.final["metrics"] if leader.final is not None else {})
@@ -93,7 +96,7 @@ def _of_run(folder: Path) -> Iterator[tuple[str, Draw | str]]:
     from search.report import figures
 
     reports = records.read_reports(folder)
-    yield "loss.png", partial(figures.one, curves.of_run(folder))
+    yield "loss.png", partial(figures.training_and_validation, curves.of_run(folder))
     yield from _of_scores(folder.resolve().name, folder, reports[-1]["metrics"])
 
 
@@ -101,29 +104,29 @@ def _of_scores(title: str, folder: Path, metrics: dict[str, Any]) -> Iterator[tu
     from search.report import figures
 
     try:
-        found = scores.load(folder / scores.SCORES)
+        results = scores.load(folder / scores.SCORES)
     except UserError as error:
         yield "documents.png", str(error)
         yield "reliability.png", str(error)
         return
-    told = partial(figures.documents, f"{title}: perplexity by document", found)
-    yield "documents.png", "the validation text is one document" if found.one_document else told
-    measured = partial(figures.reliability, f"{title}: reliability", found, metrics.get("val_temperature"))
-    yield "reliability.png", measured if found.bin_count.sum() else "its run did not measure it"
+    draw_documents = partial(figures.documents, f"{title}: perplexity by document", results)
+    yield "documents.png", "the validation text is one document" if results.one_document else draw_documents
+    draw_reliability = partial(figures.reliability, f"{title}: reliability", results, metrics.get("val_temperature"))
+    yield "reliability.png", draw_reliability if results.bin_count.sum() else "its run did not measure it"
 
 
 def _write(pictures: Iterator[tuple[str, Draw | str]], out: Path) -> Drawn:
     from search.report import figures
 
-    made = Drawn()
+    drawn = Drawn()
     try:
-        for name, what in pictures:
-            if isinstance(what, str):
-                made.lines.append(f"no {name}: {what}")
+        for name, drawing in pictures:
+            if isinstance(drawing, str):
+                drawn.lines.append(f"no {name}: {drawing}")
                 continue
             out.mkdir(parents=True, exist_ok=True)
-            figures.save(what(), out / name)
-            made.paths.append(out / name)
+            figures.save(drawing(), out / name)
+            drawn.paths.append(out / name)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}; give another folder with -o") from None
-    return made
+    return drawn

@@ -1,4 +1,4 @@
-"""Text from a study's leader, for its report: written once and kept beside it, or the reason why there is none."""
+"""Sample texts of a study's leader for its report, generated once and cached in samples.json; or why there are none."""
 
 from __future__ import annotations
 
@@ -19,61 +19,65 @@ from trainer import units
 NAME = "samples.json"
 WEIGHTS = ("best.pt", "checkpoint.pt")
 N, TOKENS, TEMPERATURE, SEED = 3, 200, 0.8, 1337
-SMALL = 10_000_000  # parameters: threads of smaller models wait for each other, for minutes on a busy machine
-MOST = 5e11  # multiplications that the page of a study just run may cost: some seconds on a core
+SMALL = 10_000_000  # parameters; below, one thread: several wait for each other, for minutes on a busy machine
+MOST = 5e11  # multiplications allowed without `allow_slow`: some seconds on a core
 
 
 @dataclass(frozen=True)
 class Samples:
-    """texts: whole continuations of nothing; about: how they were made; reason: why there are none."""
+    """texts: generated from an empty prompt; source: the weights and sampling settings; reason: why there are none."""
 
     texts: list[str] = field(default_factory=list)
-    about: str = ""
+    source: str = ""
     reason: str = ""
 
 
-def samples_of(study: Study, whatever_it_costs: bool = True, allow_code: bool = False) -> Samples:
-    """The leader's, from its own weights, or those of its first run with a fresh seed where these are kept.
+def samples_of(study: Study, allow_slow: bool = True, allow_code: bool = False) -> Samples:
+    """Texts from the leader's own weights or, where these are gone, from those of its first run with a fresh seed.
 
-    whatever_it_costs: False leaves out what would take more than some seconds. allow_code: the leader's own loss
-    and model may be imported; where it may not and has some, there are no texts, and the reason says so.
+    allow_slow: if False, give a reason instead of texts that would take more than some seconds.
+    allow_code: the leader's own loss and model may be imported; if not, they are a reason. Never raises for
+    weights that are missing or unusable: that is a reason, too.
     """
     leader = best(study)
     if leader is None:
         return Samples(reason="no trial has reached its full length yet")
     runs = [leader, *study.again(leader.number)]
     files = [(trial_folder(study.folder or Path(), run.number) / name, run) for run in runs for name in WEIGHTS]
-    found = next(((file, run) for file, run in files if file.is_file()), None)
-    if study.folder is None or found is None:
+    chosen = next(((file, run) for file, run in files if file.is_file()), None)
+    if study.folder is None or chosen is None:
         host = study.header.host.get("name")
         where = f" (the study ran on {host})" if host else ""
         return Samples(reason=f"the weights of trial {leader.number} are not at hand here{where}")
-    file, run = found
+    file, run = chosen
     work = N * TOKENS * (run.n_parameters or 0) * int(run.config.get("block_size") or 1)
     stat = file.stat()
     key = {"run": run.number, "file": file.name, "size": stat.st_size, "changed": stat.st_mtime_ns, "n": N}
     if (kept := _kept(study.folder / NAME, key)) is not None:
         return kept
-    if work > MOST and not whatever_it_costs:
+    if work > MOST and not allow_slow:
         size = units.count(run.n_parameters or 0)
         return Samples(
             reason=f"a model of {size} parameters takes a while: nanosweep report {study.folder} writes them"
         )
     try:
-        made = _write(file, run.number, leader.number, allow_code)
+        samples = _write(file, run.number, leader.number, allow_code)
     except (UserError, OSError, RuntimeError) as error:
         return Samples(reason=f"the weights of trial {run.number} cannot be used: {error}")
-    with suppress(UserError):  # a folder that cannot be written: they are made again next time
-        replace_text(study.folder / NAME, json.dumps({"key": key, **asdict(made)}, ensure_ascii=False) + "\n")
-    return made
+    with suppress(UserError):  # a read-only folder: nothing is cached, and the next report generates the texts again
+        replace_text(study.folder / NAME, json.dumps({"key": key, **asdict(samples)}, ensure_ascii=False) + "\n")
+    return samples
 
 
 def _kept(path: Path, key: dict[str, Any]) -> Samples | None:
+    """The cached texts, None without a cache of these weights. Their source was called `about` in earlier caches."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["key"] != key:
             return None
-        return Samples([str(text) for text in kept["texts"]], str(kept["about"]))
+        return Samples(
+            [str(text) for text in kept["texts"]], str(kept["source"] if "source" in kept else kept["about"])
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -91,8 +95,8 @@ def _write(file: Path, run: int, leader: int, allow_code: bool) -> Samples:
     finally:
         torch.set_num_threads(threads)
     whose = f"trial {leader}" if run == leader else f"trial {run}, a run of trial {leader} with a fresh seed"
-    about = f"{whose}, {file.name}; temperature {TEMPERATURE}, at most {TOKENS} tokens, seed {SEED}"
+    source = f"{whose}, {file.name}; temperature {TEMPERATURE}, at most {TOKENS} tokens, seed {SEED}"
     kind = kind_of(trained.corpus)
     if kind is not None and kind.judge is not None:
-        about += f"; {kind.judge(texts)[0]}"
-    return Samples(texts, about)
+        source += f"; {kind.judge(texts)[0]}"
+    return Samples(texts, source)

@@ -1,10 +1,10 @@
-"""`nanosweep report`: a study as one HTML page that needs nothing else: no network, no server, no other file.
+"""`nanosweep report`: a study as one self-contained HTML page: no network, no server, no other file.
 
     from search.report import page
     page.write(study, Path("report.html"))
 
-Its charts are SVG, its colours follow the reader's light or dark, its one script only marks a trial in all charts.
-What a study says is escaped, and the page's policy lets no other script run.
+The charts are inline SVG, the colours follow the browser's light or dark scheme, the only script marks a trial in all
+charts. Text from a study is escaped, and the content security policy allows no other script.
 """
 
 from __future__ import annotations
@@ -31,67 +31,70 @@ from trainer import units
 
 NAME = "report.html"
 PAGE = Path(__file__).parent / "template"
-WIDE, NARROW = 1060, 350  # px: each chart that fills the page is drawn for both
-ROWS = 200  # of the leaderboard
+WIDE, NARROW = 1060, 350  # px; each full-width chart is drawn in both widths
+ROWS = 200  # of the leaderboard that are shown
 
 
-def write(study: Study, path: Path, whatever_it_costs: bool = True, allow_code: bool = False) -> None:
-    """The page as a file, at once and whole. whatever_it_costs, allow_code: see `samples_of`. Raises UserError."""
-    export.replace_text(path, page(study, samples_of(study, whatever_it_costs, allow_code)))
+def write(study: Study, path: Path, allow_slow: bool = True, allow_code: bool = False) -> None:
+    """Write the page to a file atomically. allow_slow, allow_code: see `samples_of`.
+
+    Raises UserError when it cannot be written.
+    """
+    export.replace_text(path, page(study, samples_of(study, allow_slow, allow_code)))
 
 
 def place(study: Study, folder: Path | None) -> Path:
-    """Where a study's page goes unless somebody says otherwise: into its folder, or here where that is elsewhere."""
+    """The default path of a study's page: in its folder or, for a study without one here, in the working directory."""
     if folder is not None:
         return folder / NAME
     return Path(f"{Path(study.header.name).name or 'study'}-{NAME}")
 
 
 def write_beside(folder: Path, allow_code: bool = False) -> None:
-    """The page of a study that was just run, in its folder. Never raises: a study does not fail for its picture."""
+    """Write the page of a study that has just run into its folder. An error is printed and does not fail the study."""
     try:
-        write(read_study(folder), folder / NAME, whatever_it_costs=False, allow_code=allow_code)
+        write(read_study(folder), folder / NAME, allow_slow=False, allow_code=allow_code)
     except Exception as error:
         print(f"nanosweep: {folder / NAME} was not written: {type(error).__name__}: {error}", file=sys.stderr)
 
 
-def page(study: Study, samples: Samples, found: list[Standing] | None = None) -> str:
-    """HTML. found: the trials' standings, where somebody has them."""
+def page(study: Study, samples: Samples, ranked: list[Standing] | None = None) -> str:
+    """The page as HTML. ranked: the standings of the trials, computed here if None."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    found = standings(study) if found is None else found
+    ranked = standings(study) if ranked is None else ranked
     script = (PAGE / "report.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("report.html.jinja").render(
-        style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),  # our own files
+        style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),  # files of this package, not text of a study
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         name=study.header.name,
-        made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         objective=objective_of(study).name,
         drawn=min(MOST, len(study.searched)),
         trials=len(study.searched),
-        facts=facts(study, found),
-        board=_board(study, found),
+        facts=facts(study, ranked),
+        board=_board(study, ranked),
         survivors=survivors(study),
         costs=costs(study),
         spec=spec_text(study),
-        best=export.text(study, found=found) if best(study) is not None else "",
+        best=export.text(study, ranked=ranked) if best(study) is not None else "",
         provenance=provenance(study),
         samples=samples,
         **_charts(study),
     )
 
 
-def _board(study: Study, found: list[Standing]) -> dict[str, Any]:
-    """The leaderboard's own cells, as the terminal shows them."""
-    heads, lines, notes = table.cells(study, ROWS, found)
-    # what tells most first: a page is narrower than its table
-    early = [*heads[:3], *(head for head in ("seeds", "from leader") if head in heads)]
-    order = [heads.index(head) for head in dict.fromkeys([*early, "status", "config", *heads])]
+def _board(study: Study, ranked: list[Standing]) -> dict[str, Any]:
+    """The leaderboard's cells as in the terminal, with what the template needs to mark them."""
+    heads, lines, notes = table.cells(study, ROWS, ranked)
+    # the most informative columns first: a page is narrower than its table
+    first_heads = [*heads[:3], *(head for head in ("seeds", "from leader") if head in heads)]
+    order = [heads.index(head) for head in dict.fromkeys([*first_heads, "status", "config", *heads])]
     heads, lines = [heads[at] for at in order], [[line[at] for at in order] for line in lines]
     leader = best(study)
     return {
@@ -105,8 +108,8 @@ def _board(study: Study, found: list[Standing]) -> dict[str, Any]:
 
 
 def _charts(study: Study) -> dict[str, Any]:
-    mattered = importance(study)
-    both = {
+    importances = importance(study)
+    charts = {
         name: [svg for width in (WIDE, NARROW) if (svg := draw(study, width)) is not None]
         for name, draw in {
             "curves": training_charts.curves,
@@ -115,12 +118,12 @@ def _charts(study: Study) -> dict[str, Any]:
             "parallel": parallel,
         }.items()
     }
-    at = "full length" if mattered.rung is None else f"the rung at {units.count(mattered.rung)} tokens"
+    at = "full length" if importances.rung is None else f"the rung at {units.count(importances.rung)} tokens"
     return {
-        **both,
-        "importance": [svg for width in (520, NARROW) if (svg := space_charts.bars(mattered, width)) is not None],
-        "mattered": mattered,
-        "mattered_at": at,
+        **charts,
+        "importance": [svg for width in (520, NARROW) if (svg := space_charts.bars(importances, width)) is not None],
+        "importances": importances,
+        "importances_at": at,
         "slices": space_charts.slices(study),
-        "pairs": space_charts.pairs(study, mattered),
+        "pairs": space_charts.pairs(study, importances),
     }

@@ -1,7 +1,7 @@
-"""`nanosweep samples`: the same prompt through the best trial of each value of a key, one text each (`--by loss`).
+"""`nanosweep samples`: one text from the same prompt by the best trial of each value of a key (`--by loss`).
 
-A trial's runs with fresh seeds come first: nobody picked those for being low. Each text is drawn from the weights that
-the run's score is about, through the read-out of its own loss, with the same seed.
+A trial's run with a fresh seed is preferred to the searched run, which was selected for its low value. Each text is
+sampled from the weights that the run's score is of, through the read-out of its own loss, with the same seed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainer.config import TrainConfig
 
 @dataclass(frozen=True)
 class Rule:
-    """How every text is drawn."""
+    """The sampling settings of every text."""
 
     prompt: str = ""
     max_new_tokens: int = 200
@@ -33,15 +33,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Sample:
-    """One value's text. about: which run wrote it; text: None where there is none, and `about` says why."""
+    """The text of one value. source: the run that generated it, or why text is None."""
 
     value: str
-    about: str
+    source: str
     text: str | None
 
 
 def write(folder: Path, by: str | None, rule: Rule, allow_code: bool = False) -> list[Sample]:
-    """A text from the best of each value, the leader's first; without `by` the leader's alone.
+    """A text from the best trial of each value, in the leaderboard's order; without `by` the leader's alone.
 
     allow_code: own losses and models may be imported.
     Raises UserError where the study has no such key, the prompt cannot be encoded, or no text can be written at all.
@@ -49,28 +49,30 @@ def write(folder: Path, by: str | None, rule: Rule, allow_code: bool = False) ->
     study = read_study(folder)
     if by is None:
         chosen: dict[str, Trial | None] = {"": export.choose(study)}
-        kinds = {"": study.searched}
+        groups = {"": study.searched}
     else:
-        kinds = by_value.grouped(study, by)
-        chosen = {value: leader(study, trials) for value, trials in kinds.items()}
-    found = [
-        Sample(value, _nobody(kinds[value]), None)
+        groups = by_value.grouped(study, by)
+        chosen = {value: leader(study, trials) for value, trials in groups.items()}
+    samples = [
+        Sample(value, _explain_absence(groups[value]), None)
         if trial is None
         else _sample(study, folder, value, trial, rule, allow_code)
         for value, trial in sorted(chosen.items(), key=lambda item: _place(study, item[1]))
     ]
-    if all(one.text is None for one in found):
-        raise UserError("; ".join(f"{one.value}: {one.about}" if one.value else one.about for one in found[:1]))
-    return found
+    if all(sample.text is None for sample in samples):
+        raise UserError(
+            "; ".join(f"{sample.value}: {sample.source}" if sample.value else sample.source for sample in samples[:1])
+        )
+    return samples
 
 
 def _place(study: Study, trial: Trial | None) -> tuple[bool, float]:
-    """In the leaderboard's order, those without a leader last."""
+    """A sort key: the leaderboard's order, values without a leader last."""
     means = fit(finalists(study)).means
     return (True, 0.0) if trial is None else (False, means.get(trial.number, score(study, trial)))
 
 
-def _nobody(trials: list[Trial]) -> str:
+def _explain_absence(trials: list[Trial]) -> str:
     ends = Counter(trial.status.replace("_", " ") for trial in trials).most_common()
     return f"no trial of full length ({', '.join(f'{count} {status}' for status, count in ends)}), so nobody to write"
 
@@ -79,25 +81,25 @@ def _sample(study: Study, folder: Path, value: str, trial: Trial, rule: Rule, al
     from trainer.sample import load
 
     runs = [run for run in (*study.again(trial.number), trial) if run.final is not None]
-    known = next((run for run in runs if _weights(folder, run).exists()), None)
-    if known is None:
-        return Sample(value, _gone(folder, trial), None)
-    trained = load(_weights(folder, known), allow_code)
+    kept = next((run for run in runs if _weights(folder, run).exists()), None)
+    if kept is None:
+        return Sample(value, _explain_lost_weights(folder, trial), None)
+    trained = load(_weights(folder, kept), allow_code)
     text = trained.write(
         rule.prompt, 1, max_new_tokens=rule.max_new_tokens, temperature=rule.temperature, seed=rule.seed
     )[0]
-    return Sample(value, _about(study, trial, known), text)
+    return Sample(value, _describe_run(study, trial, kept), text)
 
 
 def _weights(folder: Path, run: Trial) -> Path:
-    """The file that a run's score is about: its last weights, but for one that ended itself."""
+    """The weights that a run's score is of: the last ones, or the best ones of an early-stopped run."""
     from trainer import checkpoint
 
     name = checkpoint.BEST if run.status == "early_stopped" else checkpoint.CHECKPOINT
     return trial_folder(folder, run.number) / name
 
 
-def _gone(folder: Path, trial: Trial) -> str:
+def _explain_lost_weights(folder: Path, trial: Trial) -> str:
     study, file = shlex.quote(str(folder)), f"trial-{trial.number}.yaml"
     return (
         f"trial {trial.number} ({trial.name}) leads, but its weights are gone: those of the best trials are kept, and "
@@ -106,7 +108,7 @@ def _gone(folder: Path, trial: Trial) -> str:
     )
 
 
-def _about(study: Study, trial: Trial, run: Trial) -> str:
+def _describe_run(study: Study, trial: Trial, run: Trial) -> str:
     value, target = objective(study, run), objective_of(study)
     seed = f"fresh seed {run.config.get('seed')}, run {run.number}" if run.of is not None else "the search's own seed"
     score = "" if value is None else f"; {target.unit} {target.show(value)}"
@@ -114,23 +116,23 @@ def _about(study: Study, trial: Trial, run: Trial) -> str:
     return f"trial {trial.number} ({trial.name}; {seed}{score}; read through {readout})"
 
 
-def render(found: list[Sample]) -> str:
-    """For a terminal."""
+def render(samples: list[Sample]) -> str:
+    """The samples as terminal text."""
     parts = []
-    for one in found:
-        head = ": ".join(word for word in (one.value, one.about) if word)
-        parts.append(f"== {head}\n" + (f"{one.text}\n" if one.text is not None else ""))
+    for sample in samples:
+        head = ": ".join(word for word in (sample.value, sample.source) if word)
+        parts.append(f"== {head}\n" + (f"{sample.text}\n" if sample.text is not None else ""))
     return "\n".join(parts)
 
 
-def markdown(study: str, rule: Rule, found: list[Sample]) -> str:
-    """A page. study: its name."""
-    about = f"temperature {rule.temperature:g}, at most {rule.max_new_tokens} tokens, seed {rule.seed}"
-    lines = [f"# {study}: samples", "", f"Prompt {rule.prompt!r}, {about}.", ""]
-    for one in found:
-        lines += [f"## {one.value or 'the leader'}", "", one.about, ""]
-        if one.text is not None:
-            longest = max(map(len, re.findall("`+", one.text)), default=0)
+def markdown(study: str, rule: Rule, samples: list[Sample]) -> str:
+    """The samples as a Markdown page. study: its name."""
+    settings = f"temperature {rule.temperature:g}, at most {rule.max_new_tokens} tokens, seed {rule.seed}"
+    lines = [f"# {study}: samples", "", f"Prompt {rule.prompt!r}, {settings}.", ""]
+    for sample in samples:
+        lines += [f"## {sample.value or 'the leader'}", "", sample.source, ""]
+        if sample.text is not None:
+            longest = max(map(len, re.findall("`+", sample.text)), default=0)
             fence = "`" * max(3, longest + 1)
-            lines += [f"{fence}text", one.text, fence, ""]
+            lines += [f"{fence}text", sample.text, fence, ""]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The report's charts of what was searched: importance, slices, pairs; axes of parameters. Pure, to SVG."""
+"""The report's charts of the search space: importance, slices, pairs; axes of parameters. Pure, to SVG."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from markupsafe import Markup
 from search.report.svg import Axis, Choices, Scale, frame, mark, shorten, svg, tag
 from search.report.trial_marks import Shown, shown
 from search.results.importance import Importance
+from search.spec.parameter import Parameter
 from search.spec.points import Space, target
 from search.spec.space import readable
-from search.spec.study_spec import Parameter
 from search.study.scores import objective_of
 from search.study.study import Study
 from trainer import units
 
-SMALL = 340  # px: one of several small charts
-_PAIRS = 4  # parameters of which all pairs are drawn: six charts
+SMALL = 340  # px, the width of a small chart
+_PAIRS = 4  # parameters whose pairs are drawn: six charts
 
 
 def space_of(study: Study) -> Space:
-    """What was searched; empty where the spec is of a release that took other values."""
+    """The study's search space; empty for a spec of another release that this one cannot check."""
     return {} if study.header.spec_reading.refused else study.header.spec.space
 
 
@@ -37,7 +37,7 @@ def axis_of(name: str, parameter: Parameter, start: float, end: float) -> Axis:
 
 
 def _short(value: float) -> str:
-    """1e-3 rather than 0.001, as in a trial's name."""
+    """A number as in a trial's name: 1e-3 rather than 0.001."""
     if value and not 0.01 <= abs(value) < 10_000:
         digits, exponent = f"{value:.2e}".split("e")
         return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
@@ -57,12 +57,13 @@ def place(axis: Axis, value: Any) -> float:
     return axis(float(value))
 
 
-def scattered(axis: Axis, number: int, share: float = 0.5) -> float:
-    """A shift that keeps the trials of one choice apart, the same each time; none on a range."""
+def jitter(axis: Axis, number: int, share: float = 0.5) -> float:
+    """A deterministic shift in px that separates the trials of one choice; 0 on a range."""
     if isinstance(axis, Scale):
         return 0.0
     step = abs(axis.end - axis.start) / max(1, len(axis.names))
-    return share * min(step, 60) * ((number * 0.618034) % 1 - 0.5)  # the golden ratio spreads any run of numbers
+    # the golden ratio spreads consecutive numbers evenly
+    return share * min(step, 60) * ((number * 0.618034) % 1 - 0.5)
 
 
 def objective_axis(study: Study, trials: list[Shown], start: float, end: float) -> Scale | None:
@@ -77,17 +78,17 @@ def objective_axis(study: Study, trials: list[Shown], start: float, end: float) 
     return Scale(min(values) - spread, max(values) + spread, start, end)
 
 
-def bars(found: Importance, width: int) -> Markup | None:
-    """Importance by parameter, and the mark that luck alone stays under; None where nothing can be said."""
-    if not found.share:
+def bars(importance: Importance, width: int) -> Markup | None:
+    """Importance by parameter, each with a mark at the level of shuffled values; None without shares."""
+    if not importance.share:
         return None
-    height = 26 * len(found.share) + 8
-    x = Scale(0, max(*found.share.values(), *found.luck.values()), 0.3 * width + 20, width - 46)
+    height = 26 * len(importance.share) + 8
+    x = Scale(0, max(*importance.share.values(), *importance.luck.values()), 0.3 * width + 20, width - 46)
     parts = []
-    for row, (name, share) in enumerate(found.share.items()):
+    for row, (name, share) in enumerate(importance.share.items()):
         y = 26 * row + 4
-        real = share > found.luck[name]
-        about = f"{name}: {share:.0%}; shuffled values stay under {found.luck[name]:.0%} in 95 of 100 cases"
+        real = share > importance.luck[name]
+        tooltip = f"{name}: {share:.0%}; shuffled values stay under {importance.luck[name]:.0%} in 95 of 100 cases"
         text = tag(
             "text",
             tag("title", name),
@@ -96,15 +97,15 @@ def bars(found: Importance, width: int) -> Markup | None:
             y=y + 15,
             text_anchor="end",
         )
-        box = tag("rect", tag("title", about), x=x.start, y=y, width=max(1.0, x(share) - x.start), height=20, rx=2)
-        luck = tag("path", d=f"M{x(found.luck[name]):.1f} {y - 1}v22", class_="luck")
-        value = tag("text", f"{share:.0%}", x=max(x(share), x(found.luck[name])) + 6, y=y + 15)
+        box = tag("rect", tag("title", tooltip), x=x.start, y=y, width=max(1.0, x(share) - x.start), height=20, rx=2)
+        luck = tag("path", d=f"M{x(importance.luck[name]):.1f} {y - 1}v22", class_="luck")
+        value = tag("text", f"{share:.0%}", x=max(x(share), x(importance.luck[name])) + 6, y=y + 15)
         parts.append(tag("g", text, box, luck, value, class_="real" if real else "unreal"))
     return svg(width, height, "parameter importance", *parts)
 
 
 def slices(study: Study) -> list[Markup]:
-    """For each parameter the objective against its value; trials without one as a row of marks on top."""
+    """A chart per parameter: objective against value; trials without an objective are a row of marks on top."""
     space, trials = space_of(study), shown(study)
     height = 250
     y = objective_axis(study, trials, height - 54, 52)
@@ -117,7 +118,7 @@ def slices(study: Study) -> list[Markup]:
         for trial in trials:
             if name not in trial.trial.point:
                 continue
-            at = place(x, trial.trial.point[name]) + scattered(x, trial.number)
+            at = place(x, trial.trial.point[name]) + jitter(x, trial.number)
             up = 34.0 if trial.value is None else y(trial.value)
             parts.append(_mark(trial, at, up))
         charts.append(svg(SMALL, height, f"objective against {name}", *parts))
@@ -128,24 +129,24 @@ def _mark(trial: Shown, x: float, y: float) -> Markup:
     return mark(trial.mark, x, y, trial.size, trial.label, class_=trial.look, data_t=trial.number)
 
 
-def pairs(study: Study, found: Importance) -> list[Markup]:
-    """Two parameters against each other, the better trials larger; of the most important ones where that is known."""
+def pairs(study: Study, importance: Importance) -> list[Markup]:
+    """A chart per pair of the most important parameters (without importances the first); better trials are larger."""
     space, trials = space_of(study), shown(study)
-    ranked = sorted(space, key=lambda name: -found.share.get(name, 0.0))[:_PAIRS]
+    ranked = sorted(space, key=lambda name: -importance.share.get(name, 0.0))[:_PAIRS]
     if not any(trial.value is not None for trial in trials):
         return []
     charts = []
     height = 270
-    for one, other in combinations([name for name in space if name in ranked], 2):
-        both = [trial for trial in trials if one in trial.trial.point and other in trial.trial.point]
-        if len({json.dumps(trial.trial.point[name], sort_keys=True) for name in (one, other) for trial in both}) < 3:
-            continue  # they never meet, or neither varies where they do
-        y = axis_of(other, space[other], height - 54, 24)
-        x = axis_of(one, space[one], 96 if isinstance(y, Choices) else 52, SMALL - 14)
-        parts = [frame(x, y, one, other, 5)]
+    for first, second in combinations([name for name in space if name in ranked], 2):
+        both = [trial for trial in trials if first in trial.trial.point and second in trial.trial.point]
+        if len({json.dumps(trial.trial.point[name], sort_keys=True) for name in (first, second) for trial in both}) < 3:
+            continue  # no trial has both, or both are constant where it has
+        y = axis_of(second, space[second], height - 54, 24)
+        x = axis_of(first, space[first], 96 if isinstance(y, Choices) else 52, SMALL - 14)
+        parts = [frame(x, y, first, second, 5)]
         for trial in both:
-            across = place(x, trial.trial.point[one]) + scattered(x, trial.number)
-            up = place(y, trial.trial.point[other])
-            parts.append(_mark(trial, across, up + scattered(y, trial.number * 7 + 3)))
-        charts.append(svg(SMALL, height, f"{other} against {one}", *parts))
+            across = place(x, trial.trial.point[first]) + jitter(x, trial.number)
+            up = place(y, trial.trial.point[second])
+            parts.append(_mark(trial, across, up + jitter(y, trial.number * 7 + 3)))
+        charts.append(svg(SMALL, height, f"{second} against {first}", *parts))
     return charts

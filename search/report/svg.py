@@ -1,7 +1,7 @@
-"""Small charts as inline SVG: scales, axes, marks. Pure; knows nothing of studies.
+"""Building blocks of inline SVG charts: scales, axes, marks. Pure; independent of studies.
 
-Colours are classes of the page's style sheet, so that one picture serves light, dark and print. Everything written
-into it is escaped by markupsafe.
+Colours are classes of the page's style sheet, so that one picture serves light, dark and print. markupsafe escapes all
+text and attributes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 from markupsafe import Markup, escape
 
 FONT = 12  # px
-_WIDE = 6.6  # px of a letter at that size, about
+_WIDE = 6.6  # approximate px per letter at that size
 _STEPS = (1.0, 2.0, 5.0, 10.0, 20.0)
 _MANTISSAS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
 
 
 def tag(name: str, *children: Any, **attributes: Any) -> Markup:
-    """An element. Attributes: class_ is class, stroke_width is stroke-width, None is left out; floats to 0.1."""
+    """An SVG element. Attributes: class_ is class, stroke_width is stroke-width; None is left out, floats to 0.1."""
     texts = [
         f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value) if isinstance(value, float) else value)}"'
         for key, value in attributes.items()
@@ -38,24 +38,24 @@ def _number(value: float) -> str:
 
 
 def shorten(text: str, most: int) -> str:
-    """At most so many letters."""
+    """The text cut to at most `most` letters, the last an ellipsis."""
     return text if len(text) <= most else text[: max(1, most - 1)] + "…"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Numbers from low to high onto pixels from start to end; geometric with log (low > 0). form: ticks as text."""
+    """A map from numbers low..high to pixels start..end; logarithmic with log (low > 0). form: formats a tick."""
 
     low: float
     high: float
     start: float
     end: float
     log: bool = False
-    unit: float = 1.0  # round numbers are round in it: 60 for seconds that people read as minutes
+    unit: float = 1.0  # ticks are round multiples of it: 60 for seconds that are shown as minutes
     form: Callable[[float], str] = lambda value: f"{value:g}"
 
     def __call__(self, value: float) -> float:
-        """The pixel of a number; of one beyond the ends that of the end."""
+        """The pixel of a number; numbers beyond the ends are clipped."""
         low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, self._clipped(value)))
         share = 0.5 if high <= low else (at - low) / (high - low)
         return self.start + share * (self.end - self.start)
@@ -64,7 +64,7 @@ class Scale:
         return min(max(value, self.low), self.high)
 
     def ticks(self, most: int = 6) -> list[tuple[float, str]]:
-        """Round numbers within the ends, each as pixel and text; at most `most`, as many as that allows."""
+        """(pixel, text) of round numbers within the ends: as many as possible, at most `most`."""
         values = self._decades(most) if self.log else self._steps(most)
         return [(self(value), self.form(value)) for value in values]
 
@@ -81,7 +81,7 @@ class Scale:
 
     def _decades(self, most: int) -> list[float]:
         low, high = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-        for every in (1, 2, 3, 5):  # only each so-many-th decade, where there are too many
+        for every in (1, 2, 3, 5):  # label every n-th decade where there are too many
             for mantissas in reversed(_MANTISSAS if every == 1 else _MANTISSAS[:1]):
                 values = [float(f"{m * 10.0**d:.12g}") for d in range(low, high + 1, every) for m in mantissas]
                 inside = [v for v in values if self.low * (1 - 1e-9) <= v <= self.high * (1 + 1e-9)]
@@ -92,7 +92,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Choices:
-    """Named values at equal distances."""
+    """A map from named values to equally spaced pixels."""
 
     names: Sequence[str]
     start: float
@@ -110,7 +110,7 @@ Axis = Scale | Choices
 
 
 def frame(x: Axis, y: Axis, title_x: str, title_y: str, most: int = 6) -> Markup:
-    """Grid, ticks and titles. Pixels grow to the right and downwards: y begins at the bottom."""
+    """Grid, ticks and titles. Pixels grow downwards, so y.start is the bottom."""
     parts = [tag("path", d=f"M{x.start:.1f} {y.start:.1f}H{x.end:.1f}", class_="axis")]
     fits = (x.end - x.start) / max(1, len(x.ticks(most))) / _WIDE
     crowded = isinstance(x, Choices) and any(len(name) > fits for name in x.names)
@@ -132,13 +132,13 @@ def frame(x: Axis, y: Axis, title_x: str, title_y: str, most: int = 6) -> Markup
 
 
 def svg(width: float, height: float, label: str, *parts: Any) -> Markup:
-    """The picture; label: for those who do not see it."""
+    """The root element. width, height: px; label: text for screen readers."""
     inside = (tag("title", label), *parts)
     box = {"viewBox": f"0 0 {width:g} {height:g}", "style": f"max-width:{round(width * 1.15)}px"}
     return tag("svg", *inside, **box, role="img", aria_label=label)
 
 
-_SHAPES = {  # around the origin, for a mark of half-width 1
+_SHAPES = {  # centred at the origin; {0} is half the width
     "cross": "M-{0} -{0}L{0} {0}M-{0} {0}L{0} -{0}",
     "diamond": "M0 -{0}L{0} 0L0 {0}L-{0} 0Z",
     "triangle": "M0 -{0}L{0} {0}H-{0}Z",
@@ -147,16 +147,16 @@ _SHAPES = {  # around the origin, for a mark of half-width 1
 
 
 def mark(shape: str, x: float, y: float, size: float, title: str = "", **attributes: Any) -> Markup:
-    """A circle, cross, diamond, triangle or bar. title: shown when pointed at."""
-    about = tag("title", title) if title else ""
+    """A mark: circle, cross, diamond, triangle or bar. size: half its width in px. title: its tooltip."""
+    tooltip = tag("title", title) if title else ""
     if shape == "circle":
-        return tag("circle", about, cx=x, cy=y, r=size, **attributes)
+        return tag("circle", tooltip, cx=x, cy=y, r=size, **attributes)
     path = _SHAPES[shape].format(f"{size:.1f}")
-    return tag("path", about, d=path, transform=f"translate({x:.1f} {y:.1f})", **attributes)
+    return tag("path", tooltip, d=path, transform=f"translate({x:.1f} {y:.1f})", **attributes)
 
 
 def line(points: Sequence[tuple[float, float]], title: str = "", **attributes: Any) -> Markup:
-    """A polyline."""
-    about = tag("title", title) if title else ""
+    """A polyline through points in px. title: its tooltip."""
+    tooltip = tag("title", title) if title else ""
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    return tag("path", about, d=path, **attributes)
+    return tag("path", tooltip, d=path, **attributes)

@@ -1,4 +1,4 @@
-"""The report's charts of training: learning curves, rungs, workers. Pure functions of a study to SVG."""
+"""The report's charts of training: learning curves, trials at rungs, timeline of workers. Pure, to SVG."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from trainer import units
 
 
 def curves(study: Study, width: int) -> Markup | None:
-    """Validation loss against tokens, a line for each trial of the search, the leader on top; None without reports.
+    """Validation loss against tokens, a line per searched trial, the leader on top; None without reports.
 
-    All points of a line are of the one fixed subset of the validation text, the last one too.
+    All points of a line are of the same fixed subset of the validation text, the last one included.
     """
     chart = of_trials(study)
     if chart is None:
@@ -51,7 +51,10 @@ def _curve(trial: Shown, line: Line, points: list[tuple[float, float]]) -> Marku
 
 
 def _span(values: list[float], floor: float | None) -> tuple[float, float]:
-    """From the least to the greatest, but that a few that blew up do not flatten all others."""
+    """The y limits: from the least to the greatest value, at most 1.5 × the 90 % quantile.
+
+    The cap keeps diverged trials from flattening the others.
+    """
     ranked = sorted(values)
     high = min(ranked[-1], 1.5 * ranked[int(0.9 * (len(ranked) - 1))])
     low = min(ranked[0], *([] if floor is None else [floor]), high)
@@ -60,7 +63,7 @@ def _span(values: list[float], floor: float | None) -> tuple[float, float]:
 
 
 def rungs(study: Study, width: int) -> Markup | None:
-    """Each rung as a strip: every trial where it stood there, by what became of it; None where nothing was compared."""
+    """Each rung as a strip of its trials' values, marked by decision; None where no trial reached a rung."""
     rows = [row for row in survival(study) if row.rung is not None and row.value]
     if not rows:
         return None
@@ -93,39 +96,41 @@ def _strip(row: Row, looks: dict[int, Shown], x: Scale, y: float) -> Markup:
         if number not in looks:
             continue
         trial = looks[number]
-        fate = "stopped here" if number in refused else "went on"
+        fate = "stopped here" if number in refused else "continued"
         cutoff = f" (cutoff then {units.score(row.cutoff[number])})" if number in row.cutoff else ""
         exempt = ", exempt from being stopped" if trial.trial.exempt else ""
-        about = f"{trial.label}\n{units.score(value)} here: {fate}{cutoff}{exempt}"
+        tooltip = f"{trial.label}\n{units.score(value)} here: {fate}{cutoff}{exempt}"
         shape = "cross" if number in refused else "diamond" if trial.trial.exempt else "circle"
         look = "cut" if number in refused else "lead" if trial.look == "lead" else "q2"
-        up = 9.0 * (number % 3 - 1)  # so that neighbours do not hide each other
-        parts.append(mark(shape, x(value), y + up, 4.5, about, class_=look, data_t=number))
+        shift = 9.0 * (number % 3 - 1)  # px, so that neighbours do not hide each other
+        parts.append(mark(shape, x(value), y + shift, 4.5, tooltip, class_=look, data_t=number))
     return join(parts)
 
 
-_BAR = 22  # px: a worker's row
-_BREAK = 8  # px: between two drivers
+_BAR = 22  # px, height of a worker's row
+_BREAK = 8  # px between two drivers
 
 
 def timeline(study: Study, width: int) -> Markup | None:
-    """Which trial held which worker when; gaps are idle. Drivers side by side; None before the first trial."""
-    found = [session for session in sessions(study) if session.bars]
-    if not found:
+    """Trials on workers against wall time, drivers side by side; gaps are idle. None before the first trial."""
+    drivers = [session for session in sessions(study) if session.bars]
+    if not drivers:
         return None
-    rows = max(session.rows for session in found)
-    start, room = 30.0, width - 30.0 - 10 - _BREAK * (len(found) - 1)
-    whole = sum(session.wall for session in found) or 1.0
+    rows = max(session.rows for session in drivers)
+    start, room = 30.0, width - 30.0 - 10 - _BREAK * (len(drivers) - 1)
+    total = sum(session.wall for session in drivers) or 1.0
     parts: list[Markup] = []
     for row in range(rows):
         parts.append(tag("text", str(row + 1), x=start - 8, y=row * _BAR + 17, text_anchor="end"))
-    for session in found:
-        unit = next(unit for unit in (3600.0, 60.0, 1.0) if whole > 2 * unit or unit == 1)
-        scale = Scale(0, session.wall, start, start + room * session.wall / whole, unit=unit, form=units.duration)
+    for session in drivers:
+        unit = next(unit for unit in (3600.0, 60.0, 1.0) if total > 2 * unit or unit == 1)
+        scale = Scale(0, session.wall, start, start + room * session.wall / total, unit=unit, form=units.duration)
         parts += _session(study, session, scale)
         start = scale.end + _BREAK
     bottom = rows * _BAR + 34
-    title = "wall time" if len(found) == 1 else f"wall time of {len(found)} drivers, the pauses between them left out"
+    title = (
+        "wall time" if len(drivers) == 1 else f"wall time of {len(drivers)} drivers, the pauses between them left out"
+    )
     parts.append(tag("text", title, x=width / 2, y=bottom, text_anchor="middle", class_="title"))
     return svg(width, bottom + 8, "timeline of workers", *parts)
 
@@ -146,12 +151,12 @@ def _bar(study: Study, bar: Bar, scale: Scale) -> Markup:
     trial = study.trials[bar.trial]
     left, right = scale(bar.begin), scale(bar.end)
     on = f" on {bar.node}" if bar.node else ""
-    about = f"{label(study, trial)}\n{units.duration(bar.end - bar.begin)}{on}, {bar.status.replace('_', ' ')}"
+    tooltip = f"{label(study, trial)}\n{units.duration(bar.end - bar.begin)}{on}, {bar.status.replace('_', ' ')}"
     look = "again" if trial.of is not None else _TIME_LOOKS.get(bar.status, "broke")
     box = {"x": left, "y": bar.row * _BAR + 3, "width": max(1.0, right - left - 0.8), "height": _BAR - 4, "rx": 2}
     number = str(bar.trial)
     inside = tag("text", number, x=(left + right) / 2, y=bar.row * _BAR + 17, text_anchor="middle")
-    parts = [tag("title", about), tag("rect", **box)]
+    parts = [tag("title", tooltip), tag("rect", **box)]
     if right - left > 8 * len(shorten(number, 6)) + 2:
         parts.append(inside)
     return tag("g", *parts, class_=f"stint {look}", data_t=bar.trial)

@@ -1,4 +1,4 @@
-"""How each trial of a study looks in the report's charts: its class, its mark, its label, and which are drawn. Pure."""
+"""The look of each trial in the report's charts: its CSS class, mark and label, and which trials are drawn. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from search.study.scores import best, objective, objective_of
 from search.study.study import Study, Trial
 from trainer import units
 
-MOST = 300  # trials drawn, the first of the leaderboard: beyond that a chart is a blot
+MOST = 300  # trials drawn, the first of the leaderboard; more would overlap beyond recognition
 QUARTERS = ("q1", "q2", "q3", "q4")
 ENDS: dict[Ending, str] = {"full": "circle", "pruned": "cross", "broken": "triangle", "going": "bar"}
 _LOOKS: dict[Ending, str] = {"pruned": "cut", "broken": "broke", "going": "open"}
@@ -18,8 +18,8 @@ _LOOKS: dict[Ending, str] = {"pruned": "cut", "broken": "broke", "going": "open"
 
 @dataclass(frozen=True)
 class Shown:
-    """A trial as drawn. look: lead, q1 to q4 (its quarter by objective, q1 the best), cut, broke or open; mark: the
-    shape that says the same without colour; value: its objective, None where it has none."""
+    """A trial as drawn. look: its CSS class, lead, q1 to q4 (quarter by objective, q1 the best), cut, broke or open;
+    mark: its shape, which shows the same without colour; value: its objective, None without one."""
 
     trial: Trial
     look: str
@@ -33,12 +33,12 @@ class Shown:
 
     @property
     def size(self) -> float:
-        """Of its mark in px: the better the larger."""
+        """Half the width of its mark in px; better trials are larger."""
         return {"lead": 6.5, "q1": 5.0, "q2": 4.2, "q3": 3.5, "q4": 3.0}.get(self.look, 3.5)
 
 
 def shown(study: Study) -> list[Shown]:
-    """The worst first, so that the better are drawn over them; at most MOST."""
+    """The first MOST trials of the leaderboard, the worst first, so that better ones are drawn over them."""
     trials = order(study)[:MOST]
     full = [trial.number for trial in trials if objective(study, trial) is not None]
     leader = best(study)
@@ -58,9 +58,9 @@ def _shown(study: Study, trial: Trial, full: list[int], leader: Trial | None) ->
 
 
 def label(study: Study, trial: Trial) -> str:
-    """A trial in a line, for whoever points at it."""
+    """One line on a trial, for tooltips."""
     value = objective(study, trial)
-    said = "" if value is None else f", {objective_of(study).unit} {objective_of(study).show(value)}"
+    score = "" if value is None else f", {objective_of(study).unit} {objective_of(study).show(value)}"
     rung = f" at {units.count(trial.rung)}" if trial.rung and trial.status in ("pruned", "paused") else ""
     of = "" if trial.of is None else f" (trial {trial.of} again, fresh seed {trial.round})"
-    return f"trial {trial.number}{of}: {trial.name}; {trial.status.replace('_', ' ')}{rung}{said}"
+    return f"trial {trial.number}{of}: {trial.name}; {trial.status.replace('_', ' ')}{rung}{score}"

@@ -1,4 +1,4 @@
-"""The leaderboard by the values of one key (`--by loss`): the best trial of each, as they stand among each other."""
+"""The leaderboard by the values of one key (`--by loss`): the best trial of each value, compared with each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from search.study.scores import leader, objective, objective_of
 from search.study.study import Study, Trial
 
 _LOSS_UNIT = "nats per token"
-# of the last reports, in nats per token through the read-out, or as the loss itself counts
+# metrics of the last report: in nats per token through the read-out, and in the loss's own unit
 _LOSSES = ("train_loss", "val_loss", "train_objective_loss", "val_objective_loss")
 _TEST = ("test_loss", "test_objective_loss")
 _STANDING = (
@@ -26,47 +26,48 @@ _STANDING = (
 
 
 def grouped(study: Study, by: str) -> dict[str, list[Trial]]:
-    """The search's trials by the value of a config key, or of a parameter of the space that sets several keys.
+    """The searched trials, grouped by the value of a config key or of a linked parameter of the space.
 
     Raises UserError for a key that the trials do not have.
     """
-    found: dict[str, list[Trial]] = {}
+    groups: dict[str, list[Trial]] = {}
     for trial in study.searched:
         if by in trial.config:
             value = trial.config[by]
         elif by in trial.point:
             value = trial.point[by]
         else:
-            searched = sorted({key for one in study.searched for key in (*one.point, *parameters(one.point))})
+            searched = sorted({key for other in study.searched for key in (*other.point, *parameters(other.point))})
             raise UserError(f"--by {by}: not a key of the config; {nearest(by, searched or trial.config)}")
-        found.setdefault(label(value), []).append(trial)
-    return found
+        groups.setdefault(label(value), []).append(trial)
+    return groups
 
 
 def leaders(study: Study, by: str) -> dict[str, Trial]:
-    """The leader among the trials of each value; values without a trial of full length are left out."""
-    found = {value: leader(study, trials) for value, trials in grouped(study, by).items()}
-    return {value: trial for value, trial in found.items() if trial is not None}
+    """The leader of each value; a value without a full-length trial is left out."""
+    best = {value: leader(study, trials) for value, trials in grouped(study, by).items()}
+    return {value: trial for value, trial in best.items() if trial is not None}
 
 
-def rows(study: Study, by: str, found: list[Standing]) -> list[Row]:
-    """A row per value, the leader first, those without a full-length trial last. found: the leaders' standings.
+def rows(study: Study, by: str, ranked: list[Standing]) -> list[Row]:
+    """One row per value: best first, values without a full-length trial last. ranked: the standings of the leaders.
 
-    objective, median: of the search's own runs at full length. What `standing.rows` says of the leader, and of its
-    runs with fresh seeds (else of its own) the means of train_loss and val_loss (nats per token through the
-    read-out) and of train_objective_loss and val_objective_loss (as the loss counts). Once the study was finalized
-    test_loss and test_objective_loss likewise, and test, test_seed_low, test_seed_high, test_text_low, test_text_high:
-    the objective on the test split, where its differences are compared (nats per token, say), with 95 % intervals.
+    objective, median: over the search's own full-length runs. The columns of `standing.rows` describe the value's
+    leader. train_loss and val_loss (nats per token through the read-out), train_objective_loss and
+    val_objective_loss (in the loss's own unit): means over the leader's runs with fresh seeds, or its own run where
+    there are none. After `finalize` also test_loss and test_objective_loss, likewise, and test, test_seed_low,
+    test_seed_high, test_text_low, test_text_high: the objective on the test split with 95 % intervals, on the scale
+    on which differences are taken (such as nats per token).
     """
-    about = {row["trial"]: row for row in standing_rows(study, found)}
-    order = [standing.number for standing in found]
+    by_trial = {row["trial"]: row for row in standing_rows(study, ranked)}
+    order = [standing.number for standing in ranked]
     on_test = finalize.on_test(study)
-    made = []
+    table = []
     for value, trials in grouped(study, by).items():
         chosen = leader(study, trials)
         row = {by: value, **_counts(study, trials), **_leader(study, chosen, on_test)}
-        made.append({**row, **{key: about.get(row["best_trial"], {}).get(key) for key in _STANDING}})
-    return sorted(made, key=lambda row: order.index(row["best_trial"]) if row["best_trial"] in order else len(order))
+        table.append({**row, **{key: by_trial.get(row["best_trial"], {}).get(key) for key in _STANDING}})
+    return sorted(table, key=lambda row: order.index(row["best_trial"]) if row["best_trial"] in order else len(order))
 
 
 def _counts(study: Study, trials: list[Trial]) -> Row:
@@ -85,36 +86,36 @@ def _leader(study: Study, trial: Trial | None, on_test: dict[int, Standing]) -> 
         return {"objective": None, "best_trial": None, "loss_name": None, "name": "", **dict.fromkeys(keys)}
     target = objective_of(study)
     runs = [run for run in study.again(trial.number) if run.final is not None] or [trial]
-    scored, one = [run.test or {} for run in runs], on_test.get(trial.number)
+    test_metrics, standing = [run.test or {} for run in runs], on_test.get(trial.number)
     return {
         "objective": objective(study, trial),
         "best_trial": trial.number,
         "loss_name": trial.config.get("loss"),
         "name": trial.name,
         **{key: _mean(run.final["metrics"].get(key) for run in runs if run.final is not None) for key in _LOSSES},
-        **{key: _mean(metrics.get(key) for metrics in scored) for key in _TEST},
-        "test": one and target.rank(one.value),
-        **_test_spans(target, one),
+        **{key: _mean(metrics.get(key) for metrics in test_metrics) for key in _TEST},
+        "test": standing and target.rank(standing.value),
+        **_test_spans(target, standing),
     }
 
 
-def _test_spans(target: Objective, one: Standing | None) -> Row:
+def _test_spans(target: Objective, standing: Standing | None) -> Row:
     row: Row = {}
-    for of, span in (("seed", one.seed if one else None), ("text", one.documents if one else None)):
+    for of, span in (("seed", standing.seed if standing else None), ("text", standing.documents if standing else None)):
         low, high = sorted((target.rank(span.low), target.rank(span.high))) if span is not None else (None, None)
         row |= {f"test_{of}_low": low, f"test_{of}_high": high}
     return row
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """None where one of them is not known."""
-    known = list(values)
-    return None if not known or None in known else statistics.fmean(value for value in known if value is not None)
+    """The mean; None where a value is missing or there is none."""
+    numbers = list(values)
+    return None if not numbers or None in numbers else statistics.fmean(value for value in numbers if value is not None)
 
 
 def note(study: Study, table: list[Row]) -> list[str]:
-    """What the columns of losses are; nothing where they are not shown."""
-    if not own(table):
+    """An explanation of the loss columns; empty where they are not shown."""
+    if not has_own_loss(table):
         return []
     test = objective_of(study).scale_unit
     unit = _LOSS_UNIT if test == _LOSS_UNIT else f"{_LOSS_UNIT} (test: {test})"
@@ -124,6 +125,6 @@ def note(study: Study, table: list[Row]) -> list[str]:
     ]
 
 
-def own(table: list[Row]) -> bool:
-    """Whether a leader's loss is another number than its nats per token."""
+def has_own_loss(table: list[Row]) -> bool:
+    """Whether any leader was trained with another loss than cross-entropy, so that its loss is not nats per token."""
     return any(row["loss_name"] not in (None, "cross_entropy") for row in table)

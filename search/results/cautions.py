@@ -1,6 +1,7 @@
-"""What a careful person would say about a search that has run: each caution one line, with what to do. Pure.
+"""Cautions: warnings after a search, such as a best value at the edge of its range, each with its remedy. Pure.
 
-`search.strategy.advice` says what can be known before; these need the trials. None of them changes a rank.
+They need the trials' results; warnings that the spec alone allows are in `search.strategy.advice`. No caution changes
+a rank.
 """
 
 from __future__ import annotations
@@ -14,25 +15,27 @@ from pydantic import ValidationError
 
 from search.results.agreement import agreement
 from search.results.leaderboard import order
+from search.spec.parameter import Parameter
 from search.spec.points import Space, number_kind, target, typed
-from search.spec.study_spec import Parameter, StudySpec
+from search.spec.study_spec import StudySpec
 from search.strategy.groups import values
 from search.study.scores import best, leader, objective, ranked
 from search.study.study import Study, Trial
 from trainer.schedule import n_steps
 from trainer.units import count
 
-_EDGE = 0.05  # of a range, at each end
-_UNEQUAL = 2  # times as many trials, or as wide a range
-_FEW = 4  # trials of which a range is no statement
-# a parameter that explains a quarter of the spread is seen in 4 of 5 cases, or nothing is said of it
+_EDGE = 0.05  # share of a range at each end that counts as its edge
+_UNEQUAL = 2  # factor between numbers of trials, or between widths of ranges, that is unequal
+_FEW = 4  # trials below which the range of their learning rates means nothing
+# effect size and power: a parameter is called idle only if one that explains a quarter of the variance would be
+# detected in at least 4 of 5 cases
 _CLEAR, _POWER = 0.25, 0.8
-_NOTHING = 0.2  # p above which nothing was seen
+_UNSEEN = 0.2  # p-value above which no effect was seen
 _COMPARED = ("completed", "early_stopped", "pruned", "paused")
 
 
 def cautions(study: Study, spec: StudySpec) -> list[str]:
-    """One line each, without a full stop, the most consequential first; empty while no trial is at full length."""
+    """One line per caution, without a full stop, the gravest first; empty while no trial has reached full length."""
     full = [trial for trial in study.searched if objective(study, trial) is not None]
     if not full:
         return []
@@ -48,39 +51,40 @@ def cautions(study: Study, spec: StudySpec) -> list[str]:
 
 
 def _best(study: Study, trials: Iterable[Trial]) -> Trial:
-    """Of some trials the one with the best objective in the search."""
+    """The trial with the best objective in the search (not over fresh seeds)."""
     return ranked(study, trials)[0]
 
 
-# the best value at the edge of what was searched
+# the best value at the edge of the searched range
 
 
 def _edges(study: Study, space: Space, full: list[Trial]) -> Iterator[str]:
-    leader = best(study) or _best(study, full)  # whoever leads the table, finalists' fresh seeds included
+    leader = best(study) or _best(study, full)  # as in the leaderboard: fresh seeds decide first
     for name, parameter in space.items():
-        if name in leader.point and (found := _edge(name, parameter, leader, full)):
-            yield f"{name}: the best trial has {_number(leader.point[name])}, {found}"
+        if name in leader.point and (problem := _edge(name, parameter, leader, full)):
+            yield f"{name}: the best trial has {_number(leader.point[name])}, {problem}"
     rates = {name: parameter for name, parameter in space.items() if target(name, parameter) == "learning_rate"}
     for loss in sorted({str(trial.config.get("loss")) for trial in full} - {str(leader.config.get("loss"))}):
-        mine = [trial for trial in full if trial.config.get("loss") == loss]
-        first = _best(study, mine)
+        of_loss = [trial for trial in full if trial.config.get("loss") == loss]
+        first = _best(study, of_loss)
         for name in rates.keys() & first.point.keys():
-            if found := _edge(name, rates[name], first, mine):
-                yield f"{name}: the best trial of {loss} has {_number(first.point[name])}, {found}"
+            if problem := _edge(name, rates[name], first, of_loss):
+                yield f"{name}: the best trial of {loss} has {_number(first.point[name])}, {problem}"
 
 
 def _edges_of_each(study: Study, space: Space, full: list[Trial]) -> Iterator[str]:
-    """Where values are compared, each is shown at its best, and each best may lie at an edge."""
+    """With `compare:` in the spec: the same for the best trial of each compared value."""
     for group in dict.fromkeys(trial.group for trial in full):
-        mine = [trial for trial in full if trial.group == group]
-        first = leader(study, mine) or _best(study, mine)
+        of_group = [trial for trial in full if trial.group == group]
+        first = leader(study, of_group) or _best(study, of_group)
         for name, parameter in space.items():
-            if name in first.point and (found := _edge(name, parameter, first, mine)):
-                yield f"{name}: the best trial of {group} has {_number(first.point[name])}, {found}"
+            if name in first.point and (problem := _edge(name, parameter, first, of_group)):
+                yield f"{name}: the best trial of {group} has {_number(first.point[name])}, {problem}"
 
 
 def _edge(name: str, parameter: Parameter, best: Trial, full: list[Trial]) -> str | None:
-    """What to say of a value in the outer 5 % of its range, or at the end of a choice of three or more numbers."""
+    """The warning, with a wider range to use, for a best value in the outer 5 % of its range, or at either end of a
+    choice of three or more numbers; else None."""
     field = target(name, parameter)
     if parameter.linked or number_kind(field) is None:
         return None
@@ -96,7 +100,7 @@ def _edge(name: str, parameter: Parameter, best: Trial, full: list[Trial]) -> st
     upper = place > 0.5
     inside = [other for other in others if (other < value if upper else other > value)]
     if min(place, 1 - place) > _EDGE or not inside:
-        return None  # in the middle, or nothing was tried inside, so the edge is not better than it
+        return None  # not at an edge, or no trial was further inside to compare with
     end, reach = (high, 1) if upper else (low, -1)
     further = scale(high) - scale(low)
     steps = sorted(map(scale, choice))
@@ -104,7 +108,7 @@ def _edge(name: str, parameter: Parameter, best: Trial, full: list[Trial]) -> st
         further = 2 * (steps[-1] - steps[-2] if upper else steps[1] - steps[0])
     wider = _allowed(field, [back(scale(end) + reach * further / 2**halved) for halved in range(1, 7)], end)
     if wider is None:
-        return None  # the config takes nothing beyond
+        return None  # the config allows no value beyond the edge
     if choice:
         return f"the {'largest' if upper else 'smallest'} of its choice: better ones may lie beyond; add {wider}"
     ends = f"{_number(low)}, {wider}" if upper else f"{wider}, {_number(high)}"
@@ -116,17 +120,17 @@ def _edge(name: str, parameter: Parameter, best: Trial, full: list[Trial]) -> st
 
 
 def _allowed(field: str, wanted: list[float], end: float) -> str | None:
-    """The first of these that the config's field takes and that, as written, lies beyond the end."""
-    whole = number_kind(field) == "int"
+    """The first wanted value that the config's field allows and that, as printed, lies beyond the end; else None."""
+    integer = number_kind(field) == "int"
     tries = [
         *wanted[:1],
         *(bound for bound in (0.0, 1.0) if min(wanted[0], end) < bound < max(wanted[0], end)),
         *wanted,
     ]
     for value in tries:
-        text = str(round(value)) if whole else _number(value)
+        text = str(round(value)) if integer else _number(value)
         try:
-            typed(field, int(text) if whole else float(text))
+            typed(field, int(text) if integer else float(text))
         except ValidationError:
             continue
         if (float(text) - end) * (wanted[0] - end) > 0:
@@ -142,7 +146,7 @@ def _number(value: float) -> str:
 
 
 def _unequal_losses(study: Study, full: list[Trial]) -> Iterator[str]:
-    """A comparison of losses is one of how well each was tuned, unless all were tuned alike."""
+    """Losses with unequal numbers of trials or learning-rate ranges: better tuning alone can make one look better."""
     tried = Counter(str(trial.config["loss"]) for trial in study.searched if "loss" in trial.config)
     if len(tried) < 2:
         return
@@ -157,16 +161,17 @@ def _unequal_losses(study: Study, full: list[Trial]) -> Iterator[str]:
 
 
 def _unequal_groups(study: Study, spec: StudySpec, full: list[Trial]) -> Iterator[str]:
-    """Where values take turns they have equal chances; unless a budget, or a start, has it otherwise."""
+    """Compared values with unequal numbers of trials (a budget that ran out or `start` points can cause that), or with
+    no full-length trial."""
     compared, tried = spec.compare, Counter(dict.fromkeys(values(spec), 0))
     tried.update(trial.group for trial in study.searched)
     if max(tried.values()) > _UNEQUAL * min(tried.values()):
         each = ", ".join(f"{group} {n}" for group, n in tried.most_common())
         yield f"{compared}: values had unequal numbers of trials ({each}); raise the budget before comparing them"
-    if nobody := [group for group in tried if all(trial.group != group for trial in full)]:
+    if unfinished := [group for group in tried if all(trial.group != group for trial in full)]:
         yield (
-            f"{compared}: no trial of {', '.join(nobody)} came to its end, so nothing is known of it at its best; see "
-            "why (nanosweep leaderboard), or give it more trials"
+            f"{compared}: no trial of {', '.join(unfinished)} came to its end, so nothing is known of it at its best; "
+            "see why (nanosweep leaderboard), or give it more trials"
         )
     if compared == "loss":
         yield from _unequal_rates(study, tried)
@@ -180,14 +185,14 @@ def _unequal_rates(study: Study, tried: Iterable[str]) -> Iterator[str]:
             spans[loss] = math.log10(max(rates) / min(rates))
     if len(spans) > 1:
         wide, narrow = max(spans, key=lambda loss: spans[loss]), min(spans, key=lambda loss: spans[loss])
-        if spans[wide] > _UNEQUAL * spans[narrow] and spans[wide] > 0.3:  # less than a factor 2 is no search
+        if spans[wide] > _UNEQUAL * spans[narrow] and spans[wide] > 0.3:  # 0.3: under a factor of 2 is hardly a search
             yield (
                 f"loss: learning rates of {wide} were searched over a factor {10 ** spans[wide]:.3g}, those of "
                 f"{narrow} over {10 ** spans[narrow]:.3g}; search both alike before comparing them"
             )
 
 
-# rungs and schedules
+# rungs and learning-rate schedules
 
 
 def _rungs(study: Study) -> Iterator[str]:
@@ -201,14 +206,14 @@ def _rungs(study: Study) -> Iterator[str]:
 
 
 def _schedules(trials: list[Trial]) -> Iterator[str]:
-    """Shares of a trial that come to no whole step, or to most of it."""
-    found: dict[str, list[Trial]] = {}
+    """Warm-up or decay shares of a trial that round to zero steps, and a warm-up of more than half the steps."""
+    affected: dict[str, list[Trial]] = {}
     for trial in trials:
-        for said in _schedule(trial):
-            found.setdefault(said, []).append(trial)
-    for said, those in found.items():
-        numbers = ", ".join(str(trial.number) for trial in those[:3]) + (", ..." if len(those) > 3 else "")
-        yield said.format(f"{len(those)} of {len(trials)} trials ({numbers})")
+        for message in _schedule(trial):
+            affected.setdefault(message, []).append(trial)
+    for message, cases in affected.items():
+        numbers = ", ".join(str(trial.number) for trial in cases[:3]) + (", ..." if len(cases) > 3 else "")
+        yield message.format(f"{len(cases)} of {len(trials)} trials ({numbers})")
 
 
 def _schedule(trial: Trial) -> Iterator[str]:
@@ -231,10 +236,13 @@ def _schedule(trial: Trial) -> Iterator[str]:
 
 
 def _idle(study: Study, spec: StudySpec) -> Iterator[tuple[str, str]]:
-    """By parameter: Kruskal and Wallis's rank test of each parameter over all trials that were compared.
+    """(parameter, caution) of each parameter without a visible effect, by the Kruskal-Wallis rank test.
 
-    Those stopped rank behind those that went on, as in the leaderboard: among the survivors alone even a decisive
-    parameter makes no difference any more. Ranges are cut into thirds, so that a valley is seen as well as a slope.
+    The sample is all compared trials.
+
+    Stopped trials rank behind those that continued, as in the leaderboard: among the survivors alone even a decisive
+    parameter shows no effect. A range is cut into thirds, so that an optimum in its middle is detected as well as a
+    trend.
     """
     from scipy.stats import chi2, kruskal, ncx2
 
@@ -244,30 +252,30 @@ def _idle(study: Study, spec: StudySpec) -> Iterator[tuple[str, str]]:
     rank = {trial.number: place for place, trial in enumerate(compared)}
     for name, parameter in spec.space.items():
         if name == spec.compare:
-            continue  # its values are what the study is about
-        found = [sample for sample in _samples(name, parameter, compared, rank) if len(sample) >= 3]
-        n, df = sum(map(len, found)), len(found) - 1
+            continue  # the study exists to compare its values
+        samples = [sample for sample in _samples(name, parameter, compared, rank) if len(sample) >= 3]
+        n, df = sum(map(len, samples)), len(samples) - 1
         if df < 1:
             continue
-        seen = ncx2.sf(chi2.isf(0.05, df), df, 3 / math.pi * n * _CLEAR / (1 - _CLEAR))  # its power
-        p = kruskal(*found).pvalue
-        if seen >= _POWER and p > _NOTHING:
+        power = ncx2.sf(chi2.isf(0.05, df), df, 3 / math.pi * n * _CLEAR / (1 - _CLEAR))  # power of the test
+        p = kruskal(*samples).pvalue
+        if power >= _POWER and p > _UNSEEN:
             yield (
                 name,
-                f"{name}: no difference seen among {n} trials (rank test of {len(found)} groups, p = {p:.2g}; an "
-                f"effect of {_CLEAR:.0%} of the spread would be seen in {math.floor(100 * seen)} of 100 searches): "
+                f"{name}: no difference seen among {n} trials (rank test of {len(samples)} groups, p = {p:.2g}; an "
+                f"effect of {_CLEAR:.0%} of the spread would be seen in {math.floor(100 * power)} of 100 searches): "
                 "fix it and search the others",
             )
 
 
 def _samples(name: str, parameter: Parameter, trials: list[Trial], rank: dict[int, int]) -> list[list[int]]:
-    """Ranks of the trials that have the parameter, by its value, or by thirds of what was tried of a range."""
-    mine = [trial for trial in trials if name in trial.point]
+    """Ranks of the trials that have the parameter, a list per choice or per third of the tried values of a range."""
+    having = [trial for trial in trials if name in trial.point]
     if parameter.choice is not None:
         values: dict[str, list[int]] = {}
-        for trial in mine:
+        for trial in having:
             values.setdefault(repr(trial.point[name]), []).append(rank[trial.number])
         return list(values.values())
-    mine.sort(key=lambda trial: (trial.point[name], trial.number))
-    cuts = [round(third * len(mine) / 3) for third in range(4)]
-    return [[rank[trial.number] for trial in mine[a:b]] for a, b in itertools.pairwise(cuts)]
+    having.sort(key=lambda trial: (trial.point[name], trial.number))
+    cuts = [round(third * len(having) / 3) for third in range(4)]
+    return [[rank[trial.number] for trial in having[a:b]] for a, b in itertools.pairwise(cuts)]

@@ -1,8 +1,8 @@
-"""`nanosweep documents`: how a trial does story by story, and how far its probabilities mean what they say.
+"""`nanosweep documents`: a trial's perplexity by document, and its calibration.
 
-Three means are in use and differ: the pooled perplexity exp(sum of nats / sum of tokens), which is the objective; that
-of the documents' nats per token, each document counting once; and the plain mean of their perplexities, which a few
-odd short ones rule.
+Three means are in use and differ: the pooled perplexity exp(sum of nats / sum of tokens), which is the objective; exp
+of the mean of the documents' nats per token, in which each document counts once; and the mean of the documents'
+perplexities, which a few unusual short documents dominate.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from data.dataset import Dataset
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_LENGTH = 300  # characters of a worst document
+_LENGTH = 300  # characters printed of each of the worst documents
 
 
 def describe(folder: Path, trial: int | None = None, worst: int = 3, allow_code: bool = False) -> str:
-    """Lines for people. trial: default the leader. allow_code: an own corpus that is not cached may run.
+    """The report as text. trial: its number, default the leader. worst: how many of the worst documents to print.
+    allow_code: an own corpus may run where it is not prepared yet.
 
-    Raises UserError where it has no results by document."""
+    Raises UserError where the trial has no per-document results, or the corpus has changed.
+    """
     study = read_study(folder)
     chosen = export.choose(study, trial)
     scores = load(trial_folder(folder, chosen.number) / SCORES)
@@ -43,7 +45,7 @@ def describe(folder: Path, trial: int | None = None, worst: int = 3, allow_code:
 
 
 def _distribution(scores: Scores) -> list[str]:
-    what = "cells of 128 tokens" if scores.one_document else "documents"
+    counted = "cells of 128 tokens" if scores.one_document else "documents"
     per_token = scores.nll / np.maximum(scores.tokens, 1)
     means = {
         "pooled (the objective)": scores.nll.sum() / scores.tokens.sum(),
@@ -51,9 +53,9 @@ def _distribution(scores: Scores) -> list[str]:
     }
     values = [f"{name} {units.score(float(np.exp(nats)))}" for name, nats in means.items()]
     values.append(f"plain mean {units.score(float(np.exp(per_token).mean()))}")
-    at = np.exp(np.quantile(per_token, QUANTILES))
-    spread = ", ".join(f"{units.score(float(v))} ({q:.0%})" for q, v in zip(QUANTILES, at, strict=True))
-    return [f"perplexity over {len(per_token):,} {what}: {', '.join(values)}", f"quantiles: {spread}"]
+    perplexities = np.exp(np.quantile(per_token, QUANTILES))
+    spread = ", ".join(f"{units.score(float(v))} ({q:.0%})" for q, v in zip(QUANTILES, perplexities, strict=True))
+    return [f"perplexity over {len(per_token):,} {counted}: {', '.join(values)}", f"quantiles: {spread}"]
 
 
 def _calibration(trial: Trial) -> list[str]:
@@ -75,16 +77,16 @@ def _worst(study: Study, trial: Trial, scores: Scores, worst: int, allow_code: b
     if len(scores.nll) != data.val.n_docs:
         raise UserError(f"trial {trial.number}: {SCORES} is of {len(scores.nll)} documents, the corpus has others now")
     per_token = scores.nll / np.maximum(scores.tokens, 1)
-    found = []
+    lines = []
     for document in np.argsort(-per_token, kind="stable")[:worst]:
         value = units.score(float(np.exp(per_token[document])))
         text = " ".join(_text(data, int(document)).split())
         short = text if len(text) <= _LENGTH else text[: _LENGTH - 3] + "..."
-        found += [
+        lines += [
             f"perplexity {value}, {scores.tokens[document]} tokens:",
             textwrap.fill(short, 100, initial_indent="  ", subsequent_indent="  "),
         ]
-    return found
+    return lines
 
 
 def _text(data: Dataset, document: int) -> str:

@@ -1,4 +1,4 @@
-"""From a study to a config that can be trained: the whole config, and as a block where it comes from."""
+"""`nanosweep export`: a trial's complete config as YAML, with its provenance in a block of its own."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.errors import UserError
-from search.results.standing import standings, sure
+from search.results.standing import describe_place, standings
 from search.stats.statistics import Standing
 from search.study.scores import best, objective, objective_of
 from search.study.study import Study, Trial
 from trainer import provenance, units
 from trainer.config import TrainConfig, dump
 from trainer.criterion import names_own_code
-from trainer.files import replace_text as replace_text  # other rooms write through this one, too
+from trainer.files import replace_text as replace_text  # re-exported for the driver and the report
 from trainer.provenance import Provenance
 
 NAME = "best.yaml"
 
 
 def best_config(study: Study, trial: int | None = None) -> TrainConfig:
-    """The config of a trial; by default of the one that leads. Raises UserError as `choose` does."""
+    """The config of a trial, default the leader. Raises UserError as `choose`, and for another release's config."""
     return _config(choose(study, trial))
 
 
 def choose(study: Study, trial: int | None = None) -> Trial:
     """The trial of that number, or the leader.
 
-    Raises UserError when there is no such trial, or no trial has ended at full length.
+    Raises UserError when there is no such trial, or no leader because no trial has reached full length.
     """
     name = study.header.name
     if trial is not None:
         if trial not in study.trials:
             numbers = sorted(study.trials)
-            known = f"its trials are {numbers[0]} to {numbers[-1]}" if numbers else "it has no trials yet"
-            raise UserError(f"study {name} has no trial {trial}; {known}")
+            choices = f"its trials are {numbers[0]} to {numbers[-1]}" if numbers else "it has no trials yet"
+            raise UserError(f"study {name} has no trial {trial}; {choices}")
         return study.trials[trial]
     leader = best(study)
     if leader is None:
-        going = f"{len(study.trials)} trials, none of which has ended at full length"
+        progress = f"{len(study.trials)} trials, none of which has ended at full length"
         raise UserError(
-            f"study {name} has no best trial yet ({going if study.trials else 'no trials'}); "
-            "let it go on (nanosweep run), or choose one with --trial"
+            f"study {name} has no best trial yet ({progress if study.trials else 'no trials'}); "
+            "let it continue (nanosweep run), or choose one with --trial"
         )
     return leader
 
 
-def text(study: Study, trial: int | None = None, found: list[Standing] | None = None) -> str:
+def text(study: Study, trial: int | None = None, ranked: list[Standing] | None = None) -> str:
     """YAML that `trainer.config.load` reads back to the trial's config, headed by its provenance.
 
-    found: the trials' standings, where somebody has them.
+    ranked: the standings of the trials, computed here if None. Raises UserError as `best_config` does.
     """
     chosen = choose(study, trial)
-    config, block = dump(_config(chosen)), provenance.dump(provenance_of(study, chosen, found))
+    config, block = dump(_config(chosen)), provenance.dump(provenance_of(study, chosen, ranked))
     permission = " --allow-code" if names_own_code(_config(chosen)) else ""
     comments = "".join(f"# {line}\n" for line in (title(study, chosen), *(f"{use}{permission}" for use in _USE)))
     return f"{comments}\n{block}\n{config}"
@@ -69,26 +69,26 @@ _USE = (
 
 
 def title(study: Study, trial: Trial) -> str:
-    """Which trial of which study, in a line."""
+    """One line: the trial, its study, its point and its number of parameters."""
     leader = "best of" if best(study) is trial else "from"
     size = "" if trial.n_parameters is None else f"; {units.count(trial.n_parameters)} parameters"
-    return f"nanosweep: {leader} study {study.header.name}, trial {trial.number} ({_line(trial.name)}){size}"
+    return f"nanosweep: {leader} study {study.header.name}, trial {trial.number} ({_single_line(trial.name)}){size}"
 
 
-def provenance_of(study: Study, trial: Trial, found: list[Standing] | None = None) -> Provenance:
-    """Where a trial's config comes from, and how sure its place is.
+def provenance_of(study: Study, trial: Trial, ranked: list[Standing] | None = None) -> Provenance:
+    """The provenance of a trial's config, with how certain its place in the study is.
 
-    found: the trials' standings, where somebody has them.
+    ranked: the standings of the trials, computed here if None.
     """
     header, value = study.header, objective(study, trial)
     how_sure = ""
     if value is not None:
-        how_sure = sure(study, trial.number, standings(study) if found is None else found)
+        how_sure = describe_place(study, trial.number, standings(study) if ranked is None else ranked)
     seconds = trial.reports[-1]["time"] if trial.reports else None
     return Provenance(
         study=header.name,
         trial=trial.number,
-        name=_line(trial.name),
+        name=_single_line(trial.name),
         parameters=trial.n_parameters,
         point=trial.point,
         leads=best(study) is trial,
@@ -106,16 +106,16 @@ def provenance_of(study: Study, trial: Trial, found: list[Standing] | None = Non
     )
 
 
-def write(study: Study, path: Path, trial: int | None = None, found: list[Standing] | None = None) -> None:
-    """Write `text` to a file at once and whole. Raises UserError when the place cannot be written."""
-    replace_text(path, text(study, trial, found))
+def write(study: Study, path: Path, trial: int | None = None, ranked: list[Standing] | None = None) -> None:
+    """Write `text` to a file atomically. Raises UserError as `text` does, or when the file cannot be written."""
+    replace_text(path, text(study, trial, ranked))
 
 
-def write_best(study: Study, folder: Path, found: list[Standing] | None = None) -> Path | None:
-    """`best.yaml` in a study's folder; None, and nothing written, as long as no trial leads."""
+def write_best(study: Study, folder: Path, ranked: list[Standing] | None = None) -> Path | None:
+    """Write `best.yaml` into a study's folder and return its path; None, and no file, while there is no leader."""
     if best(study) is None:
         return None
-    write(study, folder / NAME, found=found)
+    write(study, folder / NAME, ranked=ranked)
     return folder / NAME
 
 
@@ -130,5 +130,5 @@ def _config(trial: Trial) -> TrainConfig:
         ) from None
 
 
-def _line(value: Any) -> str:
+def _single_line(value: Any) -> str:
     return " ".join(str(value).split())

@@ -1,8 +1,8 @@
-"""`nanosweep finalize`: the finalists on the test split, once, when all has been chosen.
+"""`nanosweep finalize`: score the finalists on the test split, once, after every choice has been made.
 
-The test split is opened here and nowhere else, and nothing is chosen by what it says: the leader stays who it is. Each
-finalist's runs with fresh seeds are scored from the weights that their last report was about. What is found stands in
-the journal; asked again, that is printed and nothing is scored.
+The test split is read here and nowhere else, and it decides nothing: validation has already chosen the leader. Each
+finalist's runs with fresh seeds are scored with the weights that their last report scored. The results are written to
+the journal; a second call prints them and scores nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from data.errors import UserError
 from search.results.standing import text_of
 from search.stats.statistics import Standing, compare_trials, fit
 from search.study.folder import held, trial_folder
+from search.study.ledger import Ledger
 from search.study.scores import finalists, objective_of
-from search.study.study import Ledger, Study, Trial, read_study
+from search.study.study import Study, Trial, read_study
 from trainer.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ TEST_SCORES = "test_scores.npz"
 
 
 def finalize(folder: Path, allow_code: bool = False) -> Study:
-    """Score what has not been scored yet, into the journal. Returns the study.
+    """Score the finalists' runs that have no test metrics yet and write these to the journal. Returns the study.
 
-    allow_code: own losses and models may be imported, and an own corpus that is not cached may run.
-    Raises UserError where there are no finalists, a driver still runs the study, the text has changed since, or there
-    is no test split.
+    allow_code: own losses and models may be imported, and an own corpus may run where it is not prepared yet.
+    Raises UserError without finalists, while a driver runs the study, where the corpus has changed since, or without
+    a test split.
     """
     with held(folder):
         study = read_study(folder)
@@ -41,17 +42,19 @@ def finalize(folder: Path, allow_code: bool = False) -> Study:
 
 
 def finalist_runs(study: Study) -> list[Trial]:
-    """The runs with fresh seeds that reached full length. Raises UserError when there are none."""
+    """The full-length runs with fresh seeds. Raises UserError when there are none or some have not ended."""
     name = study.header.name
     unfinished = [number for number in study.unfinished() if study.trials[number].of is not None]
     if unfinished:
-        raise UserError(f"study {name}: {len(unfinished)} runs of finalists have not ended; `nanosweep run` goes on")
-    found = [trial for trial in study.trials.values() if trial.of is not None and trial.final is not None]
-    if not found:
+        raise UserError(
+            f"study {name}: {len(unfinished)} runs of finalists have not ended; `nanosweep run` continues them"
+        )
+    runs = [trial for trial in study.trials.values() if trial.of is not None and trial.final is not None]
+    if not runs:
         raise UserError(
             f"study {name} has no finalists: put `finalists: {{top: 4, seeds: 3}}` into its spec and run it again"
         )
-    return found
+    return runs
 
 
 def _score(folder: Path, study: Study, trials: list[Trial], allow_code: bool) -> None:
@@ -59,7 +62,7 @@ def _score(folder: Path, study: Study, trials: list[Trial], allow_code: bool) ->
     from trainer.rescore import rescore
 
     datasets: dict[str, Dataset] = {}
-    for trial in trials:  # all that can be wrong is found before anything is scored
+    for trial in trials:  # raise every possible error before scoring anything
         config = TrainConfig.model_validate(trial.config)
         if config.tokenizer not in datasets:
             datasets[config.tokenizer] = dataset_of(study, config, allow_code)
@@ -69,14 +72,14 @@ def _score(folder: Path, study: Study, trials: list[Trial], allow_code: bool) ->
         for trial in trials:
             tokenizer = trial.config["tokenizer"]
             place = trial_folder(folder, trial.number)
-            found = rescore(place, datasets[tokenizer], tests[tokenizer], allow_code)
-            found.scores.save(place / TEST_SCORES)
+            result = rescore(place, datasets[tokenizer], tests[tokenizer], allow_code)
+            result.scores.save(place / TEST_SCORES)
             metrics = {
-                "test_loss": found.loss,
-                "test_perplexity": found.perplexity,
-                "test_bits_per_byte": found.bits_per_byte,
-                "test_accuracy": found.accuracy,
-                "test_objective_loss": found.objective,
+                "test_loss": result.loss,
+                "test_perplexity": result.perplexity,
+                "test_bits_per_byte": result.bits_per_byte,
+                "test_accuracy": result.accuracy,
+                "test_objective_loss": result.objective,
             }
             ledger.write("test", trial=trial.number, metrics=metrics)
     finally:
@@ -84,24 +87,27 @@ def _score(folder: Path, study: Study, trials: list[Trial], allow_code: bool) ->
 
 
 def dataset_of(study: Study, config: TrainConfig, allow_code: bool = False) -> Dataset:
-    """The prepared corpus that the study ran on. allow_code: an own one that is not cached may run."""
+    """The prepared corpus that the study ran on. allow_code: an own one may run where it is not prepared yet.
+
+    Raises UserError where its hash has changed.
+    """
     from data.prepare import prepare
 
     data = prepare(config.corpus, config.tokenizer, config.split, allow_code=allow_code)
     tokenized = study.header.data.tokenizers.get(config.tokenizer)
-    known = study.header.data.hash if tokenized is None else tokenized.hash
-    if data.hash != known:
+    expected = study.header.data.hash if tokenized is None else tokenized.hash
+    if data.hash != expected:
         raise UserError(
-            f"{data.corpus} has changed since the study ran (hash {known[:12]}, is now {data.hash[:12]}); "
+            f"{data.corpus} has changed since the study ran (hash {expected[:12]}, is now {data.hash[:12]}); "
             "bring the old text back"
         )
     return data
 
 
 def on_test(study: Study) -> dict[int, Standing]:
-    """What the test split says of each finalist, in the order that validation gave them; nothing before `finalize`.
+    """Each finalist's standing on the test split, by number, in validation's order; empty before `finalize`.
 
-    Values are those of the objective where differences are compared: nats per token, say.
+    Values are on the objective's scale of differences (such as nats per token).
     """
     target = objective_of(study)
     values: dict[int, list[float]] = {}
@@ -111,25 +117,27 @@ def on_test(study: Study) -> dict[int, Standing]:
             values.setdefault(run.of, []).append(target.compared(value))
     means = fit(finalists(study)).means
     order = sorted(values, key=lambda number: (means.get(number, math.inf), number))
-    found = {one.number: one for one in compare_trials(values, text=text_of(study, order, name=TEST_SCORES))}
-    return {number: found[number] for number in order}
+    standings = {
+        standing.number: standing for standing in compare_trials(values, text=text_of(study, order, name=TEST_SCORES))
+    }
+    return {number: standings[number] for number in order}
 
 
 def render(study: Study) -> str:
-    """The finalists on the test split, in the order that validation gave them; with their value, where a spec
-    compares values."""
+    """The finalists on the test split as text, in validation's order; with `compare:` in the spec, also each one's
+    compared value. Raises UserError as `finalist_runs` does."""
     finalist_runs(study)
-    target, found = objective_of(study), on_test(study)
-    width = max(len(study.trials[number].group) for number in found) if found else 0
+    target, standings = objective_of(study), on_test(study)
+    width = max(len(study.trials[number].group) for number in standings) if standings else 0
     lines = [f"study {study.header.name}: {target.unit} on the test split, 95 % over seeds and over the text"]
-    for number, one in found.items():
+    for number, standing in standings.items():
         trial = study.trials[number]
         spans = [
-            f"{name} {'–'.join(map(target.show, sorted((target.value(at.low), target.value(at.high)))))}"
-            for name, at in (("seeds", one.seed), ("text", one.documents))
-            if at is not None
+            f"{name} {'–'.join(map(target.show, sorted((target.value(interval.low), target.value(interval.high)))))}"
+            for name, interval in (("seeds", standing.seed), ("text", standing.documents))
+            if interval is not None
         ]
         group = f"{trial.group:<{width}}  " if width else ""
-        about = ", ".join([f"{one.runs} seeds", *spans])
-        lines.append(f"{group}trial {number:<4} {target.show(target.value(one.value))}  ({about})  {trial.name}")
+        details = ", ".join([f"{standing.runs} seeds", *spans])
+        lines.append(f"{group}trial {number:<4} {target.show(target.value(standing.value))}  ({details})  {trial.name}")
     return "\n".join([*lines, "the order is validation's; nothing was chosen by these numbers"]) + "\n"

@@ -1,4 +1,4 @@
-"""The leaderboard as rows: a dict per trial, best first. Pure; `search.leaderboard` makes data frames of them."""
+"""The leaderboard as rows: one dict per trial, best first. Pure. `search.leaderboard` turns them into data frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAINRUN = ("val_nats_per_char", "mainrun_nats_per_char", "mainrun_coverage")
 
 
 def parameters(point: dict[str, Any]) -> dict[str, Any]:
-    """A point with its linked parameters (`width: {n_embd: 384, n_head: 6}`) laid out singly."""
+    """A point as flat dict: a linked parameter (`width: {n_embd: 384, n_head: 6}`) becomes an entry per config key."""
     flat: dict[str, Any] = {}
     for name, value in point.items():
         flat.update(value if isinstance(value, dict) else {name: value})
@@ -26,20 +26,20 @@ def rows(study: Study) -> list[Row]:
     """A row per trial, best first.
 
     objective, val_loss, val_perplexity, val_bits_per_byte, val_accuracy: on the full validation split at the end
-    of a trial of full length, else None, so that no sort mixes budgets. best_on_the_way: the best value of
-    the objective on the subset scored at reports. last: its value at the last report, whatever its length.
-    With `split: mainrun` also MAINRUN (see trainer.mainrun), at the end as well.
+    of a full-length trial, else None, so that sorting a column never mixes budgets. best_report: the best
+    objective during training, on the validation subset that reports score. last: the objective at the last report,
+    at whatever length. With `split: mainrun` also the keys MAINRUN (see trainer.mainrun), at the end as well.
     """
     return [_row(study, trial) for trial in order(study)]
 
 
 def order(study: Study) -> list[Trial]:
-    """Full-length trials by objective; then those stopped, going on or interrupted, the longest first; then the
-    waiting; then those that broke."""
-    return sorted(study.searched, key=lambda trial: _place(study, trial))
+    """Searched trials, best first: those of full length by objective; then stopped, running and interrupted ones, the
+    longest first; then waiting ones; last the broken ones."""
+    return sorted(study.searched, key=lambda trial: _sort_key(study, trial))
 
 
-def _place(study: Study, trial: Trial) -> tuple[float, ...]:
+def _sort_key(study: Study, trial: Trial) -> tuple[float, ...]:
     value = objective(study, trial)
     if value is not None:
         return (0, 0, objective_of(study).rank(value), trial.number)
@@ -49,25 +49,34 @@ def _place(study: Study, trial: Trial) -> tuple[float, ...]:
 
 
 def _reached(trial: Trial) -> int:
-    """Where a trial is compared: its last rung, or else its tokens (true tokens differ with the batch size)."""
+    """The length by which an unfinished trial is ranked: its last rung, or its tokens before the first rung.
+
+    The rung is nominal: true tokens at a rung differ with the batch size.
+    """
     return max((report["rung"] or 0 for report in trial.reports), default=0) or trial.tokens
 
 
 def _value(study: Study, report: dict[str, Any]) -> float:
-    """The objective in a report; NaN where it has none."""
+    """The objective in a report; NaN where the report lacks it."""
     return float(report["metrics"].get(objective_of(study).name, math.nan))
 
 
-def on_the_way(study: Study, trial: Trial) -> float | None:
-    """The best finite value of the objective on the subset, the end's included where the end measured it there."""
+def best_on_subset(study: Study, trial: Trial) -> float | None:
+    """The best finite objective on the validation subset during training; None without one.
+
+    The final report counts where it holds the subset's value as well as the full split's.
+    """
     target = objective_of(study)
     values = [_value(study, report) for report in trial.reports if not report["final"]]
-    values += [_at_end(target, report["metrics"]) for report in trial.reports if report["final"]]
+    values += [_subset_value_at_end(target, report["metrics"]) for report in trial.reports if report["final"]]
     return min((value for value in values if math.isfinite(value)), key=target.rank, default=None)
 
 
-def _at_end(target: Objective, metrics: dict[str, float]) -> float:
-    """The objective on the subset in a final report, which has the curve's metric there; NaN where that is another."""
+def _subset_value_at_end(target: Objective, metrics: dict[str, float]) -> float:
+    """The objective on the validation subset at the end of training.
+
+    A final report holds the metric of the curve on the subset; NaN where the objective cannot be computed from it.
+    """
     subset = metrics.get(f"{target.curve}_subset", math.nan)
     if not target.curve_is_compared or not math.isfinite(subset):
         return math.nan
@@ -87,7 +96,7 @@ def _row(study: Study, trial: Trial) -> Row:
         "objective": value,
         **{key: final.get(key) for key in ("val_loss", "val_perplexity", "val_bits_per_byte", "val_accuracy")},
         **{key: final[key] for key in MAINRUN if key in final},
-        "best_on_the_way": on_the_way(study, trial),
+        "best_report": best_on_subset(study, trial),
         "last": last.get(objective_of(study).name),
         "train_loss": last.get("train_loss"),
         "tokens": trial.tokens,

@@ -1,5 +1,5 @@
-"""The lines under a leaderboard that a careful reader wants: what ties mean, why trials broke, the entropy floor,
-rungs that were reached at different tokens, how well rungs foretold the end."""
+"""The notes under a leaderboard: ties, optimism of the best value, why trials broke, the entropy floor, differing
+tokens at a rung, how well rungs predicted the final order, cautions."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from search.study.study import Study, Trial
 from trainer import units
 
 
-def below(study: Study, left_out: int, found: list[Standing]) -> list[str]:
-    more = [f"... and {left_out} more (--limit 0 shows all)"] if left_out else []
+def note_lines(study: Study, left_out: int, ranked: list[Standing]) -> list[str]:
+    """All notes, a line each. left_out: rows that the table does not show. ranked: the standings of the trials."""
+    cut = [f"... and {left_out} more (--limit 0 shows all)"] if left_out else []
     return [
-        *more,
+        *cut,
         _counts(study),
-        *standing.lines(found),
+        *standing.lines(ranked),
         *optimism_lines(study),
         *cause_lines(study),
         *floor_lines(study),
-        *title_lines(study),
+        *mainrun_lines(study),
         *spread_lines(study),
         *agreement.lines(study),
         *caution_lines(study),
@@ -33,33 +34,36 @@ def below(study: Study, left_out: int, found: list[Standing]) -> list[str]:
 
 
 def optimism_lines(study: Study) -> list[str]:
-    """By how much the best value of the search flatters itself; nothing where no fresh seeds tell how far luck goes."""
+    """By how much the best value of the search is optimistic, as the best of many noisy ones.
+
+    Empty without fresh seeds: the noise of a seed is then not measured.
+    """
     noise = fit(finalists(study)).total
     values = [value for trial in study.searched if math.isfinite(value := score(study, trial))]
     if not noise.df or len(values) < 2:
         return []
     flattered = optimism(values, math.sqrt(noise.variance))
     size = objective_of(study).show_size(flattered)
-    return [f"the best value of the search, picked from {len(values)}, flatters itself by about {size} (expected)"]
+    return [f"the best value of the search, picked from {len(values)}, is optimistic by about {size} (expected)"]
 
 
 def caution_lines(study: Study) -> list[str]:
-    """Warnings that a careful person would give, once no trial is left to run."""
-    if study.unfinished() or study.header.spec_reading.refused:  # of a release that took other values
+    """The cautions of `search.results.cautions`, once no trial is left to run."""
+    if study.unfinished() or study.header.spec_reading.refused:  # refused: a spec of another release
         return []
     return [f"caution: {line}" for line in cautions(study, study.header.spec)]
 
 
 def _counts(study: Study) -> str:
-    found = Counter(trial.status.replace("_", " ") for trial in study.searched)
-    parts = [f"{number} {status}" for status, number in found.most_common()]
+    statuses = Counter(trial.status.replace("_", " ") for trial in study.searched)
+    parts = [f"{number} {status}" for status, number in statuses.most_common()]
     again = len(study.trials) - len(study.searched)
     more = f"; {again} runs of finalists with fresh seeds" if again else ""
     return f"{len(study.searched)} trials: {', '.join(parts)}{more}" if parts else "no trials yet"
 
 
 def cause_lines(study: Study, most: int = 3) -> list[str]:
-    """Why trials broke: the first few, a line each."""
+    """Why the first `most` broken trials broke, a line each."""
     broken = [trial for trial in study.trials.values() if trial.status in BROKEN and trial.cause]
     lines = [f"trial {t.number} {t.status.replace('_', ' ')}: {_short(t.cause)}" for t in broken[:most]]
     return lines + ([f"... and {len(broken) - most} more broke (--format json has every cause)"] * (len(broken) > most))
@@ -71,18 +75,18 @@ def _short(cause: str) -> str:
 
 
 def floor_lines(study: Study) -> list[str]:
-    """Where the corpus's entropy is known: the floor, the leader's gap to it, and an alarm for whoever is under it.
+    """The entropy floor of the corpus, the leader's gap to it, a warning for trials below it; empty without a floor.
 
-    Bits per byte are the same for every tokenizer, perplexity is not.
+    The floor in bits per byte is the same for every tokenizer, the one in perplexity is not.
     """
     floors = floors_of(study)
     if not floors:
         return []
-    each = [f"{units.score(floor['val_perplexity'])} ({name})" for name, floor in floors.items()]
+    perplexities = [f"{units.score(floor['val_perplexity'])} ({name})" for name, floor in floors.items()]
     first = next(iter(floors.values()))
-    perplexity = ", ".join(each) if len(each) > 1 else units.score(first["val_perplexity"])
+    perplexity = ", ".join(perplexities) if len(perplexities) > 1 else units.score(first["val_perplexity"])
     line = f"entropy floor: perplexity {perplexity}, {units.score(first['val_bits_per_byte'])} bits/byte"
-    gaps = {trial.number: found for trial in study.searched if (found := _gap(study, trial, floors))}
+    gaps = {trial.number: distance for trial in study.searched if (distance := _gap(study, trial, floors))}
     leader = best(study)
     if leader is not None and leader.number in gaps:
         gap, ratio = gaps[leader.number]
@@ -93,46 +97,46 @@ def floor_lines(study: Study) -> list[str]:
 
 
 def floors_of(study: Study) -> dict[str, Mapping[str, float]]:
-    """The least that an honest model can score, by tokenizer and metric; empty where nobody knows it."""
+    """The entropy of the text, the least loss without a leak, by tokenizer and metric; empty if unknown."""
     data = study.header.data
-    each = {name: one.floor for name, one in data.tokenizers.items()} or {data.tokenizer: data.floor}
+    each = {name: tokenized.floor for name, tokenized in data.tokenizers.items()} or {data.tokenizer: data.floor}
     return {name: floor for name, floor in each.items() if floor}
 
 
 def _gap(study: Study, trial: Trial, floors: Mapping[str, Mapping[str, float]]) -> tuple[float, float] | None:
-    """How far a trial's objective is above its floor, and how many times the floor it is."""
+    """A trial's objective against its floor: difference (on `Objective.rank`'s scale) and ratio; None if unknown."""
     value, floor = objective(study, trial), floors.get(str(trial.config.get("tokenizer")))
     if value is None or floor is None:
         return None
-    target, low = objective_of(study), floor.get(objective_of(study).name)
-    return None if low is None else (target.rank(value) - target.rank(low), value / low)
+    target, least = objective_of(study), floor.get(objective_of(study).name)
+    return None if least is None else (target.rank(value) - target.rank(least), value / least)
 
 
-def title_lines(study: Study) -> list[str]:
-    """With `split: mainrun`: the leader in the task's terms, and what may be compared."""
+def mainrun_lines(study: Study) -> list[str]:
+    """With `split: mainrun`: the leader in the metrics of the Mainrun task, and which of them is comparable."""
     leader = best(study)
     final = leader.final["metrics"] if leader is not None and leader.final is not None else {}
     if "val_nats_per_char" not in final:
         return []
     share = final["mainrun_coverage"]
-    theirs = f"says {final['mainrun_nats_per_char']:.4f}" if "mainrun_nats_per_char" in final else "says nothing"
+    task_score = f"says {final['mainrun_nats_per_char']:.4f}" if "mainrun_nats_per_char" in final else "says nothing"
     return [
         f"Mainrun: the leader has {final['val_nats_per_char']:.4f} nats/char over the whole validation text (in the "
-        f"search's own run); the task's evaluate() {theirs}, as it scores {share:.1%} of it: that depends on "
+        f"search's own run); the task's evaluate() {task_score}, as it scores {share:.1%} of it: that depends on "
         "batch_size x block_size, so compare by nats/char"
     ]
 
 
 def spread_lines(study: Study) -> list[str]:
-    """Where trials reached one rung at different true tokens (batch sizes differ), how far apart."""
-    found: dict[int, list[int]] = {}
+    """The range of true tokens at each rung where it is not one number: trials' batch sizes differ."""
+    tokens_at: dict[int, list[int]] = {}
     for trial in study.trials.values():
         for report in trial.reports:
             if report["rung"] is not None:
-                found.setdefault(report["rung"], []).append(report["tokens"])
+                tokens_at.setdefault(report["rung"], []).append(report["tokens"])
     spread = [
         f"{units.count(rung)} at {min(tokens):,}–{max(tokens):,}"
-        for rung, tokens in sorted(found.items())
+        for rung, tokens in sorted(tokens_at.items())
         if min(tokens) < max(tokens)
     ]
     return [f"rungs were reached at different tokens, as batch sizes differ: {'; '.join(spread)}"] if spread else []

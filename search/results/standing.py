@@ -1,7 +1,7 @@
-"""A study's trials compared: who leads, by how much, and who cannot be told apart. Its files are read, nothing else.
+"""The standing of a study's trials: rank, difference from the leader, and ties (differences that are not significant).
 
-The noise of the text needs each trial's per-document results (`scores.npz` in its folder); trials whose file is not
-at hand are compared by their seeds alone.
+Reads files of the study and writes none. Noise from the choice of text is estimated from per-document results
+(`scores.npz` in a trial's folder); a trial without that file is compared by seed noise alone.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ from trainer.resampling import RESAMPLES, Interval, Text, resample
 from trainer.scores import SCORES, Scores, load
 
 ByDocument = Callable[[Scores], tuple[np.ndarray, np.ndarray]]
-MOST = 64  # trials compared, the best ones: the others' place matters to nobody
+MOST = 64  # trials compared, the best ones; nobody needs the exact place of the others
 
 
 def standings(study: Study, numbers: list[int] | None = None, resamples: int = RESAMPLES) -> list[Standing]:
-    """Full-length trials by group, the leader first. numbers: compare these alone (the best of each loss, say)."""
+    """Standings of the full-length trials, the leader first.
+
+    numbers: compare these trials alone (such as the best of each loss); default the best MOST. resamples: bootstrap
+    resamples of the documents.
+    """
     full = {trial.number: value for trial in study.searched if math.isfinite(value := score(study, trial))}
     again = finalists(study)
     chosen = numbers if numbers is not None else sorted(full, key=lambda n: (n not in again, full[n], n))[:MOST]
@@ -38,23 +42,24 @@ def standings(study: Study, numbers: list[int] | None = None, resamples: int = R
 
 
 def text_of(study: Study, numbers: list[int], resamples: int = RESAMPLES, name: str = SCORES) -> Text | None:
-    """The trials on resampled documents, those whose documents are at hand; None where that is nobody.
+    """The bootstrap over documents of those trials whose per-document results exist.
 
-    A finalist's documents are the means over its runs with fresh seeds.
+    None where no trial has them, they are of different numbers of documents, or the objective has no per-document
+    form. A finalist's results are means over its runs with fresh seeds. name: of the file in a trial's folder.
     """
-    known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    sums: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     by_document = objective_of(study).by_document
     if by_document is None:
         return None
     one_document = False
     for number in numbers:
         runs = [run for run in study.again(number) if run.final is not None] or [study.trials[number]]
-        found = [scores for run in runs if (scores := _scores(study, run, name)) is not None]
-        if len(found) == len(runs):
-            known[number] = _mean(found, by_document)
-            one_document = found[0].one_document
-    sizes = {len(nll) for nll, _ in known.values()}
-    return resample(known, one_document, resamples=resamples) if len(sizes) == 1 else None
+        loaded = [scores for run in runs if (scores := _scores(study, run, name)) is not None]
+        if len(loaded) == len(runs):
+            sums[number] = _mean(loaded, by_document)
+            one_document = loaded[0].one_document
+    sizes = {len(nll) for nll, _ in sums.values()}
+    return resample(sums, one_document, resamples=resamples) if len(sizes) == 1 else None
 
 
 def _scores(study: Study, trial: Trial, name: str) -> Scores | None:
@@ -64,27 +69,28 @@ def _scores(study: Study, trial: Trial, name: str) -> Scores | None:
     try:
         return load(path)
     except UserError:
-        return None  # a file that cannot be read narrows what can be said, and no more
+        return None  # an unreadable file costs the interval over the text, not the command
 
 
-def _mean(found: list[Scores], by_document: ByDocument) -> tuple[np.ndarray, np.ndarray]:
-    sums = [by_document(scores) for scores in found]
-    return np.mean([numerator for numerator, _ in sums], axis=0), sums[0][1]
+def _mean(runs: list[Scores], by_document: ByDocument) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [by_document(scores) for scores in runs]
+    return np.mean([numerator for numerator, _ in pairs], axis=0), pairs[0][1]
 
 
-def rows(study: Study, found: list[Standing] | None = None) -> list[Row]:
-    """The leaderboard's rows (`leaderboard.rows`), the groups first, each with what is known of its standing.
+def rows(study: Study, ranked: list[Standing] | None = None) -> list[Row]:
+    """The rows of `leaderboard.rows`, the compared trials first, each with the columns of its standing.
 
-    found: from `standings`, where somebody has them already. For trials compared: seeds (fresh ones behind the value;
-    0: the search's own run alone), value (their mean, or the search's), seed_low, seed_high, text_low, text_high (95 %
-    intervals of it), difference, difference_low, difference_high (from the leader, as `Objective.difference` has
-    them), group (None where no seed noise is known: text alone says nothing about luck).
+    ranked: the result of `standings`, computed here if None. Columns, None for trials that were not compared: seeds
+    (number of fresh seeds; 0: only the search's own run), value (mean over the fresh seeds, or the search's value),
+    seed_low, seed_high, text_low, text_high (95 % intervals of value over seeds and over the text), difference,
+    difference_low, difference_high (from the leader, on the scale of `Objective.difference`), group (trials of one
+    group are tied; None where no seed noise was measured, as noise of the text alone does not show a lucky seed).
     """
-    found = standings(study) if found is None else found
-    about = {standing.number: _about(study, standing, found) for standing in found}
+    ranked = standings(study) if ranked is None else ranked
+    details = {standing.number: _standing_row(study, standing, ranked) for standing in ranked}
     plain = {row["trial"]: row for row in leaderboard.rows(study)}
-    order = [*(standing.number for standing in found), *(number for number in plain if number not in about)]
-    return [{**plain[number], **about.get(number, dict.fromkeys(_KEYS))} for number in order]
+    order = [*(standing.number for standing in ranked), *(number for number in plain if number not in details)]
+    return [{**plain[number], **details.get(number, dict.fromkeys(_KEYS))} for number in order]
 
 
 _KEYS = (
@@ -93,9 +99,9 @@ _KEYS = (
 )
 
 
-def _about(study: Study, standing: Standing, found: list[Standing]) -> Row:
+def _standing_row(study: Study, standing: Standing, ranked: list[Standing]) -> Row:
     target = objective_of(study)
-    blind = all(other.text_only or other.interval is None for other in found)
+    blind = all(other.text_only or other.interval is None for other in ranked)
     seed_low, seed_high = _ends(standing.seed, target.value)
     text_low, text_high = _ends(standing.documents, target.value)
     low, high = _ends(standing.interval, target.difference)
@@ -107,49 +113,49 @@ def _about(study: Study, standing: Standing, found: list[Standing]) -> Row:
         "seed_high": seed_high,
         "text_low": text_low,
         "text_high": text_high,
-        "difference": None if standing is found[0] else target.difference(standing.difference),
+        "difference": None if standing is ranked[0] else target.difference(standing.difference),
         "difference_low": low,
         "difference_high": high,
     }
 
 
 def _ends(interval: Interval | None, shown: Callable[[float], float]) -> tuple[float | None, float | None]:
-    """An interval of compared values as people read it, the smaller end first."""
+    """The ends of an interval converted by `shown`, the smaller first; (None, None) without an interval."""
     if interval is None:
         return None, None
-    one, other = shown(interval.low), shown(interval.high)
-    return min(one, other), max(one, other)
+    first, second = shown(interval.low), shown(interval.high)
+    return min(first, second), max(first, second)
 
 
-def lines(found: list[Standing]) -> list[str]:
-    """What the numbers of a comparison mean, for people."""
-    if len(found) < 2:
+def lines(ranked: list[Standing]) -> list[str]:
+    """One line on what the comparison shows: a significant lead, a tie or too few seeds; empty for under two trials."""
+    if len(ranked) < 2:
         return []
-    if all(standing.text_only or standing.interval is None for standing in found):
+    if all(standing.text_only or standing.interval is None for standing in ranked):
         return [
             "one seed each: differences hold the choice of text alone, and their order may be luck "
             "(finalists: {top: 4, seeds: 3} in the spec, and the same command, tell)"
         ]
-    tied = [standing for standing in found if standing.group == 1]
-    told = f"{len(tied)} trials share first place: they cannot be told apart"
+    tied = [standing for standing in ranked if standing.group == 1]
+    verdict = f"{len(tied)} trials share first place: they cannot be told apart"
     if len(tied) == 1:
-        told = "the leader's lead over every other is real"
-    return [f"{told} (95 %, for all {len(found)} compared together; noise of seeds and of text)"]
+        verdict = "the leader's lead over every other is real"
+    return [f"{verdict} (95 %, for all {len(ranked)} compared together; noise of seeds and of text)"]
 
 
-def sure(study: Study, number: int, found: list[Standing]) -> str:
-    """How sure a trial's place is, in a sentence."""
-    about = {standing.number: standing for standing in found}
-    if number not in about or not about[number].runs:
+def describe_place(study: Study, number: int, ranked: list[Standing]) -> str:
+    """How certain a trial's place is, in a sentence: its mean with intervals, and which trials it is tied with."""
+    by_number = {standing.number: standing for standing in ranked}
+    if number not in by_number or not by_number[number].runs:
         return "one seed: another may place it elsewhere (finalists in the spec tell)"
-    row, standing = _about(study, about[number], found), about[number]
+    row, standing = _standing_row(study, by_number[number], ranked), by_number[number]
     spans = [
         f"{units.score(row[f'{of}_low'])} to {units.score(row[f'{of}_high'])} {over}"
         for of, over in (("seed", "over seeds"), ("text", "over the text"))
         if row[f"{of}_low"] is not None
     ]
     mean = f"{objective_of(study).name} {units.score(row['value'])}, the mean of {standing.runs} fresh seeds"
-    tied = [other.number for other in found if other.group == standing.group and other.number != number]
+    tied = [other.number for other in ranked if other.group == standing.group and other.number != number]
     if row["group"] is None:
         place = "nobody to compare it with"
     elif tied:

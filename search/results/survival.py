@@ -1,8 +1,8 @@
-"""What the rungs did: how many trials came to each, how many it stopped, how many went on. Pure.
+"""Trials at each rung: how many reached it, how many it stopped or paused, how many continued. Pure.
 
-    found = survival(study)     # a row for each rung, the lowest first, and the end of a trial as the last
+    rows = survival(study)      # one row per rung, the lowest first, then one for the end of training
 
-Each trial of the search leaves in exactly one place; what enters a row is what went on from the one before it.
+Each searched trial leaves in exactly one row; the trials that enter a row are those that continued from the row before.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ WAYS = ("broke", "early", "going", "stopped", "paused", "done")
 
 @dataclass
 class Row:
-    """One rung (nominal tokens), or the end (None), and the trials that were on their way to it.
+    """The trials that entered the stretch before one rung, or before the end of training, and how they left it.
 
-    left: trials by how they left here. broke, early (its own early_stop), going (it has not ended): on the way, never
-    having come to the rung; stopped, paused: by the rung; done: at full length. value, cutoff: of each trial decided
-    on here the objective, and the worst value that would have gone on.
+    rung: nominal tokens, None for the end. left: trial numbers by how they left. Before the rung: broke, early (its
+    own early_stop), going (not ended yet). At the rung: stopped, paused. At the end: done. value: the objective of
+    each trial at the rung; cutoff: the worst value that would have continued, at the time of the decision.
     """
 
     rung: int | None
@@ -37,26 +37,26 @@ class Row:
         return self.entered - sum(len(self.left[way]) for way in ("broke", "early", "going"))
 
     @property
-    def went_on(self) -> int:
+    def continued(self) -> int:
         return self.entered - sum(map(len, self.left.values()))
 
 
 def survival(study: Study) -> list[Row]:
-    """A row per rung and one for the end; with no rungs the end alone."""
+    """One row per rung and one for the end; without rungs the end alone."""
     rungs = list(study.header.rungs)
-    found = [Row(rung) for rung in [*rungs, None]]
-    places = [_place(trial, rungs) for trial in study.searched]
+    rows = [Row(rung) for rung in [*rungs, None]]
+    places = [_find_exit(trial, rungs) for trial in study.searched]
     for trial, (left_at, way) in zip(study.searched, places, strict=True):
-        found[left_at].left[way].append(trial.number)
-    for at, row in enumerate(found):
+        rows[left_at].left[way].append(trial.number)
+    for at, row in enumerate(rows):
         row.entered = sum(left_at >= at for left_at, _ in places)
         for trial in study.searched if row.rung is not None else []:
-            _value(study, trial, row)
-    return found
+            _record_value(study, trial, row)
+    return rows
 
 
-def _place(trial: Trial, rungs: list[int]) -> tuple[int, str]:
-    """Where a trial left: the place of its row, and how."""
+def _find_exit(trial: Trial, rungs: list[int]) -> tuple[int, str]:
+    """The index of the row in which a trial left, and how."""
     reached = max([*(r["rung"] or 0 for r in trial.reports), *(d["rung"] for d in trial.decisions)], default=0)
     passed = sum(rung <= reached for rung in rungs)
     if trial.status in ("pruned", "paused") and passed:
@@ -67,7 +67,7 @@ def _place(trial: Trial, rungs: list[int]) -> tuple[int, str]:
     return passed, way
 
 
-def _value(study: Study, trial: Trial, row: Row) -> None:
+def _record_value(study: Study, trial: Trial, row: Row) -> None:
     decided = [decision for decision in trial.decisions if decision["rung"] == row.rung]
     target = objective_of(study)
     reported = [r["metrics"].get(target.name) for r in trial.reports if r["rung"] == row.rung]

@@ -1,4 +1,4 @@
-"""The leaderboard as text: a table for the terminal, Markdown, CSV, JSON; under it the lines of `notes`."""
+"""The leaderboard as a terminal table, Markdown, CSV or JSON, with the notes of `search.results.notes` under it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from search.results import agreement, by_value
 from search.results.leaderboard import Row
-from search.results.notes import below
+from search.results.notes import note_lines
 from search.results.standing import rows, standings
 from search.spec.objective import OBJECTIVES, Objective
 from search.stats.statistics import Standing
@@ -20,25 +20,29 @@ from search.study.scores import objective_of
 from search.study.study import Study
 from trainer import units
 
-# columns that a narrow terminal has no room for, the least telling first
+# columns that a narrow terminal drops, in this order
 _DROPPED = (
-    *("memory", "params", "on the way", "time", "bits/byte", "median", "val loss", "own val", "text", "seeds"),
+    *("memory", "params", "best report", "time", "bits/byte", "median", "val loss", "own val", "text", "seeds"),
     *("own train", "own test", "train loss", "coverage", "evaluate()"),
 )
-_CONFIG = 60  # characters of a config that a narrow terminal keeps before it keeps another column
+_CONFIG = 60  # characters of the config column that are kept in preference to a column of _DROPPED
 
 
 def render(
     study: Study, by: str | None = None, limit: int | None = None, width: int | None = None, color: bool = False
 ) -> str:
-    """The table and its notes. by: a config key, for the best of each value. width: of the terminal, or None."""
+    """The table and its notes as text.
+
+    by: a config key, for one row per value. limit: rows shown, None for all. width: of the terminal in characters,
+    None for a pipe. color: with terminal colours. Raises UserError for an unknown key.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    found = standings(study, _leaders(study, by))
-    heads, lines, left_out, about = _cells(study, by, limit, found)
-    width = width or (300 if by else 200)  # of a pipe, which has no width
+    ranked = standings(study, _leaders(study, by))
+    heads, lines, left_out, column_notes = _cells(study, by, limit, ranked)
+    width = width or (300 if by else 200)  # for a pipe
     heads, lines = _fit(heads, lines, width)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for head in heads:
@@ -49,16 +53,16 @@ def render(
     console = Console(file=out, width=width, force_terminal=color, color_system="auto" if color else None)
     console.print(table)
     text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-    return "\n".join([text, "", *about, *below(study, left_out, found)]) + "\n"
+    return "\n".join([text, "", *column_notes, *note_lines(study, left_out, ranked)]) + "\n"
 
 
 def _leaders(study: Study, by: str | None) -> list[int] | None:
-    """With `by`: the best trial of each value, which are then compared with each other alone."""
+    """With `by`: the best trial of each value; only these are compared then."""
     return None if by is None else [trial.number for trial in by_value.leaders(study, by).values()]
 
 
 def _fit(heads: list[str], lines: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
-    """Without the columns that a narrow terminal has no room for, the least telling first."""
+    """The table cut to a width: columns of _DROPPED go first, then the config column is shortened."""
     for dropped in _DROPPED:
         if sum(min(size, _CONFIG) if head == "config" else size for head, size in _widths(heads, lines)) - 2 <= width:
             break
@@ -66,7 +70,7 @@ def _fit(heads: list[str], lines: list[list[str]], width: int) -> tuple[list[str
             continue
         at = heads.index(dropped)
         heads, lines = heads[:at] + heads[at + 1 :], [line[:at] + line[at + 1 :] for line in lines]
-    if "config" in heads:  # a point of many parameters is cut, not the numbers beside it
+    if "config" in heads:  # shorten a long point rather than the numbers beside it
         at = heads.index("config")
         room = width - sum(size for head, size in _widths(heads, lines) if head != "config")
         lines = [[*line[:at], _cut(line[at], max(room, 20)), *line[at + 1 :]] for line in lines]
@@ -74,7 +78,7 @@ def _fit(heads: list[str], lines: list[list[str]], width: int) -> tuple[list[str
 
 
 def _widths(heads: list[str], lines: list[list[str]]) -> list[tuple[str, int]]:
-    """Each column with the room it takes, the gap behind it included."""
+    """Each heading with its column's width, the gap behind it included."""
     columns = zip(heads, *lines, strict=True)
     return [(column[0], max(len(cell) for cell in column) + 2) for column in columns]
 
@@ -83,22 +87,25 @@ def _cut(text: str, room: int) -> str:
     return text if len(text) <= room else text[: room - 1] + "…"
 
 
-def markdown(study: Study, by: str | None = None, limit: int | None = 100, found: list[Standing] | None = None) -> str:
-    """leaderboard.md: the same table, with a heading. found: the trials' standings, where somebody has them."""
-    found = standings(study, _leaders(study, by)) if found is None else found
-    heads, lines, left_out, about = _cells(study, by, limit, found)
+def markdown(study: Study, by: str | None = None, limit: int | None = 100, ranked: list[Standing] | None = None) -> str:
+    """leaderboard.md: the same table with a heading. ranked: the standings of the trials, computed here if None."""
+    ranked = standings(study, _leaders(study, by)) if ranked is None else ranked
+    heads, lines, left_out, column_notes = _cells(study, by, limit, ranked)
     ruled = [heads, ["---" if head in ("status", "config", by) else "---:" for head in heads], *lines]
     table = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in ruled]
     title = f"# {study.header.name}"
     return (
-        "\n".join([title, "", *table, "", *(f"{line}  " for line in [*about, *below(study, left_out, found)])]) + "\n"
+        "\n".join(
+            [title, "", *table, "", *(f"{line}  " for line in [*column_notes, *note_lines(study, left_out, ranked)])]
+        )
+        + "\n"
     )
 
 
 def as_csv(study: Study, by: str | None = None) -> str:
-    """All rows, plain numbers; empty where there is none."""
-    found = standings(study, _leaders(study, by))
-    table = by_value.rows(study, by, found) if by else rows(study, found)
+    """All rows as CSV; plain numbers, an empty cell for None."""
+    ranked = standings(study, _leaders(study, by))
+    table = by_value.rows(study, by, ranked) if by else rows(study, ranked)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(key for row in table for key in row)), lineterminator="\n")
     writer.writeheader()
@@ -106,11 +113,13 @@ def as_csv(study: Study, by: str | None = None) -> str:
     return out.getvalue()
 
 
-def as_json(study: Study, by: str | None = None, found: list[Standing] | None = None) -> str:
-    """{trials: all rows, or groups: with `by`; rungs: how well each foretold the final order}; null where there is no
-    number or no finite one."""
-    found = standings(study, _leaders(study, by)) if found is None else found
-    tables = {"groups": by_value.rows(study, by, found)} if by else {"trials": rows(study, found)}
+def as_json(study: Study, by: str | None = None, ranked: list[Standing] | None = None) -> str:
+    """All rows as JSON: {"trials": rows, "rungs": agreement of each rung}, with `by` {"groups": rows, "rungs": ...}.
+
+    A missing or non-finite number is null. ranked: the standings of the trials, computed here if None.
+    """
+    ranked = standings(study, _leaders(study, by)) if ranked is None else ranked
+    tables = {"groups": by_value.rows(study, by, ranked)} if by else {"trials": rows(study, ranked)}
     tables["rungs"] = [asdict(row) for row in agreement.agreement(study)]
     plain = {
         name: [{key: _plain(value) for key, value in row.items()} for row in table] for name, table in tables.items()
@@ -122,24 +131,24 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def cells(study: Study, limit: int | None, found: list[Standing]) -> tuple[list[str], list[list[str]], list[str]]:
-    """The leaderboard as texts, for whoever shows it elsewhere: heads, lines, what stands under it."""
-    heads, lines, left_out, about = _cells(study, None, limit, found)
-    return heads, lines, [*about, *below(study, left_out, found)]
+def cells(study: Study, limit: int | None, ranked: list[Standing]) -> tuple[list[str], list[list[str]], list[str]]:
+    """The leaderboard as text cells, for the HTML report: headings, lines, notes."""
+    heads, lines, left_out, column_notes = _cells(study, None, limit, ranked)
+    return heads, lines, [*column_notes, *note_lines(study, left_out, ranked)]
 
 
 def _cells(
-    study: Study, by: str | None, limit: int | None, found: list[Standing]
+    study: Study, by: str | None, limit: int | None, ranked: list[Standing]
 ) -> tuple[list[str], list[list[str]], int, list[str]]:
-    """Heads, lines, how many were left out, and what is to be said of the columns."""
-    table = by_value.rows(study, by, found) if by else rows(study, found)
-    columns = _by_columns(study, by, by_value.own(table)) if by else _columns(study)
+    """Headings, lines, the number of rows left out, and notes on the columns."""
+    table = by_value.rows(study, by, ranked) if by else rows(study, ranked)
+    columns = _by_columns(study, by, by_value.has_own_loss(table)) if by else _columns(study)
     shown = table if limit is None else table[:limit]
-    ranked = _ranked(shown, objective_of(study))
+    displayed = _display_rows(shown, objective_of(study))
     for head, key in _MAY_BE_EMPTY.items():
-        if not any(row.get(key) for row in ranked):  # of one seed, or without scores: a column that says nothing
+        if not any(row.get(key) for row in displayed):  # drop columns without any value
             columns.pop(head, None)
-    lines = [[_cell(row, key, form) for key, form in columns.values()] for row in ranked]
+    lines = [[_cell(row, key, form) for key, form in columns.values()] for row in displayed]
     return list(columns), lines, len(table) - len(shown), by_value.note(study, table) if by else []
 
 
@@ -165,10 +174,10 @@ def _columns(study: Study) -> Columns:
         "text": ("text_text", str),
         "from leader": ("difference_text", str),
         beside.unit: (beside.name, beside.show),
-        "nats/char": ("val_nats_per_char", "{:.4f}".format),  # of `split: mainrun`, these three
+        "nats/char": ("val_nats_per_char", "{:.4f}".format),  # this and the next two: with `split: mainrun`
         "evaluate()": ("mainrun_nats_per_char", "{:.4f}".format),
         "coverage": ("mainrun_coverage", "{:.1%}".format),
-        "on the way": ("best_on_the_way", target.show),
+        "best report": ("best_report", target.show),
         "tokens": ("tokens", units.count),
         "time": ("seconds", units.duration),
         "params": ("n_parameters", units.count),
@@ -178,7 +187,7 @@ def _columns(study: Study) -> Columns:
     }
 
 
-def _by_columns(study: Study, by: str, own: bool) -> Columns:
+def _by_columns(study: Study, by: str, own_loss: bool) -> Columns:
     target = objective_of(study)
     losses: Columns = {
         "train loss": ("train_loss", units.score),
@@ -195,7 +204,7 @@ def _by_columns(study: Study, by: str, own: bool) -> Columns:
         "seeds": ("seed_text", str),
         "text": ("text_text", str),
         "from leader": ("difference_text", str),
-        **{head: column for head, column in losses.items() if own or not head.startswith("own")},
+        **{head: column for head, column in losses.items() if own_loss or not head.startswith("own")},
         "median": ("median", target.show),
         "full length": ("full_length", str),
         "trials": ("trials", str),
@@ -205,7 +214,7 @@ def _by_columns(study: Study, by: str, own: bool) -> Columns:
     }
 
 
-def _ranked(table: list[Row], target: Objective) -> list[Row]:
+def _display_rows(table: list[Row], target: Objective) -> list[Row]:
     return [
         {
             **row,
@@ -222,7 +231,7 @@ def _ranked(table: list[Row], target: Objective) -> list[Row]:
 
 
 def _seeds(row: Row) -> str | None:
-    """How many seeds stand behind the value, and its interval over seeds."""
+    """The number of seeds of a value, and its interval over them."""
     if row.get("seeds") is None:
         return None
     span = _range(row.get("seed_low"), row.get("seed_high"))
@@ -230,7 +239,7 @@ def _seeds(row: Row) -> str | None:
 
 
 def _test(row: Row) -> str | None:
-    """On the test split, with its interval over seeds."""
+    """The value on the test split, with its interval over seeds."""
     if row.get("test") is None:
         return None
     span = _range(row["test_seed_low"], row["test_seed_high"])

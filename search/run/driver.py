@@ -1,7 +1,7 @@
 """The driver of a study: journal, tracker, live table and Ray Tune put together, from the first record to the last.
 
-Ends in one of four ways: the budget is spent; the user has had enough (what ran is `interrupted`); something makes it
-useless to go on (one line says what); Ray dies (another thread ends the process, as this one would wait for ever).
+Ends in one of four ways: the budget is spent; the user stops it (what ran is `interrupted`); something makes it
+useless to continue (one line says what); Ray dies (another thread ends the process, as this one would wait for ever).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from search.strategy.stopping import rebuild
 from search.study import header
 from search.study.folder import Weights, trial_folder, write_spec
 from search.study.journal import Record
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from search.tracking.tracker import Tracker, close, connected
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def search(prepared: Prepared, each: Share, scratch: Path, console: Console, tra
             except Stopped:
                 scheduler.interrupt(asked[0])
                 if asked[0] not in ASKED.values():
-                    raise UserError(f"{asked[0]}; then the same command goes on") from None
+                    raise UserError(f"{asked[0]}; then the same command resumes the study") from None
             except Exception:
                 if ledger.broken is not None:
                     raise ledger.broken from None  # Ray wraps it into a page of its own
@@ -89,7 +89,8 @@ def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console,
             process.kill()
     shutil.rmtree(scratch, ignore_errors=True)
     console.show_cursor()
-    lines = [f"nanosweep: {cause}; nothing is lost, the same command goes on", *([missing] if missing else [])]
+    lines = [f"nanosweep: {cause}; nothing is lost, the same command resumes the study"]
+    lines += [missing] if missing else []
     print("\n".join(lines), file=sys.stderr, flush=True)
     os._exit(1)
 

@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     added = command.parser(PROG)
     added.add_argument("--workers", type=int, metavar="N", help="processes on Ray's machines that share each step")
     added.add_argument("--address", help="with --workers: a Ray cluster's; default: RAY_ADDRESS, else this machine")
-    text = "with --workers: go on from the last checkpoint after so many lost workers (default 3)"
+    text = "with --workers: continue from the last checkpoint after so many lost workers (default 3)"
     added.add_argument("--max-failures", type=int, default=3, metavar="N", help=text)
     text = "where the config's study lives, for MLflow; default: beside the file, else ./runs"
     added.add_argument("--storage", type=Path, help=text)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from search.spec.study_spec import Budget
-from search.study.journal import AT_REST, Record
+from search.study.journal import INACTIVE, Record
 from search.study.scores import best, objective_of, ranked
 from search.study.study import Study, Trial
 from trainer import units
@@ -59,11 +59,11 @@ class View:
     # plain lines
 
     def begin(self) -> None:
-        """The first lines: the study, and where it goes on from."""
+        """The first lines: the study, and where it continues from."""
         trials = self.study.trials.values()
-        done = sum(trial.status in AT_REST for trial in trials)
-        goes_on = f", goes on after {done} ended trials" if trials else ""
-        self._say(f"study {self.name}: {self._budget()}, {self.slots} at once{goes_on}{self._floor()}")
+        done = sum(trial.status in INACTIVE for trial in trials)
+        continuation = f", continues after {done} ended trials" if trials else ""
+        self._say(f"study {self.name}: {self._budget()}, {self.slots} at once{continuation}{self._floor()}")
 
     def __call__(self, record: Record) -> None:
         if record["record"] == "report" and self._pace_from is None:
@@ -77,7 +77,7 @@ class View:
         self._say("  ".join(part for part in parts if part))
 
     def _say(self, line: str) -> None:
-        with suppress(OSError):  # nobody reads any more (`| head`): the study goes on
+        with suppress(OSError):  # nobody reads any more (`| head`): the study continues
             print(line, file=self.console.file, flush=True)
 
     # the table
@@ -119,7 +119,7 @@ class View:
 
     def _head(self, trials: list[Trial]) -> str:
         busy = sum(trial.status == "running" for trial in trials)
-        ended = sum(trial.status in AT_REST for trial in trials if trial.of is None)
+        ended = sum(trial.status in INACTIVE for trial in trials if trial.of is None)
         now = time.monotonic()
         since, tokens = self._pace_from or (now, self.study.tokens)
         left = time_left(self.study, self.budget, self.length, now - since, self.study.tokens - tokens)
@@ -160,8 +160,8 @@ class View:
 
     def _score(self, trial: Trial) -> str:
         metrics: dict[str, Any] = trial.reports[-1]["metrics"] if trial.reports else {}
-        found = metrics.get(self.objective.name)
-        return "" if found is None else f"{found:.4g}"
+        value = metrics.get(self.objective.name)
+        return "" if value is None else f"{value:.4g}"
 
 
 def _state(trial: Trial) -> str:
@@ -189,18 +189,18 @@ def time_left(study: Study, budget: Budget, length: int, elapsed: float, trained
     length: tokens of a whole trial. trained: tokens in the `elapsed` seconds. A trial to come is taken to need as
     many tokens as those that ended did on average.
     """
-    found = []
+    estimates = []
     if budget.hours:
-        found.append(budget.hours * 3600 - study.seconds(time.time()))
+        estimates.append(budget.hours * 3600 - study.seconds(time.time()))
     trials = list(study.trials.values())
     if trained and elapsed > 0:
-        ended = [trial.tokens for trial in trials if trial.status in AT_REST]
+        ended = [trial.tokens for trial in trials if trial.status in INACTIVE]
         usual = sum(ended) / len(ended) if ended else length
-        going = [max(0.0, usual - trial.tokens) for trial in trials if trial.status not in AT_REST]
+        going = [max(0.0, usual - trial.tokens) for trial in trials if trial.status not in INACTIVE]
         if budget.trials:
             todo = sum(going) + usual * max(0, budget.trials - len(study.searched))
-            found.append(todo * elapsed / trained)
+            estimates.append(todo * elapsed / trained)
         if budget.tokens:
             todo = max(sum(going), budget.tokens - study.tokens)
-            found.append(todo * elapsed / trained)
-    return max(0.0, min(found)) if found else None
+            estimates.append(todo * elapsed / trained)
+    return max(0.0, min(estimates)) if estimates else None

@@ -108,10 +108,10 @@ def _got(answer: Any) -> tuple[bool | None, Mapping[str, str], str]:
     import ray
 
     try:
-        writes, found, code = ray.get(answer, timeout=1)
+        writes, packages, code = ray.get(answer, timeout=1)
     except ray.exceptions.RayError:
         return None, {}, ""
-    return bool(writes), found, str(code)
+    return bool(writes), packages, str(code)
 
 
 def _look(mark: str, own_code: OwnCode) -> tuple[bool, Mapping[str, str], str]:

@@ -12,8 +12,9 @@ from search.run.prepare import Prepared, prepare
 from search.spec import points, space
 from search.spec.check import check
 from search.spec.own_code import references
+from search.spec.parameter import Parameter
 from search.spec.start_points import known_points
-from search.spec.study_spec import Budget, Parameter, StudySpec
+from search.spec.study_spec import Budget, StudySpec
 from search.strategy import groups, warm_start
 from search.study import header
 from search.study.lookup import find_folder
@@ -66,7 +67,7 @@ def _state(known: Study, budget: Budget) -> str:
         return "new"
     done = spent(known, budget)
     unfinished = len(known.unfinished())
-    ending = f"its budget is used up: {done}" if done and not unfinished else f"{unfinished} of them to go on with"
+    ending = f"its budget is used up: {done}" if done and not unfinished else f"{unfinished} of them to resume"
     return f"begun: {len(known.searched)} trials, {ending}"
 
 

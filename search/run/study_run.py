@@ -2,7 +2,7 @@
 
     study = run(*load_spec(Path("search/specs/quickstart.yaml")))
 
-The same command goes on with a study that was stopped or killed: from its journal, in a fresh Tuner. Ray's own
+The same command resumes a study that was stopped or killed: from its journal, in a fresh Tuner. Ray's own
 files lie in a scratch folder and are thrown away.
 """
 
@@ -47,7 +47,7 @@ def run(
     console: Console | None = None,
     allow_code: bool = False,
 ) -> Study:
-    """Run a study to the end of its budget, or go on with it. Returns what its journal says.
+    """Run a study to the end of its budget, or resume it. Returns what its journal says.
 
     address: of a Ray cluster; default RAY_ADDRESS (set inside a Ray job), else Ray is started on this machine.
     allow_code: whether own code that the spec names (`loss: my_module:MyLoss`) may be imported, here and by trials.
@@ -98,7 +98,7 @@ def _read(folder: Path) -> Study:
 
 
 def _over(spec: StudySpec, study: Study) -> bool:
-    """Whether no trial is left to go on with, to promote or to begin."""
+    """Whether no trial is left to resume, to promote or to begin."""
     if not study.started or study.unfinished() or not spent(study, spec.budget) or pending(study, spec):
         return False
     rule = rebuild(spec, study)
@@ -118,6 +118,6 @@ def _finish(folder: Path) -> Study:
     """leaderboard.md and best.yaml, from the journal."""
     study = read_study(folder)
     ranked = standings(study)
-    export.replace_text(folder / "leaderboard.md", table.markdown(study, found=ranked))
+    export.replace_text(folder / "leaderboard.md", table.markdown(study, ranked=ranked))
     export.write_best(study, folder, ranked)
     return study

@@ -1,7 +1,7 @@
 """A full run as Ray Train runs it: workers that share each step, started again from the last checkpoint when one is
 lost.
 
-The run folder on shared storage holds the truth, as everywhere: a group that is started anew goes on from its
+The run folder on shared storage holds the truth, as everywhere: a group that is started anew continues from its
 checkpoint.pt. Ray Train's own storage is a scratch folder that nobody reads; in it the controller, which runs on the
 driver's machine, notes what happened to workers.
 """
@@ -222,7 +222,7 @@ class Group:
         return bool(not self._thread.is_alive() or self._gone or self._last.get("kind", "lost") != "lost")
 
     def news(self) -> list[str]:
-        """Lines about workers that were lost since the last call, where the run goes on."""
+        """Lines about workers that were lost since the last call, where the run continues."""
         said = []
         for note in self._new_notes():
             self._last = note
@@ -244,13 +244,13 @@ class Group:
 
     def _go_on(self) -> str:
         out = self.order.out
-        return f"{out} keeps the last checkpoint: add --resume to go on" if _has(out) else "no checkpoint yet"
+        return f"{out} keeps the last checkpoint: add --resume to continue" if _has(out) else "no checkpoint yet"
 
     def _lost_ray(self) -> str:
         return f"{self._gone}; {self._go_on()}"
 
     def result(self) -> Result:
-        """How the run ended. Raises UserError for a user's mistake, Lost where it could not go on."""
+        """How the run ended. Raises UserError for a user's mistake, Lost where it could not continue."""
         self.news()
         out, go_on = self.order.out, self._go_on()
         kind, cause = self._last.get("kind", ""), self._last.get("cause", "")

@@ -2,7 +2,7 @@
 
 A trial that diverges, raises or runs out of memory *reports* so and returns: the worker process then serves the
 next trial (0.04 s instead of 1.5 s), and the journal has the cause. Only a worker that is killed is Ray's to retry;
-the retry goes on from the trial's own checkpoint.
+the retry continues from the trial's own checkpoint.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _train(
 
 
 def _resume(job: dict[str, Any], out_dir: Path) -> Path | None:
-    """The checkpoint to go on from: the trial's own, which may be newer than the one that the driver knows of.
+    """The checkpoint to continue from: the trial's own, which may be newer than the one that the driver knows of.
 
     A damaged one is put aside and the trial begins anew. Raises UserError for one of a newer release, which is whole.
     """

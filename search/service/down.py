@@ -80,7 +80,7 @@ def _why(service: Service) -> str:
 
 
 def down(storage: Path, say: Callable[[str], None]) -> None:
-    """End the service with all that runs in it. What is interrupted is said: the same command goes on with it.
+    """End the service with all that runs in it. What is interrupted is said: the same command resumes it.
 
     Raises UserError when it runs on another machine, or will not end.
     """
@@ -111,7 +111,7 @@ def _stop_jobs(service: Service, say: Callable[[str], None]) -> None:
     if not running:
         return
     interrupted = ", ".join(job["submission_id"] for job in running)
-    say(f"interrupting {interrupted}: nothing is lost, the same submit goes on after the next nanosweep up")
+    say(f"interrupting {interrupted}: nothing is lost, the same submit resumes it after the next nanosweep up")
     for job in running:
         ray_head.stop_job(service, job["submission_id"])
     deadline = time.monotonic() + _JOBS

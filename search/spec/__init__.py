@@ -1,1 +1,1 @@
-"""What a researcher writes: the spec, its space, its checks and its JSON Schema."""
+"""The search spec: its classes, its search space, its checks and its JSON Schema."""

@@ -1,6 +1,7 @@
 """Whether a spec and its base config fit together. Pure: no torch, no Ray.
 
-`check` sees everything that can be known before the data is: each mistake is one line with file, line and key.
+`check` finds every mistake that does not depend on the data; `check_length` the others, once the corpus is prepared.
+Each mistake is one line with file, line and key.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from data.errors import UserError, nearest
 from search.spec.objective import OBJECTIVES, for_tokenizers
+from search.spec.parameter import Parameter
 from search.spec.points import (
     Space,
     apart,
@@ -26,18 +28,18 @@ from search.spec.points import (
 )
 from search.spec.space import configure, lengths, readable, values_of
 from search.spec.start_points import known_points, refusal
-from search.spec.study_spec import Parameter, StudySpec
+from search.spec.study_spec import StudySpec
 from search.spec.unused import check_used
 from trainer.config import TrainConfig, has_key
 from trainer.keys import not_searched
 from trainer.yaml_file import Place, RefusedError, YamlFile
 
-_TRIED = 10_000  # combinations of values checked before a study starts
-_LARGEST_GRID = 100_000
+_MAX_COMBINATIONS = 10_000  # of values, each checked as a whole config before a study starts
+_LARGEST_GRID = 100_000  # points
 
 
 def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
-    """Everything about spec and base together that can be known without the data.
+    """Check a spec against its base config, as far as that does not depend on the data.
 
     file: the spec's, for line numbers. Raises UserError: one line with file, line, key and what to do.
     """
@@ -73,7 +75,7 @@ def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
 
 
 def check_length(spec: StudySpec, base: TrainConfig, tokens_per_epoch: int, file: YamlFile | None = None) -> None:
-    """The part of `check` that must wait for the data: rungs against `lengths`. Raises UserError."""
+    """Check the rungs against the lengths of trials, which depend on the data. Raises UserError."""
     _check_rungs(spec, lengths(spec, base, tokens_per_epoch), file or YamlFile(f"study {spec.study}", {}, {}))
 
 
@@ -98,12 +100,12 @@ def _check_field(name: str, parameter: Parameter, field: str, spec: StudySpec, f
     if reason := not_searched(TrainConfig).get(field):
         raise UserError(f"{where}: {field} cannot be searched: {reason}")
     if field in spec.set:
-        given = file.where(("set", field)) if ("set", field) in file.lines else f"--set {field}"
-        raise UserError(f"{given}: {field} is searched too ({where}); remove one of them")
+        setting = file.where(("set", field)) if ("set", field) in file.lines else f"--set {field}"
+        raise UserError(f"{setting}: {field} is searched too ({where}); remove one of them")
 
 
 def _check_values(name: str, parameter: Parameter, file: YamlFile) -> None:
-    """Each value by itself: does its field take it?"""
+    """Check each value of a parameter against the type and limits of its config key. Raises UserError."""
     if parameter.choice is not None:
         seen: list[Any] = []
         for index, value in enumerate(parameter.choice):
@@ -150,10 +152,10 @@ def _check_when(name: str, parameter: Parameter, space: Space, file: YamlFile) -
             raise UserError(f"{where}: {parent} is a range; `when` needs a parent with a choice")
         for option in want if isinstance(want, list) else [want]:
             try:
-                found = any(wanted(space, parent, [option], value) for value in offered)
+                matches = any(wanted(space, parent, [option], value) for value in offered)
             except ValidationError:
-                found = False
-            if not found:
+                matches = False
+            if not matches:
                 raise UserError(f"{where}: {parent} is never {option!r}; its choice is {offered}")
 
 
@@ -178,19 +180,20 @@ def _check_learns(spec: StudySpec, file: YamlFile) -> None:
 
 
 def _check_combinations(spec: StudySpec, base: TrainConfig, taken: dict[str, str], file: YamlFile) -> None:
-    """All combinations of choices and ends of ranges, and of what start points leave out; beyond 10,000 so many of
-    them, drawn."""
+    """Check the configs of all combinations of choices and ends of ranges, and the same for each start point's free
+    parameters. Of more than 10,000 combinations 10,000 random ones are checked. Raises UserError."""
     values = {name: candidates(name, parameter) for name, parameter in spec.space.items()}
     _check_configs(spec, base, values, ("space",), taken, file)
-    for index, known in enumerate(known_points(spec, file)):
-        given = {**values, **{name: [value] for name, value in known.items()}}
-        _check_configs(spec, base, given, ("start", index), taken, file)
+    for index, start_point in enumerate(known_points(spec, file)):
+        start_values = {**values, **{name: [value] for name, value in start_point.items()}}
+        _check_configs(spec, base, start_values, ("start", index), taken, file)
 
 
 def _check_configs(
     spec: StudySpec, base: TrainConfig, values: dict[str, list[Any]], at: Place, taken: dict[str, str], file: YamlFile
 ) -> None:
-    for point in some_points(spec.space, values, _TRIED if at == ("space",) else _TRIED // len(spec.start)):
+    most = _MAX_COMBINATIONS if at == ("space",) else _MAX_COMBINATIONS // len(spec.start)
+    for point in some_points(spec.space, values, most):
         try:
             configure(base, spec.space, point)
         except RefusedError as error:

@@ -1,4 +1,4 @@
-"""From files to a checked spec and its base config: overrides, `--scale`, and the default schedule."""
+"""Load a spec file and its base config: overrides (`--set`), `--scale`, and the default schedule."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def load_spec(
     path: Path, overrides: list[str] | None = None, scale: str | None = None
 ) -> tuple[StudySpec, TrainConfig, YamlFile]:
-    """A spec file and its base config, checked each for itself (`search.spec.check.check` checks them together).
+    """Read a spec file and its base config, each validated on its own (`search.spec.check.check` checks them together).
 
-    overrides: `key=value` of the base config, as of `--set`; they join the spec's own `set:`.
+    overrides: `key=value` of the base config, as from `--set`; they are merged over the spec's own `set:`.
     scale: one of the spec's `scales`; the study is then called `<study>-<scale>`.
     Raises UserError with file, line and key.
     """
@@ -31,13 +31,13 @@ def load_spec(
     if scale is not None:
         file = _scaled(file, spec, scale)
         spec = yaml_file.validate(StudySpec, file)
-    spec = spec.model_copy(update={"scales": {}})  # a study is of one size, whatever others its spec offers
+    spec = spec.model_copy(update={"scales": {}})  # the other scales are no part of the study
     changes = dict(spec.set)
     for text in overrides or []:
-        key, sign, given = text.partition("=")
+        key, sign, text_value = text.partition("=")
         if not sign:
             raise UserError(f"--set {text}: expected key=value")
-        changes[key] = yaml_file.scalar(given)
+        changes[key] = yaml_file.scalar(text_value)
     for key in changes:
         if not has_key(key):
             raise UserError(f"{file.where(('set', key))}: unknown key; {nearest(key, TrainConfig.model_fields)}")
@@ -79,17 +79,17 @@ def find_base(base: str, spec_path: Path, file: YamlFile) -> Path:
 
 
 def _scaled(file: YamlFile, spec: StudySpec, name: str) -> YamlFile:
-    """The spec's file as it would be at that scale, each value with the line on which it stands."""
+    """The spec's YAML with the scale's values merged in; each value keeps the line number on which it stands."""
     if name not in spec.scales:
-        known = nearest(name, spec.scales) if spec.scales else "the spec has no scales"
-        raise UserError(f"{file.name}: no scale {name}; {known}")
+        hint = nearest(name, spec.scales) if spec.scales else "the spec has no scales"
+        raise UserError(f"{file.name}: no scale {name}; {hint}")
     value: dict[str, Any] = {key: item for key, item in file.value.items() if key != "scales"}
     lines: dict[Place, int] = dict(file.lines)
     for key in Scale.model_fields:
         if key not in file.value["scales"][name]:
             continue
-        given = file.value["scales"][name][key]
-        value[key] = {**value.get(key, {}), **given} if key in ("set", "space") else given
+        replacement = file.value["scales"][name][key]
+        value[key] = {**value.get(key, {}), **replacement} if key in ("set", "space") else replacement
         at = ("scales", name, key)
         lines |= {place[2:]: line for place, line in file.lines.items() if place[: len(at)] == at}
     value["study"] = f"{value['study']}-{name}"

@@ -1,6 +1,6 @@
-"""The objectives that a study can rank its trials on. Everything that depends on which one it is stands here.
+"""The objectives by which a study can rank its trials, and everything that depends on the choice of one.
 
-An objective is a metric of a trial's last report, on the full validation split. To add one, add an entry to
+An objective is a metric of a trial's last report, measured on the full validation split. To add one, add an entry to
 OBJECTIVES: the spec, its schema, leaderboard, report, export and sampler read it from there.
 """
 
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Objective:
-    """One objective.
+    """One objective: a metric, its units, and the scale on which its values are compared.
 
-    name: the metric in a report. unit: as people read it, in heads of columns and on axes.
+    name: the key of the metric in a report. unit: its unit, in column heads and on axes.
     log: whether values are compared by their logarithm; differences are then shown in per cent.
-    direction: which values are better.
-    scale_name: of the numbers that are compared, in heads of columns; scale_unit: the same in words.
+    direction: whether lower or higher values are better.
+    scale_name: name of the comparison scale, in column heads; scale_unit: its unit in words.
     curve: the metric that learning curves show, lower is better; curve_unit: its unit.
     compares_tokenizers: whether values of different tokenizers can be compared.
-    beside: the metric of another objective that stands beside this one in tables.
-    by_document: from a trial's scores numerators and denominators, each (U,) over U documents: the ratio of their
-    sums is the value that is compared. None where scores do not hold it: text noise is then left out.
+    beside: the metric that tables show next to this objective.
+    by_document: a function from a trial's scores to numerators and denominators, each (U,) over U documents; the ratio
+    of their sums is the value on the comparison scale. None where the scores do not contain it: the noise of the text
+    is then left out.
     """
 
     name: str
@@ -50,12 +51,12 @@ class Objective:
 
     @property
     def curve_is_compared(self) -> bool:
-        """Whether the curve's numbers are those that are compared."""
+        """Whether the learning curve's values are on the comparison scale."""
         return self.curve_unit == self.scale_unit
 
     @property
     def test_name(self) -> str:
-        """The same metric on the test split, as `nanosweep finalize` writes it."""
+        """The key of the same metric on the test split, as `nanosweep finalize` writes it."""
         return f"test_{self.name.removeprefix('val_')}"
 
     @property
@@ -63,11 +64,11 @@ class Objective:
         return 1 if self.direction == "minimize" else -1
 
     def rank(self, value: float) -> float:
-        """A value such that lower is better. Its own inverse."""
+        """The value with its sign set so that lower is better. The function is its own inverse."""
         return self._sign * value
 
     def compared(self, value: float) -> float:
-        """A value on the scale where differences are compared; lower is better there. inf stays inf."""
+        """The value on the comparison scale (logarithmic where `log` is set), lower is better. inf stays inf."""
         return self.rank(math.log(value) if self.log else value)
 
     def value(self, compared: float) -> float:
@@ -75,14 +76,14 @@ class Objective:
         return math.exp(self.rank(compared)) if self.log else self.rank(compared)
 
     def difference(self, compared: float) -> float:
-        """A difference on the scale where differences are compared, as people read it: per cent, or in `unit`."""
+        """A difference on the comparison scale, converted for display: per cent where `log` is set, else `unit`."""
         return 100 * math.expm1(self.rank(compared)) if self.log else self.rank(compared)
 
     def show(self, value: float) -> str:
         return units.score(value)
 
     def show_difference(self, difference: float, interval: tuple[float, float] | None = None) -> str:
-        """What `difference` returns, as text, with the ends of its interval.
+        """Format a result of `difference` as text, with the ends of its interval.
 
         >>> OBJECTIVES["val_perplexity"].show_difference(1.25), OBJECTIVES["val_bits_per_byte"].show_difference(0.5)
         ('+1.2%', '+0.5000')
@@ -92,7 +93,7 @@ class Objective:
         return text if interval is None else f"{text} ({interval[0]:+.{digits}f} to {interval[1]:+.{digits}f})"
 
     def show_size(self, compared: float) -> str:
-        """The size of a difference on the scale where differences are compared, with its unit, as text.
+        """Format the absolute size of a difference on the comparison scale, with its unit.
 
         >>> OBJECTIVES["val_perplexity"].show_size(0.01), OBJECTIVES["val_bits_per_byte"].show_size(0.01)
         ('1 % of perplexity', '0.01 bits/byte')
@@ -151,7 +152,7 @@ def _name(value: str) -> str:
 
 
 class _Names:
-    """The JSON Schema of an objective's name; read from OBJECTIVES when a schema is asked for."""
+    """The JSON Schema of an objective's name: an enum, read from OBJECTIVES when a schema is generated."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:

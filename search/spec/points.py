@@ -1,4 +1,4 @@
-"""The mechanics of a space: which parameters exist where, which points there are, how a value is read. Pure."""
+"""Points of a search space: which conditional parameters exist, enumeration of points, types of values. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter
 
-from search.spec.study_spec import Parameter
+from search.spec.parameter import Parameter
 from trainer.config import TrainConfig
 
 Space = Mapping[str, Parameter]
@@ -18,12 +18,12 @@ Point = dict[str, Any]
 
 
 def target(name: str, parameter: Parameter) -> str:
-    """The config's field that a parameter sets which is not linked."""
+    """The config key that an unlinked parameter sets."""
     return parameter.field or name
 
 
 def assigned(space: Space, point: Point) -> dict[str, Any]:
-    """The config's fields that a point sets: linked parameters laid out singly."""
+    """The config keys that a point sets, with the mappings of linked parameters flattened."""
     fields: dict[str, Any] = {}
     for name, value in point.items():
         fields.update(value if space[name].linked else {target(name, space[name]): value})
@@ -31,14 +31,17 @@ def assigned(space: Space, point: Point) -> dict[str, Any]:
 
 
 def fields(name: str, parameter: Parameter) -> list[str]:
-    """The config's fields that a parameter may set."""
+    """The config keys that a parameter may set."""
     if not parameter.linked:
         return [target(name, parameter)]
     return list(dict.fromkeys(field for value in parameter.choice or [] for field in value))
 
 
 def ordered(space: Space) -> list[str]:
-    """Names with every parent before the parameters that depend on it, else as written. Raises ValueError."""
+    """The parameters' names in topological order: parents before conditional parameters, else in the spec's order.
+
+    Raises ValueError where `when` conditions form a cycle.
+    """
     done: dict[str, None] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -55,13 +58,13 @@ def ordered(space: Space) -> list[str]:
 
 
 def exists(space: Space, name: str, point: Point) -> bool:
-    """Whether a parameter exists where its parents have the values in `point`."""
+    """Whether a conditional parameter exists, given its parents' values in `point`."""
     when = space[name].when or {}
     return all(parent in point and wanted(space, parent, want, point[parent]) for parent, want in when.items())
 
 
 def wanted(space: Space, parent: str, want: Any, value: Any) -> bool:
-    """Whether a parent's value is (one of) those that a `when` asks for."""
+    """Whether a parent's value satisfies a `when` condition. want: the value or list of values in the condition."""
     options = want if isinstance(want, list) else [want]
     if space[parent].linked:
         return value in options
@@ -69,27 +72,27 @@ def wanted(space: Space, parent: str, want: Any, value: Any) -> bool:
     return any(typed(field, option) == typed(field, value) for option in options)
 
 
-def apart(one: Parameter, other: Parameter) -> bool:
-    """Whether two parameters never exist together: some parent would have to have two values at once."""
+def apart(first: Parameter, second: Parameter) -> bool:
+    """Whether two parameters can never exist in the same point, because their `when` conditions exclude each other."""
 
     def options(want: Any) -> list[Any]:
         return want if isinstance(want, list) else [want]
 
-    shared = (one.when or {}).keys() & (other.when or {}).keys()
-    pairs = [(options((one.when or {})[parent]), options((other.when or {})[parent])) for parent in shared]
+    shared = (first.when or {}).keys() & (second.when or {}).keys()
+    pairs = [(options((first.when or {})[parent]), options((second.when or {})[parent])) for parent in shared]
     return any(not any(value in theirs for value in ours) for ours, theirs in pairs)
 
 
 def candidates(name: str, parameter: Parameter) -> list[Any]:
-    """The values of a choice; of a range its two ends, whole where the field is."""
+    """The values of a choice; the two ends of a range, as int where the config key is an integer."""
     if parameter.choice is not None:
         return parameter.choice
-    whole = number_kind(target(name, parameter)) == "int"
-    return [int(end) if whole else float(end) for end in parameter.log or parameter.uniform or []]
+    is_integer = number_kind(target(name, parameter)) == "int"
+    return [int(end) if is_integer else float(end) for end in parameter.log or parameter.uniform or []]
 
 
 def points(space: Space, values: Mapping[str, list[Any]]) -> Iterator[Point]:
-    """Every point that takes its values from `values`, each once: a parameter that does not exist adds none."""
+    """Every combination of `values` once; the values of a conditional parameter only where it exists."""
 
     def extend(point: Point, names: list[str]) -> Iterator[Point]:
         if not names:
@@ -106,7 +109,7 @@ def points(space: Space, values: Mapping[str, list[Any]]) -> Iterator[Point]:
 
 
 def drawn(space: Space, values: Mapping[str, list[Any]], rng: random.Random) -> Point:
-    """One of those points, at random."""
+    """One point with values drawn at random from `values`."""
     point: Point = {}
     for name in ordered(space):
         if exists(space, name, point):
@@ -115,24 +118,24 @@ def drawn(space: Space, values: Mapping[str, list[Any]], rng: random.Random) -> 
 
 
 def some_points(space: Space, values: Mapping[str, list[Any]], most: int) -> list[Point]:
-    """All points of `values` when they are at most `most`, else so many drawn from them (the same each time)."""
-    found = list(itertools.islice(points(space, values), most + 1))
-    if len(found) <= most:
-        return found
+    """All points of `values` where there are at most `most`, else `most` random ones (the same on every call)."""
+    combinations = list(itertools.islice(points(space, values), most + 1))
+    if len(combinations) <= most:
+        return combinations
     rng = random.Random(0)
     return [drawn(space, values, rng) for _ in range(most)]
 
 
 def number_kind(field: str) -> Literal["int", "float"] | None:
-    """Whether a field of the config takes numbers from a range, and which."""
+    """The kind of numbers that a config key takes; None where a range makes no sense for it."""
 
     def kinds(annotation: Any) -> set[Any]:
         return {annotation}.union(*(kinds(part) for part in get_args(annotation)))
 
     if "." in field:  # an entry of a mapping; its whole numbers come by a choice
         return "float"
-    known = kinds(TrainConfig.model_fields[field].annotation)
-    return "float" if float in known else "int" if int in known and bool not in known else None
+    types = kinds(TrainConfig.model_fields[field].annotation)
+    return "float" if float in types else "int" if int in types and bool not in types else None
 
 
 def _entry(annotation: Any) -> Any:
@@ -156,5 +159,5 @@ def _adapter(field: str) -> TypeAdapter[Any]:
 
 
 def typed(field: str, value: Any) -> Any:
-    """A value as the config's field reads it: `2M` of max_tokens is 2_000_000. Raises pydantic's ValidationError."""
+    """Parse a value as the config does: `2M` of max_tokens is 2_000_000. Raises pydantic's ValidationError."""
     return _adapter(field).validate_python(value)

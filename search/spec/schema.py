@@ -1,8 +1,9 @@
-"""The JSON Schema of a spec, for editors that complete and check YAML; made from the classes that read it.
+"""The JSON Schema of a spec, generated from its pydantic classes, for editors that complete and check YAML.
 
     python -m search.spec.schema > search/specs/spec.schema.json
 
-A spec that begins with `# yaml-language-server: $schema=spec.schema.json` is completed while it is written.
+An editor with a YAML language server uses it for a spec that begins with
+`# yaml-language-server: $schema=spec.schema.json`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Schema = dict[str, Any]
 
 
 def schema() -> Schema:
-    """The schema of `search.spec.study_spec.StudySpec`, with the config's fields in `set` and `space`."""
+    """The schema of `search.spec.study_spec.StudySpec`, with the config's keys under `set` and `space`."""
     spec = _untitled(StudySpec.model_json_schema())
     config = _untitled(TrainConfig.model_json_schema())["properties"]
     fixed = not_searched(TrainConfig)
@@ -32,15 +33,15 @@ def schema() -> Schema:
 
 
 def _parameter(field: Schema) -> Schema:
-    """A parameter whose plain choices are values of `field`."""
-    about = {"description": field["description"]} if "description" in field else {}
+    """The schema of a parameter whose plain choices are values of the config key with the schema `field`."""
+    description = {"description": field["description"]} if "description" in field else {}
     plain = {key: value for key, value in field.items() if key not in ("description", "default")}
     items = {"anyOf": [plain, {"type": "object"}]}
-    return {**about, "$ref": "#/$defs/Parameter", "properties": {"choice": {"items": items}}}
+    return {**description, "$ref": "#/$defs/Parameter", "properties": {"choice": {"items": items}}}
 
 
 def _untitled(value: Any) -> Any:
-    """Without pydantic's titles, which only repeat the names; a property that is called `title` stays."""
+    """The schema without pydantic's titles, which only repeat the names; a property called `title` is kept."""
     if isinstance(value, list):
         return [_untitled(item) for item in value]
     if not isinstance(value, dict):
@@ -49,7 +50,7 @@ def _untitled(value: Any) -> Any:
 
 
 def text() -> str:
-    """The schema as it stands in search/specs/spec.schema.json."""
+    """The text of search/specs/spec.schema.json."""
     return json.dumps(schema(), indent=2, ensure_ascii=False)
 
 

@@ -1,17 +1,13 @@
-"""The space of a spec: from a point to a config, and the values that a key may have. Pure: no torch, no Ray."""
+"""The space of a spec: from a point to the config of its trial, its name, and the values that a key may have. Pure.
+
+No torch, no Ray. search.spec.check says whether a spec and its base config fit together.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from search.spec.points import (
-    Point,
-    Space,
-    assigned,
-    candidates,
-    fields,
-    typed,
-)
+from search.spec.points import Point, Space, assigned, candidates, fields, typed
 from search.spec.study_spec import StudySpec
 from trainer.config import TrainConfig, replace
 from trainer.keys import unused
@@ -19,15 +15,15 @@ from trainer.units import count
 
 _SHORT = {"learning_rate": "lr", "weight_decay": "wd", "batch_size": "batch", "max_tokens": "tokens"}
 _LETTER = {"n_layer": "L", "n_head": "H", "n_embd": "D", "block_size": "T"}
-# their values speak for themselves
+# shown by value alone
 _PLAIN = ("model", "loss", "optimizer", "schedule", "tokenizer", "mlp", "norm", "position")
 
 
 def configure(base: TrainConfig, space: Space, point: Point) -> TrainConfig:
-    """The whole config of a point: the base with the point's values in it.
+    """Build the config of a point: the base config with the point's values set.
 
-    What the base sets beyond its need (a default of None) and this point does not use, as another loss's parameter, is
-    left out. Raises yaml_file.RefusedError for a combination that no config allows.
+    A key with the default None that the base sets and this point does not use (the parameter of another loss, say) is
+    reset to None. Raises yaml_file.RefusedError for a combination that no config allows.
     """
     changes = assigned(space, point)
     idle = unused(TrainConfig, {**base.model_dump(), **changes})
@@ -36,7 +32,7 @@ def configure(base: TrainConfig, space: Space, point: Point) -> TrainConfig:
 
 
 def readable(point: Point) -> str:
-    """A point in a few words, for tables and names.
+    """A short text for a point, for tables and names.
 
     >>> readable({"learning_rate": 3.1e-4, "n_layer": 8, "loss": "squentropy"})
     'lr=3.1e-4 L8 squentropy'
@@ -66,23 +62,26 @@ def _number(name: str, value: Any) -> str:
 
 
 def tokenizers(spec: StudySpec, base: TrainConfig) -> list[str]:
-    """The distinct tokenizers that trials may use: for each the corpus is prepared once."""
+    """The distinct tokenizers that trials may use; the corpus is prepared once for each."""
     return values_of("tokenizer", spec, base)
 
 
 def values_of(field: str, spec: StudySpec, base: TrainConfig) -> list[Any]:
-    """The values that a field may have, as the config reads them; of a range its two ends."""
-    found: list[Any] = []
+    """The values that a config key may take in trials, parsed as the config does; of a range its two ends."""
+    values: list[Any] = []
     for name, parameter in spec.space.items():
         if field in fields(name, parameter):
             for value in candidates(name, parameter):
-                found.append(value.get(field, getattr(base, field)) if parameter.linked else value)
+                values.append(value.get(field, getattr(base, field)) if parameter.linked else value)
         if field in fields(name, parameter) and parameter.when:
-            found.append(getattr(base, field))
-    return list(dict.fromkeys(typed(field, value) for value in found)) or [getattr(base, field)]
+            values.append(getattr(base, field))
+    return list(dict.fromkeys(typed(field, value) for value in values)) or [getattr(base, field)]
 
 
 def lengths(spec: StudySpec, base: TrainConfig, tokens_per_epoch: int) -> list[int]:
-    """Tokens that trials train on: the values of max_tokens, epochs counted out. per epoch: targets of the split."""
+    """The lengths of trials in tokens: the values of max_tokens, with epochs converted to tokens.
+
+    tokens_per_epoch: targets in the train split.
+    """
     values = values_of("max_tokens", spec, base)
     return [base.model_copy(update={"max_tokens": value}).length(tokens_per_epoch) for value in values]

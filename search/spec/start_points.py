@@ -1,6 +1,6 @@
-"""`start:`, known-good points to try first: read as the space has them, or refused with the line that is wrong. Pure.
+"""`start:`, points to evaluate first: parsed against the search space, or refused with the line of the error. Pure.
 
-Optuna would run a value from outside the space and believe it; here it is a mistake.
+Optuna evaluates an enqueued value outside the distribution and learns from it; here such a value is an error.
 """
 
 from __future__ import annotations
@@ -10,35 +10,38 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.errors import UserError, nearest
+from search.spec.parameter import Parameter
 from search.spec.points import Point, Space, candidates, exists, fields, ordered, target, typed, wanted
-from search.spec.study_spec import Parameter, StudySpec
+from search.spec.study_spec import StudySpec
 from trainer.config import TrainConfig
 from trainer.yaml_file import Place, YamlFile, complaint
 
-# the corpus is prepared, and rungs are checked, for the space's own values of these: a grid's points keep to them
+# the corpus is prepared and rungs are checked for the values of these keys in the space only, so that the start points
+# of a grid, too, may have no others
 _PREPARED = {"tokenizer", "block_size", "max_tokens"}
 
 
 def known_points(spec: StudySpec, file: YamlFile | None = None) -> list[Point]:
-    """The points of `start`, each value as the space has it: a choice's own option, a number of its field's type.
+    """Parse the points of `start`: a choice becomes the option of the space that it equals, a number has its key's
+    type.
 
-    A point may leave parameters out, but for a grid, which proposes nothing itself; a grid's may in return have
-    values that the grid lacks (but of tokenizer, block_size and max_tokens). file: the spec's, for line numbers.
-    Raises UserError.
+    A point may leave parameters out, except with `sampler: grid`, which proposes no values for them. With a grid a
+    point may have values that the grid does not contain (except of tokenizer, block_size and max_tokens).
+    file: the spec's, for line numbers. Raises UserError.
     """
     file = file or YamlFile(f"study {spec.study}", {}, {})
-    found: list[Point] = []
-    for index, given in enumerate(spec.start):
+    points: list[Point] = []
+    for index, written in enumerate(spec.start):
         place: Place = ("start", index)
-        point = _read(given, spec, place, file)
-        if point in found:
-            raise UserError(f"{file.where(place)}: the same point as start[{found.index(point)}]; keep one")
-        found.append(point)
-    return found
+        point = _read(written, spec, place, file)
+        if point in points:
+            raise UserError(f"{file.where(place)}: the same point as start[{points.index(point)}]; keep one")
+        points.append(point)
+    return points
 
 
 def own_value(name: str, parameter: Parameter, value: Any) -> Any:
-    """A value as the space has it. Raises ValueError, saying what is allowed, for one that lies outside."""
+    """The value of the space that equals `value`. Raises ValueError, with what is allowed, where there is none."""
     if parameter.choice is not None:
         for option in parameter.choice:
             if _same(name, parameter, option, value):
@@ -54,7 +57,7 @@ def own_value(name: str, parameter: Parameter, value: Any) -> Any:
 
 
 def refusal(error: ValidationError) -> str:
-    """Why a field does not take a value."""
+    """The reason in pydantic's error why a config key does not take a value."""
     return complaint(error.errors()[0])
 
 
@@ -77,12 +80,12 @@ def _same(name: str, parameter: Parameter, option: Any, value: Any) -> bool:
         return False
 
 
-def _read(given: Point, spec: StudySpec, place: Place, file: YamlFile) -> Point:
+def _read(written: Point, spec: StudySpec, place: Place, file: YamlFile) -> Point:
     space = spec.space
-    if not given:
+    if not written:
         raise UserError(f"{file.where(place)}: an empty point; name parameters of the space: {', '.join(space)}")
     point: Point = {}
-    for name, value in given.items():
+    for name, value in written.items():
         where = file.where((*place, name))
         if name not in space:
             raise UserError(f"{where}: {_stranger(name, space)}")
@@ -99,7 +102,7 @@ def _read(given: Point, spec: StudySpec, place: Place, file: YamlFile) -> Point:
 
 
 def _value(name: str, parameter: Parameter, value: Any, grid: bool) -> Any:
-    """`own_value`, or for a grid whatever the field takes."""
+    """`own_value`; for a grid any value that the config key takes. Raises ValueError."""
     try:
         return own_value(name, parameter, value)
     except ValueError:
@@ -107,9 +110,9 @@ def _value(name: str, parameter: Parameter, value: Any, grid: bool) -> Any:
             raise
     if not parameter.linked:
         return _typed(target(name, parameter), value)
-    known = fields(name, parameter)
-    if not isinstance(value, dict) or not value or not value.keys() <= set(known):
-        raise ValueError(f"expected a mapping of {', '.join(known)}, got {value!r}")
+    allowed = fields(name, parameter)
+    if not isinstance(value, dict) or not value or not value.keys() <= set(allowed):
+        raise ValueError(f"expected a mapping of {', '.join(allowed)}, got {value!r}")
     return {field: _typed(field, item) for field, item in value.items()}
 
 

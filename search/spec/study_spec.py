@@ -1,111 +1,45 @@
-"""The search spec: what a researcher writes. Pure data, checked whole before anything starts; no torch, no Ray.
+"""The search spec, the YAML file that defines a study. Frozen data, validated before anything starts; no torch, no Ray.
 
-Example: search/specs/quickstart.yaml. `nanosweep schema` prints the JSON Schema made from these classes.
+Example: search/specs/quickstart.yaml. `nanosweep schema` prints the JSON Schema generated from these classes; the
+docstrings of the fields are its descriptions.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from data.errors import UserError, nearest
 from data.paths import at_home
 from search.spec.objective import DEFAULT, ObjectiveName
+from search.spec.parameter import Parameter, Strict
 from search.spec.trackers import DEFAULT as DEFAULT_TRACKER
 from search.spec.trackers import TRACKERS, check_name
 from search.stopping.registry import Scheduler, expected
 from search.stopping.rule import Settings
 from trainer.config import Whole
 from trainer.keys import RuleError
-from trainer.lengths import Tokens, parse_tokens
+from trainer.lengths import Tokens
 
 Sampler = Literal["grid", "random", "tpe", "gp"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+class Budget(Strict):
+    """The budget of a search: at least one limit; the first that is reached ends the search.
 
-
-def _end(value: Any) -> Any:
-    """`2M` -> 2_000_000; anything else as it is."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_tokens(value)
-    except ValueError:
-        raise ValueError(f"expected a number, got {value!r}") from None
-
-
-End = Annotated[int | float, BeforeValidator(_end, json_schema_input_type=int | float | str)]
-
-
-class Parameter(_Strict):
-    """One searched parameter: exactly one of log, uniform, choice; with `when`, only where that holds."""
-
-    log: list[End] | None = Field(default=None, min_length=2, max_length=2)
-    """[low, high], both ends included, uniform in the logarithm; whole numbers for an integer parameter"""
-    uniform: list[End] | None = Field(default=None, min_length=2, max_length=2)
-    """[low, high], both ends included"""
-    choice: list[Any] | None = Field(default=None, min_length=1)
-    """values; or mappings of several parameters that go together: {n_embd: 384, n_head: 6}"""
-    field: str | None = None
-    """the config's key that it sets; default: its own name. So that each loss may have a learning rate of its own:
-    {field: learning_rate, log: [1e-3, 1e-1], when: {loss: mse}}"""
-    when: dict[str, Any] | None = Field(default=None, min_length=1)
-    """{parameter: value or [values]}: the parameter exists only where all of these hold"""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _mapping(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            raise ValueError(
-                f"expected {{log: [low, high]}}, {{uniform: [low, high]}} or {{choice: [...]}}, got {value!r}"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Parameter:
-        kinds = [kind for kind in ("log", "uniform", "choice") if getattr(self, kind) is not None]
-        if len(kinds) != 1:
-            raise ValueError(f"give exactly one of log, uniform, choice; got {' and '.join(kinds) or 'none'}")
-        if self.choice is not None:
-            if len({repr(value) for value in self.choice}) < len(self.choice):
-                raise ValueError(f"choice names a value twice: {self.choice}")
-            if len({isinstance(value, dict) for value in self.choice}) > 1:
-                raise ValueError("choice mixes mappings and plain values; use one kind")
-            if self.linked and self.field is not None:
-                raise ValueError("field names one key, but the choice's mappings set several; remove it")
-            return self
-        low, high = self.log or self.uniform or []
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError(f"{kinds[0]}: [{low}, {high}] has no end; use finite numbers")
-        if not low < high:
-            raise ValueError(f"{kinds[0]}: [{low}, {high}] is an empty range; the first end must be the smaller")
-        if self.log is not None and low <= 0:
-            raise ValueError(f"log: [{low}, {high}] touches zero; use a positive lower end, or uniform")
-        return self
-
-    @property
-    def linked(self) -> bool:
-        """Whether each value sets several parameters at once."""
-        return self.choice is not None and isinstance(self.choice[0], dict)
-
-
-class Budget(_Strict):
-    """Whichever comes first; counted over resumes, and may be raised later. At least one.
-
-    No trial begins once it is spent; those that run go on to their end.
+    It counts all sessions of a resumed study and may be raised later. Once it is used up no new trial starts; running
+    trials train to their end.
     """
 
     trials: Whole | None = None
+    """number of trials"""
     tokens: Tokens | None = None
-    """trained on by all trials together"""
+    """training tokens, summed over all trials"""
     hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """of wall time"""
+    """wall-clock hours in which a driver ran"""
 
     @model_validator(mode="after")
     def _some(self) -> Budget:
@@ -114,26 +48,30 @@ class Budget(_Strict):
         return self
 
 
-class Finalists(_Strict):
-    """The best trials once more, with fresh seeds that all of them share: what one seed gave may have been luck.
+class Finalists(Strict):
+    """Repeat the best trials with fresh seeds, which all of them share: a trial may lead because its seed was lucky.
 
-    A round is one fresh seed for each of them; who is clearly behind is not in the next. They come after the search,
-    beyond its budget: at most top x seeds trials. With `compare` they are the best `top` of each value, the race is
-    among those of one value, and its leader runs every round: at most values x top x seeds trials.
+    A round trains every remaining finalist with one more seed; finalists that are clearly behind are dropped from the
+    next round. The runs start after the search and do not count in its budget: at most top x seeds of them. With
+    `compare` the best `top` of each value are repeated, finalists race only against those of the same value, and the
+    leader of each value runs every round: at most values x top x seeds runs.
     """
 
     top: Annotated[int, Field(ge=1)] = 4
-    """how many; at least 2, or with `compare` 1 of each value"""
+    """number of finalists; at least 2, or with `compare` at least 1 for each value"""
     seeds: Annotated[int, Field(ge=2)] = 3
+    """most fresh seeds for each finalist, which is the number of rounds"""
 
 
-class Resources(_Strict):
-    """Of one trial."""
+class Resources(Strict):
+    """The resources of one trial, as Ray schedules them, and the limit of concurrent trials."""
 
     cpus: Annotated[float, Field(ge=0.01, allow_inf_nan=False)] = 1
+    """CPU cores of one trial; a fraction is allowed"""
     gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs of one trial, at most 1; 0.25 lets four trials share a GPU"""
     at_once: Whole | None = None
-    """at most so many trials at a time, which leaves the rest of a cluster to others; default: as many as fit"""
+    """most trials that run concurrently, to leave a part of the cluster free; default: as many as fit"""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Resources:
@@ -188,8 +126,8 @@ ResourcesOrAuto = Annotated[
 ]
 
 
-class Scale(_Strict):
-    """The same search at another size: what it names replaces what the spec says; set and space key by key."""
+class Scale(Strict):
+    """The same search at another size. Its keys replace those of the spec; `set` and `space` are merged key by key."""
 
     base: str | None = None
     set: dict[str, Any] | None = None
@@ -201,50 +139,60 @@ class Scale(_Strict):
     resources: ResourcesOrAuto = None
 
 
-class StudySpec(_Strict):
-    """One search."""
+class StudySpec(Strict):
+    """The spec of one study."""
 
     study: Annotated[str, AfterValidator(_study_name)]
-    """its name: the folder in the storage and the parent run in MLflow"""
+    """name of the study: its folder in the storage and its parent run in MLflow"""
     base: str
-    """a complete config (YAML), looked for from the working directory, then beside the spec"""
+    """the base config: a YAML file for `python -m trainer`; the path is tried relative to the working directory, then
+    to the spec's folder, then to the repository"""
     set: dict[str, Any] = Field(default_factory=dict)
-    """values that replace the base's, the same for every trial"""
+    """config keys that replace those of the base config, the same in every trial"""
     space: dict[str, Parameter] = Field(min_length=1)
-    """what is searched"""
+    """the search space: parameters by name"""
     start: list[dict[str, Any]] = Field(default_factory=list)
-    """known-good points, which are tried first; parameters that one leaves out are proposed by the sampler"""
+    """points that are evaluated first, usually known-good ones; the sampler proposes the parameters that a point leaves
+    out"""
     warm_start: str | None = None
-    """an earlier study (its name in the storage, or its folder) on the same space and data: the sampler knows its
-    trials from the beginning"""
+    """an earlier study on the same parameters and data, by its name in the storage or its folder: the sampler learns
+    from its trials too, from the first proposal on"""
     compare: str | None = None
-    """a parameter with a choice, of which each value is to be shown at its best: `compare: loss`. They take turns, so
-    that each gets as many trials; the sampler learns about each from its own trials; at rungs, and as finalists, trials
-    meet their own kind alone. Without it the best trial is sought, and a value that begins badly is soon left"""
+    """a choice parameter whose values are compared, each at its own best: `compare: loss`. Trials are divided equally
+    among the values, and each value is a search of its own: the sampler learns only from its trials, and at rungs and
+    as finalists trials are compared only with trials of the same value. Without `compare` the study looks for the best
+    trial, and the sampler soon abandons a value that begins badly"""
     sampler: Sampler = "tpe"
+    """what proposes the points: grid (every combination of choices), random, or Optuna's tpe or gp"""
     scheduler: SchedulerOrNone = None
-    """which trials end early: {asha: {first_rung: 1M, factor: 4}}, {median: {first_rung: 1M}}, or none"""
+    """the stopping rule, which ends poor trials early: {asha: {first_rung: 1M, factor: 4}}, {median: {first_rung: 1M}},
+    or none"""
     budget: Budget
+    """when the search ends: {trials: 64, tokens: 2B, hours: 12}, at least one of them"""
     finalists: Finalists | None = None
-    """{top: 4, seeds: 3}: the best 4 again, with up to 3 fresh seeds; with `compare` the best 4 of each value"""
+    """{top: 4, seeds: 3}: repeat the best 4 trials with up to 3 fresh seeds; with `compare` the best 4 of each value"""
     objective: ObjectiveName = DEFAULT
-    """at the end of a trial, on the full validation split"""
+    """the metric that trials are ranked by, measured at the end of a trial on the full validation split"""
     resources: ResourcesOrAuto = None
-    """{cpus: 2, gpus: 0.25} for each trial, at_once: 4 of them at most; or auto: what the machine has"""
+    """{cpus: 2, gpus: 0.25, at_once: 4}: cores and GPUs of each trial, and the most trials that run concurrently; or
+    auto: chosen from what the machine has"""
     max_failures: Annotated[int, Field(ge=0)] = 2
-    """how often a trial whose worker was lost begins again from its last checkpoint; what fails by itself does not"""
+    """how often a trial whose worker process or node was lost is restarted from its last checkpoint; a trial that
+    fails by itself (an error, divergence, out of memory) is not restarted"""
     report_timeout_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60
-    """a trial that reports nothing for so long hangs: it is ended as failed. By default a trial reports ten times"""
+    """a trial that reports nothing for this long counts as hanging and is ended as failed. By default a trial reports
+    ten times"""
     storage: Annotated[str, AfterValidator(_storage)] = "./runs"
-    """where studies live; a shared path on a cluster"""
+    """folder that holds the studies; on a cluster a path that all nodes share"""
     tracking: Annotated[str, AfterValidator(check_name)] = Field(
         default=DEFAULT_TRACKER, json_schema_extra={"enum": [*TRACKERS]}
     )
-    """what shows the records beside the study's journal: mlflow; or none, and no MLflow is imported or contacted"""
+    """the experiment tracker that follows the study's journal: mlflow; or none, then MLflow is neither imported nor
+    contacted"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1337
-    """of the sampler and the scheduler; each trial trains with the base's seed"""
+    """seed of the sampler and the stopping rule; every trial of the search trains with the base config's seed"""
     scales: dict[str, Scale] = Field(default_factory=dict)
-    """by name, the same search at another size: `--scale tiny`"""
+    """the same search at other sizes, by name; chosen with `--scale tiny`"""
 
     @model_validator(mode="after")
     def _comparable(self) -> StudySpec:
@@ -256,7 +204,7 @@ class StudySpec(_Strict):
             return self
         parameter = self.space.get(self.compare)
         if parameter is None:
-            choices = [name for name, one in self.space.items() if one.choice is not None and one.when is None]
+            choices = [name for name, item in self.space.items() if item.choice is not None and item.when is None]
             problem = f"is no parameter of the space; {nearest(self.compare, choices)}"
         elif parameter.choice is None:
             problem = "is a range; its values cannot take turns: use a choice"
@@ -274,13 +222,13 @@ class StudySpec(_Strict):
 
     @property
     def stopping(self) -> Settings | None:
-        """The settings of its stopping rule, whichever that is; None where every trial runs to its end."""
+        """The settings of the stopping rule; None where the spec has none and every trial trains to its end."""
         return None if self.scheduler is None else self.scheduler.settings
 
     def rungs(self, max_tokens: int, bracket: int = 0) -> list[int]:
-        """Nominal token counts at which a trial of max_tokens is compared, the end itself not among them."""
+        """Nominal token counts of the rungs of a trial of max_tokens, ascending; the end of the trial is not a rung."""
         return [] if self.stopping is None else self.stopping.rungs(max_tokens, bracket)
 
 
-# keys that may change when a study goes on
+# keys of the spec that may change when a study is resumed
 MAY_CHANGE = ("budget", "finalists", "resources", "storage", "tracking", "max_failures", "report_timeout_minutes")

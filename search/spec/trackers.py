@@ -1,7 +1,7 @@
-"""The trackers that a spec may name (`tracking: mlflow`): what shows a study's records beside its journal.
+"""The experiment trackers that a spec may name (`tracking: mlflow`); each follows a study's journal.
 
-To add one: a file with a subclass of search.tracking.tracker.Tracker, and a line here. It is imported when a study
-that names it runs, so that checking a spec loads none of them.
+To add one, write a subclass of search.tracking.tracker.Tracker in a file of its own and add a line here. The file is
+imported when a study that names the tracker runs; checking a spec imports no tracker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DEFAULT = "mlflow"
 
 
 def check_name(name: str) -> str:
-    """The name of a tracker. Raises ValueError with the nearest for another."""
+    """Return the name if it is a tracker's. Raises ValueError with the nearest name otherwise."""
     if name not in TRACKERS:
         raise ValueError(f"no tracker is called {name}; {nearest(name, TRACKERS)}")
     return name

@@ -1,7 +1,7 @@
-"""Whether every searched key has an effect: a search over one that its optimizer, schedule or loss ignores is refused.
+"""Refuse a search over a key that has no effect, because the trial's optimizer, schedule or loss does not use it.
 
-A config may set such a key, because base configs name many; a search over it would spend trials on equal runs. Which
-key belongs to what is declared with the key (`used_by`, trainer.keys). Pure.
+A base config may set unused keys; a search over one would spend trials on identical runs. Which optimizer, schedule or
+loss uses a key is declared with the key (`used_by`, trainer.keys). Pure.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from trainer.config import TrainConfig
 from trainer.keys import declared, includes
 from trainer.yaml_file import YamlFile
 
-_TRIED = 10_000  # combinations of the parameters that decide whether a key has an effect
+_MAX_COMBINATIONS = 10_000  # combinations of the parameters that decide whether a key has an effect
 
 
 def check_used(space: Space, base: TrainConfig, file: YamlFile) -> None:
-    """Every parameter has an effect wherever it exists, and every mapping of a linked one somewhere.
+    """Check that every parameter has an effect in all points where it exists, and every mapping of a linked parameter
+    in at least one.
 
     file: the spec's, for line numbers. Raises UserError: one line with file, line, key and what to do.
     """
@@ -28,7 +29,7 @@ def check_used(space: Space, base: TrainConfig, file: YamlFile) -> None:
             key = field.partition(".")[0]  # of `optimizer_params.momentum`
             for by, users in declared(TrainConfig)[key].used_by.items():
                 if parameter.linked and TrainConfig.model_fields[key].default is None:
-                    continue  # the config itself takes it nowhere else
+                    continue  # the config refuses such a key itself where it is unused
                 if parameter.linked:
                     _check_linked(name, field, by, users, space, base, file)
                 else:
@@ -55,7 +56,7 @@ def _check_plain(name: str, by: str, users: tuple[str, ...], space: Space, base:
 def _check_linked(
     name: str, field: str, by: str, users: tuple[str, ...], space: Space, base: TrainConfig, file: YamlFile
 ) -> None:
-    """Each mapping that sets the field must do so for some effect."""
+    """Check that each mapping that sets the key has an effect in at least one point. Raises UserError."""
     met = list(_values(name, by, space, base))
     for index, option in enumerate(space[name].choice or []):
         values = [value for point, value in met if point[name] == option]
@@ -67,26 +68,26 @@ def _check_linked(
 
 
 def _values(name: str, by: str, space: Space, base: TrainConfig) -> Iterator[tuple[Point, Any]]:
-    """(point, value of the key `by`) for the points in which the parameter `name` exists.
+    """Yield (point, value of the key `by`) for the points in which the parameter `name` exists.
 
-    A point has the parameters that decide about the two and no others.
+    A point has only the parameters on which `name` and `by` depend.
     """
     names = _with_parents([name, *_setting(by, space)], space)
-    part = {one: space[one] for one in space if one in names}
-    options = {one: candidates(one, parameter) for one, parameter in part.items()}
-    for point in some_points(part, options, _TRIED):
+    subspace = {parameter_name: space[parameter_name] for parameter_name in space if parameter_name in names}
+    options = {parameter_name: candidates(parameter_name, parameter) for parameter_name, parameter in subspace.items()}
+    for point in some_points(subspace, options, _MAX_COMBINATIONS):
         if name in point:
-            value = assigned(part, point).get(by)
+            value = assigned(subspace, point).get(by)
             yield point, getattr(base, by) if value is None else typed(by, value)
 
 
 def _setting(by: str, space: Space) -> list[str]:
-    """The parameters that may set a key, and exist in this space."""
+    """The parameters of the space that may set a config key."""
     return [name for name, parameter in space.items() if by in fields(name, parameter)]
 
 
 def _with_parents(names: list[str], space: Space) -> set[str]:
-    """The parameters with all those on which their existence depends."""
+    """The parameters and all their ancestors through `when`."""
     reached: set[str] = set()
     waiting = list(names)
     while waiting:

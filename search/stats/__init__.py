@@ -1,1 +1,1 @@
-"""Statistics on plain numbers: no study, no files."""
+"""Statistics as pure functions of numbers: no study, no files."""

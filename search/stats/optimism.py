@@ -1,4 +1,4 @@
-"""How far the best of a search flatters itself: it was picked for being low, and part of that was luck. Pure."""
+"""The optimism of the best trial of a search (selection bias): it was selected for a low value, partly luck. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_NEAR = 8  # seed standard deviations: what is further behind cannot have led by luck
+_NEAR = 8  # seed standard deviations; a trial further behind cannot be as good as the best
 _STEP = 0.05  # of the grid, in seed standard deviations
 _ROUNDS = 300  # of the fit; more change less than 1 %
 
@@ -16,11 +16,11 @@ def optimism(values: Sequence[float], sd: float) -> float:
 
     values: one run each, on one scale, of all trials at full length. sd: of one run over seeds (`fit(...).total`).
 
-    Truth = prior, observed = truth + normal noise; the prior is that which makes the values likeliest, whatever its
-    shape (nonparametric maximum likelihood by EM: Kiefer and Wolfowitz 1956), and the answer is the posterior's.
-    The usual normal prior is drawn wide by the bad points of any space and then sees no luck: where a third of the
-    trials were as good as the best and the rest far away it found a fifth to two thirds of the truth; this one finds
-    75 to 110 % of it for 8 to 64 trials, in simulations with spaces of many shapes.
+    Empirical Bayes: true values come from a prior, observed = true + normal noise. The prior is the nonparametric
+    maximum likelihood estimate, of any shape, by EM (Kiefer and Wolfowitz 1956); the result is a posterior mean.
+    The usual normal prior is widened by the bad points of any space and then underestimates the optimism: where a third
+    of the trials were as good as the best and the rest far away it estimated a fifth to two thirds of the true value;
+    this one estimates 75 to 110 % of it for 8 to 64 trials, in simulations with spaces of many shapes.
     """
     y = np.sort(np.array(values, dtype=float))
     if len(y) < 2 or sd <= 0:

@@ -1,15 +1,15 @@
-"""Whether first place is real: trials compared with the noise of the seed and of the text. Pure: numbers in, rows out.
+"""Whether the leader is significantly better: trials compared given the noise of seeds and of text. Pure functions.
 
-Values are nats per token (log-perplexity) or bits per byte; less is better. Finalists were run again with fresh
-seeds, all with the same seed in a round, and some left the race early: value = trial + round + residual, by least
-squares. The search's own value of a finalist is left out: it was picked for being low.
+Values are nats per token (log-perplexity) or bits per byte; lower is better. Finalists are repeated with fresh seeds,
+all with the same seed in a round, and some are dropped from the race early: value = trial + round + residual, fitted by
+least squares. The search's own value of a finalist is left out, because the finalist was selected for it.
 
-A difference has two sources of noise, independent of each other, so their variances add: the seeds' residual, and
-the choice of documents (paired, over the mean of the seeds; what is due to both is counted twice, which makes the
-interval a little too wide: Owen 2007, The pigeonhole bootstrap). Degrees of freedom are Satterthwaite's. The leader is
-the best of k, so the largest of its leads is a range: intervals are Tukey-Kramer's, and copies of one config come
-out as one group in at least 95 of 100 studies, whoever leads. Of the 5 %, 1 is for the race, which looks before the
-end: with all 5 here, its looks on top made them 6 to 8 in simulation.
+A difference has two independent sources of noise, so their variances add: the residual over seeds, and the choice of
+documents (paired, over the mean of the seeds; their interaction is counted twice, which makes the interval a little too
+wide: Owen 2007, The pigeonhole bootstrap). Degrees of freedom are Satterthwaite's. The leader is the best of k, so its
+largest lead is distributed as a studentized range: intervals are Tukey-Kramer's, and copies of one config form one
+group in at least 95 of 100 studies, whichever leads. Of the 5 % error, 1 % is spent on the race with its interim looks:
+with all 5 % spent here, the looks raised the error to 6 to 8 % in simulation.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ import numpy as np
 
 from trainer.resampling import Interval, Text
 
-# the share of studies of copies that may come out as more than one group: by the race's looks, by the table
+# error rates, the share of studies of identical configs with more than one group: by the race's looks, by the table
 RACE, TABLE = 0.01, 0.04
 _95 = 0.975  # quantile of a two-sided 95 % interval
-# as in printed tables, rounded down: a quantile takes scipy 0.1 s, and each row of a leaderboard has its own
+# degrees of freedom as in printed tables, rounded down to one of these: scipy takes 0.1 s per quantile, and each row of
+# a leaderboard needs one
 _DF = (*range(1, 11), 12, 15, 20, 24, 30, 40, 60, 120, 1000)
 
 
 @dataclass(frozen=True)
 class Noise:
-    """A variance, and how well it is known: degrees of freedom, 0 where it is not known at all."""
+    """A variance estimate with its degrees of freedom, 0 where there is no estimate."""
 
     variance: float = 0.0
     df: float = 0.0
@@ -43,11 +44,12 @@ class Noise:
 
 @dataclass(frozen=True)
 class Seeds:
-    """Finalists' runs with fresh seeds, fitted.
+    """The additive model fitted to finalists' runs with fresh seeds.
 
-    means: by trial, over all rounds; one that left early is set right for the seeds that it missed. runs: how many.
-    residual: of one run, what neither trial nor round explains (differences within a round). total: of one run,
-    the round's share included (one trial's own scatter). inverse: of the normal equations, trials first.
+    means: by trial, over all rounds; that of a finalist dropped early is adjusted for the seeds that it missed. runs:
+    number of runs by trial. residual: noise of one run that neither trial nor round explains (for differences within a
+    round). total: noise of one run with the round effect included (a single trial's spread over seeds). inverse: of the
+    matrix of the normal equations, (trials + rounds, trials + rounds), trials first.
     """
 
     means: dict[int, float]
@@ -56,27 +58,28 @@ class Seeds:
     total: Noise
     inverse: np.ndarray
 
-    def of_difference(self, one: int, other: int) -> Noise:
-        """Of the difference between two means, or between trials with a single run of the search's seed."""
+    def of_difference(self, first: int, second: int) -> Noise:
+        """The noise of the difference between two means, or between trials with only the search's own run."""
         paired = self.residual if self.residual.df else self.total
-        if one in self.means and other in self.means and self.residual.df:
+        if first in self.means and second in self.means and self.residual.df:
             contrast = np.zeros(len(self.inverse))
-            contrast[list(self.means).index(one)] = 1
-            contrast[list(self.means).index(other)] -= 1
+            contrast[list(self.means).index(first)] = 1
+            contrast[list(self.means).index(second)] -= 1
             return paired.times(float(contrast @ self.inverse @ contrast))
-        if one not in self.means and other not in self.means:
-            return paired.times(2)  # the search gives all its trials one seed
-        return self.total.times(1 / self.runs.get(one, 1) + 1 / self.runs.get(other, 1))
+        if first not in self.means and second not in self.means:
+            return paired.times(2)  # all trials of the search have the same seed
+        return self.total.times(1 / self.runs.get(first, 1) + 1 / self.runs.get(second, 1))
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One trial on the leaderboard.
+    """A trial's row on the leaderboard.
 
-    runs: fresh seeds behind the value, 0 where it is the search's own. seed: 95 % interval of the mean over seeds;
-    documents: of the value over the choice of text; None where not known. difference: from the leader, with its
-    interval, corrected for how many are compared; None where nothing is known. text_only: no seed noise is in it.
-    group: from 1, shared by those that cannot be told apart from the best of it. one_seed: its place may be luck.
+    runs: number of fresh seeds in the value, 0 where it is the search's own value. seed: 95 % interval of the mean over
+    seeds; documents: 95 % interval of the value over the choice of text; None where there is no estimate. difference:
+    from the leader; interval: of the difference, corrected for multiple comparisons, None without an estimate of noise;
+    text_only: whether it lacks the noise of seeds. group: from 1, shared by trials that are not significantly worse
+    than the best of the group. one_seed: fewer than two fresh seeds, so the rank may be due to luck.
     """
 
     number: int
@@ -92,7 +95,7 @@ class Standing:
 
 
 def fit(values: Mapping[int, Sequence[float]]) -> Seeds:
-    """The additive model. values: by trial, one per round from the first; finite, of any length, none is left out."""
+    """Fit the additive model. values: by trial, one per round from the first without gaps; finite, of any length."""
     kept = {number: list(scores) for number, scores in values.items() if scores}
     if not kept:
         return Seeds({}, {}, Noise(), Noise(), np.zeros((0, 0)))
@@ -105,17 +108,19 @@ def fit(values: Mapping[int, Sequence[float]]) -> Seeds:
     effects = inverse @ design.T @ y
     means = effects[:k] + effects[k:].mean()
     within = sum(float(np.var(scores)) * len(scores) for scores in kept.values())
-    left = min(within, float(((y - design @ effects) ** 2).sum()))
+    unexplained = min(within, float(((y - design @ effects) ** 2).sum()))
     df_within, df_rounds = len(y) - k, rounds - 1
     df_left = df_within - df_rounds
-    residual = Noise(left / df_left, df_left) if df_left else Noise()
-    parts = [Noise((within - left) / df_within, df_rounds), Noise(left / df_within, df_left)] if df_within else []
+    residual = Noise(unexplained / df_left, df_left) if df_left else Noise()
+    parts = []
+    if df_within:
+        parts = [Noise((within - unexplained) / df_within, df_rounds), Noise(unexplained / df_within, df_left)]
     runs = {number: len(scores) for number, scores in kept.items()}
     return Seeds(dict(zip(kept, map(float, means), strict=True)), runs, residual, added(parts), inverse)
 
 
 def added(parts: Iterable[Noise]) -> Noise:
-    """The sum of independent sources, with Satterthwaite's degrees of freedom; sources not known are left out."""
+    """The sum of independent noises, with Satterthwaite's degrees of freedom; those with df 0 are left out."""
     estimated = [part for part in parts if part.df]
     variance = sum(part.variance for part in estimated)
     spread = sum(part.variance**2 / part.df for part in estimated)
@@ -123,8 +128,8 @@ def added(parts: Iterable[Noise]) -> Noise:
 
 
 def margin(noise: Noise, compared: int, level: float = TABLE) -> float:
-    """Half the Tukey-Kramer interval of a difference among `compared` trials: at most `level` of all such families
-    of intervals miss anything."""
+    """Half the width of the Tukey-Kramer interval of a difference among `compared` trials. level: family-wise error,
+    the share of studies in which any of the intervals misses its true difference."""
     df = max((listed for listed in _DF if listed <= noise.df * (1 + 1e-9)), default=1)
     return _range_quantile(1 - level, compared, df) / math.sqrt(2) * math.sqrt(noise.variance)
 
@@ -142,40 +147,40 @@ def compare_trials(
     text: Text | None = None,
     among: Sequence[int] | None = None,
 ) -> list[Standing]:
-    """The standings, best group first, finalists before others in it; by value where no seed noise is known.
+    """The leaderboard's rows, best group first, in a group finalists first; by value where seed noise has no estimate.
 
     values: finalists by number, one value per fresh seed. single: trials that have only the search's own value; they
-    never lead where there are finalists, since that value is as low as luck made it. text: trials' values on
-    resampled documents, for those whose documents are known; `single` and `values` of the same scale.
-    among: compare these alone (the best of each loss, say); the noise of seeds is learned from all finalists.
+    never lead where there are finalists, since that value is optimistic. text: trials' values on resampled documents,
+    for trials with scores by document; `single` and `values` are on the same scale.
+    among: compare only these (the best of each loss, say); the noise of seeds is estimated from all finalists.
     """
     seeds, others = fit(values), dict(single or {})
     value = {**seeds.means, **others}
     order = [*sorted(seeds.means, key=lambda number: value[number]), *sorted(others, key=lambda number: others[number])]
     order = [number for number in order if among is None or number in among]
     groups = _groups(order, value, seeds, text)
-    # without a noise of seeds groups are not shown, and an order by them would look like a mistake
+    # groups are not shown without an estimate of seed noise, and an order by hidden groups would look wrong
     ranked = sorted(order, key=lambda number: groups[number]) if seeds.total.df else order
     return [_standing(number, order, groups[number], value, seeds, text) for number in ranked]
 
 
-def _noise(one: int, other: int, seeds: Seeds, text: Text | None) -> Noise:
-    parts = [seeds.of_difference(one, other)]
-    if text is not None and one in text and other in text:
-        parts.append(Noise(text.variance(one, other), text.units - 1))
+def _noise(first: int, second: int, seeds: Seeds, text: Text | None) -> Noise:
+    parts = [seeds.of_difference(first, second)]
+    if text is not None and first in text and second in text:
+        parts.append(Noise(text.variance(first, second), text.units - 1))
     return added(parts)
 
 
-def _half(one: int, other: int, order: list[int], seeds: Seeds, text: Text | None) -> float:
-    """Half the interval of the difference; infinite where nothing is known about its noise."""
-    noise = _noise(one, other, seeds, text)
-    both = one in seeds.means and other in seeds.means
+def _half(first: int, second: int, order: list[int], seeds: Seeds, text: Text | None) -> float:
+    """Half the width of the difference's interval; infinite where its noise has no estimate."""
+    noise = _noise(first, second, seeds, text)
+    both = first in seeds.means and second in seeds.means
     compared = sum(number in seeds.means for number in order) if both else len(order)
     return margin(noise, compared) if noise.df else math.inf
 
 
 def _groups(order: list[int], value: dict[int, float], seeds: Seeds, text: Text | None) -> dict[int, int]:
-    """By trial: the best of those left, and all that cannot be told apart from it, make the next group."""
+    """Group numbers by trial: a group is the best remaining trial and all that are not significantly worse."""
     groups: dict[int, int] = {}
     left = order
     while left:

@@ -1,23 +1,23 @@
 """ASHA, asynchronous successive halving (Li et al. 2020, arXiv 1810.05934).
 
-At each rung a trial goes on when it is among the best 1/factor of the values recorded there so far, its own
-included. What becomes of the others is the mode:
+At each rung a trial continues if it is among the best 1/factor of the values recorded there so far, its own included.
+The mode decides what happens to the others:
 
-stop     They end. As nobody comes back, the best so far always goes on: with n values the best max(1, n // factor),
-         and who ties with the last of them. Of n trials in random order sum over i of max(1, i // factor) / i
-         go on: 8.3 of 32 at factor 4 (Ray Tune: 10.3).
-promote  They pause, and go on when they are among the best n // factor of those that have come by then: the first
-         to arrive have no advantage. Where nothing else can run any more, the best of a rung from which nobody went
-         on is promoted, so that a study always brings one trial to its end.
+stop     They are stopped. A stopped trial cannot be resumed later, so the best value so far always continues: of n
+         values the best max(1, n // factor), and ties with the last of them. Of n trials in random order the sum over i
+         of max(1, i // factor) / i continue: 8.3 of 32 at factor 4 (Ray Tune: 10.3).
+promote  They are paused, and promoted once they are among the best n // factor of the n trials that have reached the
+         rung by then: early trials have no advantage. When nothing else can run any more, the best trial of a rung from
+         which none continued is promoted, so that a study always trains at least one trial to its end.
 
-Trials are divided among brackets; bracket b is first compared at rung b, and only with its own. Where a spec says
-`compare: loss`, trials of one loss are compared with each other alone: a loss that begins badly still has its best
-brought to the end. A few trials are exempt: their values count like all others, but they are never stopped, so that
-at the end it can be said what the rungs were worth. Bracket and exemption are functions of the seed and the trial's
-number (in its group).
+Trials are divided among brackets; the first rung of bracket b is rung b, and trials are compared within their bracket
+only. With `compare: loss` trials are compared within their loss only: of a loss that begins badly the best trial is
+still trained to the end. A few trials are exempt: their values count like all others, but they are never stopped, so
+that the study can report how well each rung predicted the final order. Bracket and exemption are functions of the seed
+and the trial's number (in its group).
 
-Ray Tune's own differs: there a value that arrives late also fills the rungs below it, and NaN is never stopped. Here
-a rung holds only what was measured at that rung, once per trial, and no value that is not finite.
+Ray Tune's ASHA differs: there a value that arrives late is also recorded at the rungs below it, and NaN is never
+stopped. Here a rung has only values that were measured at that rung, one per trial, all finite.
 """
 
 from __future__ import annotations
@@ -35,19 +35,20 @@ from trainer.units import count
 
 
 class AshaSettings(Settings):
-    """Asynchronous successive halving: at each rung only the best 1/factor go on (Li et al. 2020, arXiv 1810.05934).
+    """Asynchronous successive halving: at each rung only the best 1/factor continue (Li et al. 2020, arXiv 1810.05934).
 
-    Where it is used and nobody names a `schedule`, that is wsd: under one that decays over the whole trial, what is
-    compared at a rung says little about the end.
+    With this rule the default `schedule` is wsd: under a schedule that decays over the whole trial, values at a rung
+    predict the final order badly.
     """
 
     factor: Annotated[int, Field(ge=2)] = 4
-    """the best 1/factor go on; each rung is at factor times the tokens of the one before"""
+    """reduction factor: the best 1/factor continue; each rung is at factor times the tokens of the one before"""
     mode: Literal["stop", "promote"] = "stop"
-    """stop: who is not among the best so far ends at once. promote: every trial pauses at its rung, keeping its
-    checkpoint, and goes on when it is among the best of those that came (the paper's way)"""
+    """stop: a trial that is not among the best so far ends at once. promote: it is paused with its checkpoint and
+    continues once it is among the best of the trials that have reached the rung (as in the paper)"""
     brackets: Whole = 1
-    """trials are divided among so many brackets; each later one is first compared a rung later (Hyperband's hedge)"""
+    """number of brackets among which trials are divided; each has its first rung one rung later than the bracket before
+    (Hyperband's hedge)"""
 
     def rungs(self, max_tokens: int, bracket: int = 0) -> list[int]:
         rungs, rung = [], self.first_rung
@@ -60,7 +61,7 @@ class AshaSettings(Settings):
         among = "" if compare is None else f" of each {compare}"
         others = {"stop": "the others end", "promote": "the others pause"}[self.mode]
         brackets = [f"{self.brackets} brackets"] if self.brackets > 1 else []
-        return [f"the best 1/{self.factor}{among} go on", others, *brackets]
+        return [f"the best 1/{self.factor}{among} continue", others, *brackets]
 
     def rule(self) -> Asha:
         return Asha(self.factor, self.mode)
@@ -75,8 +76,8 @@ class AshaSettings(Settings):
         yield from super().advice(rungs, trials)
 
     def bracket(self, seed: int, number: int, n_rungs: int, group: str = "") -> int:
-        """Drawn with Hyperband's shares, which give each bracket about the same tokens (Li et al. 2018, JMLR 18): a
-        bracket that halves s times gets factor^s / (s + 1) of the trials."""
+        """Draw the bracket with Hyperband's shares, which give each bracket about the same tokens (Li et al. 2018, JMLR
+        18): a bracket with s rungs gets a share of trials in proportion to factor^s / (s + 1)."""
         halvings = [n_rungs - b for b in range(min(self.brackets, n_rungs))]
         if len(halvings) < 2:
             return 0
@@ -85,7 +86,7 @@ class AshaSettings(Settings):
 
 
 class Asha(Rule):
-    """The rungs of one study. Raises ValueError for a factor below 2, which would stop nobody."""
+    """ASHA's state: the rungs of one study. Raises ValueError for a factor below 2, which would stop no trial."""
 
     def __init__(self, factor: int, mode: Literal["stop", "promote"] = "stop") -> None:
         super().__init__()
@@ -96,17 +97,18 @@ class Asha(Rule):
 
     def decide(self, trial: int, at: Rung, value: float) -> Decision:
         values = sorted([value, *self.values(at)])
-        some = len(values) // self.factor
-        cutoff = values[max(1, some) - 1]
+        n_best = len(values) // self.factor
+        cutoff = values[max(1, n_best) - 1]
         refused: Action = "stop" if self.mode == "stop" else "pause"
-        goes_on = value <= cutoff and (some > 0 or self.mode == "stop")
-        return Decision("continue" if goes_on else refused, value, cutoff, len(values))
+        continues = value <= cutoff and (n_best > 0 or self.mode == "stop")
+        return Decision("continue" if continues else refused, value, cutoff, len(values))
 
     def promotion(self, last: bool = False) -> tuple[int, int] | None:
-        """The paused trial that may go on now, and its rung: the furthest first, there the best. Or None.
+        """The next paused trial to promote, and its rung in tokens: the highest rung first, there the best trial. Or
+        None.
 
-        Of several groups at one rung the one from which the fewest went on is first.
-        last: nothing runs and nothing else will: the best goes on where nobody has.
+        Among groups at the same rung the one with the fewest promotions comes first.
+        last: nothing runs and nothing else can start; then the best trial of a rung without promotions is promoted.
         """
         for at in sorted(self.entries, key=self._urgency):
             entries = self.entries[at]
@@ -123,8 +125,8 @@ class Asha(Rule):
         return -at.tokens, at.bracket, sum(entry.promoted for entry in self.entries[at].values()), at.group
 
     def promote(self, trial: int, rung: int, bracket: int = 0, group: str = "") -> Decision:
-        """Let a paused trial go on. Returns the new decision on it; cutoff and of are the rung's of now. Raises
-        ValueError where it is not paused."""
+        """Promote a paused trial. Returns the new decision on it, with the rung's present cutoff and size. Raises
+        ValueError where the trial is not paused."""
         at = Rung(group, bracket, rung)
         values = self.values(at)
         cutoff = values[max(1, len(values) // self.factor) - 1] if values else None

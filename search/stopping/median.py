@@ -1,24 +1,24 @@
 """The median stopping rule (Golovin et al. 2017, Google Vizier, section 3.2.2).
 
-Rungs are `every` so many tokens from first_rung on. At each a trial's value is the best (lowest) that it had at any
-rung so far. It is stopped when that is strictly worse than the median of the other trials' values at the same rung,
-once at least min_trials others have come there; who ties with the median goes on.
+Rungs start at first_rung and follow at every `every` tokens. A trial's value at a rung is its best (lowest) value at
+any rung so far. The trial is stopped when that is strictly worse than the median of the other trials' values at the
+same rung, once at least min_trials others have reached it; a trial that ties with the median continues.
 
-What differs from Vizier and Ray Tune's MedianStoppingRule, and why:
+Differences from Vizier and Ray Tune's MedianStoppingRule, and the reasons:
 
 - Both compare a trial's best value with the median of the others' running averages. Validation perplexity falls
   steeply, so an average is dominated by its first values, and a trial that is worse than all others at its rung may
   still be better than their averages: in the simulated study of tests/simulated.py (60 trials, 7 rungs) that rule
-  stopped 31 trials at the first rung and none at the others, this one 30, 9 and 7 at the first three. Here best is
-  compared with best; Optuna's MedianPruner compares a trial's best with the others' values at that step.
-- Vizier's median is over completed trials alone, which at the beginning there are none of; Ray's and this one is over
-  all that came to the rung, whatever became of them.
-- Ray compares trials whenever they report; here a rung holds only what was measured at that rung, once per trial,
-  and no value that is not finite.
+  stopped 31 trials at the first rung and none at the others, this one 30, 9 and 7 at the first three. Here best values
+  are compared with best values; Optuna's MedianPruner compares a trial's best with the others' values at that step.
+- Vizier's median is over completed trials only, and at the beginning there are none; Ray's and this one is over all
+  trials that reached the rung, stopped ones included.
+- Ray compares trials at every report; here a rung has only values that were measured at that rung, one per trial, all
+  finite.
 
-Order: the first min_trials at a rung go on whatever their values; each later one goes on with probability 1/2 where
-trials come in random order. Of n trials min_trials + (n - min_trials) / 2 pass the first rung: 18 of 32 with
-min_trials 4, where ASHA at factor 4 lets 8.3 pass. So it is the milder rule.
+Number of survivors: the first min_trials at a rung continue whatever their values; each later one continues with
+probability 1/2 if trials arrive in random order. Of n trials min_trials + (n - min_trials) / 2 pass the first rung: 18
+of 32 with min_trials 4. ASHA at factor 4 lets 8.3 pass, so the median rule is the milder one.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from trainer.config import Whole
 from trainer.lengths import Tokens
 from trainer.units import count
 
-_MOST = 1000  # rungs in one trial: each is a pass over eval_tokens, and a line in every table
+_MOST = 1000  # rungs in one trial; each costs an evaluation on eval_tokens and a row in every table
 
 
 class MedianSettings(Settings):
     """The median stopping rule: a trial ends at a rung where its best value so far is worse than the median of the
     others' best values so far (Golovin et al. 2017, Google Vizier; there the others' running averages).
 
-    Where it is used and nobody names a `schedule`, that is wsd: under one that decays over the whole trial, what is
-    compared at a rung says little about the end.
+    With this rule the default `schedule` is wsd: under a schedule that decays over the whole trial, values at a rung
+    predict the final order badly.
     """
 
     every: Tokens | None = None
     """tokens from one rung to the next; default: first_rung"""
     min_trials: Whole = 4
-    """how many other trials must have come to a rung before one is stopped there"""
+    """number of other trials that must have reached a rung before a trial is stopped there"""
 
     def rungs(self, max_tokens: int, bracket: int = 0) -> list[int]:
         return list(range(self.first_rung, max_tokens, self.every or self.first_rung))[bracket:]
@@ -74,7 +74,7 @@ class MedianSettings(Settings):
 
 
 class Median(Rule):
-    """The rungs of one study."""
+    """The median rule's state: the rungs of one study. Raises ValueError for min_trials below 1."""
 
     def __init__(self, min_trials: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Median(Rule):
 
 
 def median(ascending: Sequence[float]) -> float:
-    """The middle value, or half-way between the two in the middle.
+    """The median of values in ascending order; of an even number the mean of the two in the middle.
 
     >>> median([1.0, 2.0, 9.0]), median([1.0, 2.0, 4.0, 9.0])
     (2.0, 3.0)

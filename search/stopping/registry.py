@@ -1,4 +1,4 @@
-"""Every stopping rule by its name in YAML. A new rule adds one field to `Scheduler`, and nothing anywhere else."""
+"""The registry of stopping rules by their names in YAML. To register a rule, add one field to `Scheduler`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from search.stopping.rule import Settings
 
 
 def _one_rule(schema: dict[str, Any]) -> None:
-    """Exactly one of the properties, and none of them null."""
-    refs = {name: one["anyOf"][0] for name, one in schema["properties"].items()}
+    """Make the JSON Schema require exactly one of the properties, not null."""
+    refs = {name: property_schema["anyOf"][0] for name, property_schema in schema["properties"].items()}
     schema.update(properties=refs, minProperties=1, maxProperties=1)
 
 
@@ -51,6 +51,6 @@ RULES = tuple(Scheduler.model_fields)
 
 
 def expected(value: Any) -> str:
-    """The answer to a scheduler that is no mapping: what it should look like."""
+    """The error message for a scheduler that is no mapping, with the expected form."""
     name = value if value in RULES else RULES[0]
     return f"expected none or {{{name}: {{first_rung: 1M}}}} (rules: {', '.join(RULES)}), got {value!r}"

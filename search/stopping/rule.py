@@ -1,6 +1,7 @@
-"""What every stopping rule is: its settings (what a spec says) and the rule itself. Pure: no Ray, no clock, no files.
+"""The interface of stopping rules: `Settings` (the keys in a spec) and `Rule` (the decisions). No Ray, clock or files.
 
-A new rule is one file beside this one, with both, and one field of `Scheduler` in registry.py. A whole file:
+A new rule is one file next to this one, with a subclass of each, and one field of `Scheduler` in registry.py. An
+example of a whole file:
 
     \"\"\"A trial ends at a rung where it is worse than the best by more than a tolerance.\"\"\"
 
@@ -23,7 +24,7 @@ A new rule is one file beside this one, with both, and one field of `Scheduler` 
             return [self.first_rung] if self.first_rung < max_tokens else []
 
         def describe(self, compare: str | None = None) -> list[str]:
-            return [f"trials within {self.tolerance:g} of the best go on, the others end"]
+            return [f"trials within {self.tolerance:g} of the best continue, the others end"]
 
         def rule(self) -> Rule:
             return Threshold(self.tolerance)
@@ -39,9 +40,9 @@ A new rule is one file beside this one, with both, and one field of `Scheduler` 
             cutoff = min([value, *values]) + self.tolerance
             return Decision("continue" if value <= cutoff else "stop", value, cutoff, len(values) + 1)
 
-From that follow its name in YAML, its errors and JSON Schema (python -m search.spec.schema >
+Everything else is derived from it: the name in YAML, error messages and JSON Schema (python -m search.spec.schema >
 search/specs/spec.schema.json), `plan`, notes before a run, resuming, exempt trials, leaderboard and report.
-tests/test_search_stopping.py holds every registered rule to what is written here.
+tests/test_search_stopping.py tests every registered rule against the contracts in this file.
 """
 
 from __future__ import annotations
@@ -59,25 +60,25 @@ from trainer.lengths import Tokens
 from trainer.units import count
 
 Action = Literal["continue", "stop", "pause", "promote"]
-Remark = tuple[str, str]  # a key of the settings, and what is to be said about its value
-# a study that cannot tell what its rungs are worth gets three exempt trials early, whatever the share
+Remark = tuple[str, str]  # a key of the settings, and a message on its value
+# the first 3 x 6 trials have 3 exempt ones, whatever the share, so that a short study can rate its rungs too
 _FIRST, _EACH = 3, 6
 
 
 class Settings(BaseModel, ABC):
-    """What a spec says about a stopping rule. Every field but first_rung has a default."""
+    """The settings of a stopping rule in a spec. Every field but first_rung has a default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     compares: ClassVar[bool] = True
-    """whether it compares trials before their end. `schedule` is then wsd unless somebody names one: under a schedule
-    that decays over the whole trial, values at a rung say little about the end"""
+    """whether the rule compares trials before their end. The default `schedule` is then wsd: under a schedule that
+    decays over the whole trial, values at a rung predict the final order badly"""
 
     first_rung: Tokens
-    """tokens at which trials are first compared; nobody is stopped before"""
+    """tokens at which trials are first compared; no trial is stopped earlier (Ray Tune's grace period)"""
     exempt: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """share of trials, at least 3 of the first 18, that are never stopped: from them the study reports how well each
-    rung predicted the final order. 0: none, and it cannot say"""
+    """share of trials, at least 3 of the first 18, that are never stopped; the study uses them to report how well each
+    rung predicted the final order. With 0 there are none and no such report"""
 
     @model_validator(mode="before")
     @classmethod
@@ -92,15 +93,15 @@ class Settings(BaseModel, ABC):
 
     @abstractmethod
     def describe(self, compare: str | None = None) -> list[str]:
-        """What happens at a rung, for `plan`, in a few phrases. compare: the parameter of which only trials of the
-        same value are compared, as in the spec."""
+        """Short phrases for `plan` on what happens at a rung. compare: the spec's `compare`, the parameter within whose
+        values trials are compared."""
 
     @abstractmethod
     def rule(self) -> Rule:
-        """The rule with these settings, before any trial."""
+        """Create the rule with these settings and empty rungs."""
 
     def problems(self, shortest: int, longest: int) -> Iterator[Remark]:
-        """What is wrong with the settings for trials of so many tokens; the study is then refused."""
+        """Errors in the settings for trials of `shortest` to `longest` tokens; any refuses the study."""
         if self.first_rung >= shortest:
             relation = "is" if self.first_rung == shortest else "exceeds"
             yield (
@@ -110,20 +111,20 @@ class Settings(BaseModel, ABC):
             )
 
     def advice(self, rungs: Sequence[int], trials: int | None = None) -> Iterator[Remark]:
-        """What is doubtful, said before a study that runs all the same. rungs: of the longest trial in bracket 0;
-        trials: the budget's, of each value where the spec compares values."""
+        """Warnings on the settings, printed before the study runs. rungs: of the longest trial in bracket 0; trials:
+        the budget's number of trials, per value where the spec compares values."""
         if not self.exempt:
             yield "exempt", "0: the study cannot say how well its rungs predicted the final order"
 
     def bracket(self, seed: int, number: int, n_rungs: int, group: str = "") -> int:
-        """The bracket of a trial. number: its place in its group; n_rungs: of bracket 0. A rule without brackets has
-        only bracket 0."""
+        """The bracket of a trial. number: its index in its group; n_rungs: rungs of bracket 0. A rule without brackets
+        has only bracket 0."""
         return 0
 
     def exempts(self, seed: int, number: int, group: str = "") -> bool:
-        """Whether a trial is never stopped: one of each 1/exempt trials, and three of the first 18 in advance.
+        """Whether a trial is never stopped: one of each 1/exempt trials, and three of the first 18.
 
-        A function of the study's seed and the trial's place in its group (number), so that a resumed study agrees.
+        A function of the study's seed and the trial's index in its group (number), the same after a resume.
         """
         if not self.exempt:
             return False
@@ -136,7 +137,7 @@ class Settings(BaseModel, ABC):
 
 
 def salted(seed: int, group: str) -> str:
-    """A seed of its own for each group."""
+    """The seed of a group, as text: each group has its own."""
     return f"{seed} {group}" if group else str(seed)
 
 
@@ -146,10 +147,10 @@ def _drawn(seed: str, block: int, size: int) -> int:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a trial at a rung.
+    """The rule's decision on a trial at a rung.
 
-    value: what was compared, lower is better; cutoff: the largest value that goes on, None where every value does;
-    of: values in the rung, this one included.
+    value: the value that was compared, lower is better; cutoff: the largest value that continues, None where every
+    value does; of: number of values in the rung, this one included.
     """
 
     action: Action
@@ -160,20 +161,22 @@ class Decision:
 
 @dataclass(frozen=True)
 class Entry:
-    """A trial in a rung."""
+    """A trial's entry in a rung."""
 
     decision: Decision
     exempt: bool
 
     @property
     def promoted(self) -> bool:
-        """Whether it went on because of its value."""
+        """Whether the trial continued because of its value, not because it is exempt."""
         return self.decision.action in ("continue", "promote") and not self.exempt
 
 
 class Rung(NamedTuple):
-    """Only trials of one group and one bracket are compared. tokens: nominal; group: the value that the spec compares,
-    "" where it compares none."""
+    """The key of a rung; only trials of the same group and bracket are compared.
+
+    tokens: nominal token count; group: the value of the spec's `compare` parameter as text, "" without `compare`.
+    """
 
     group: str
     bracket: int
@@ -181,23 +184,23 @@ class Rung(NamedTuple):
 
 
 class Rule(ABC):
-    """The rungs of one study and who stands in them; a subclass says what becomes of the next.
+    """The rungs of one study with their entries; a subclass implements `decide` for the next value.
 
-    A decision depends on the values that stand in rungs, not on the order in which they came; so a study may be
-    rebuilt from its journal by `restore`, in any order. A rung holds what was measured at that rung, once per trial.
+    A decision depends on the values recorded in rungs, not on their order, so that `restore` may rebuild the state from
+    a journal in any order. A rung has only values that were measured at that rung, one per trial.
     """
 
-    pauses = False  # whether `decide` may say pause; the study then waits for promotions
+    pauses = False  # whether `decide` may return pause; the study then promotes paused trials
 
     def __init__(self) -> None:
         self.entries: dict[Rung, dict[int, Entry]] = {}
 
     @abstractmethod
     def decide(self, trial: int, at: Rung, value: float) -> Decision:
-        """What becomes of a trial that is new in a rung: continue, stop, or pause. value: finite."""
+        """Decide on a trial that is new in a rung: continue, stop, or pause. value: finite."""
 
     def values(self, at: Rung) -> list[float]:
-        """The values in a rung, the best first."""
+        """The values recorded in a rung, the best first."""
         return sorted(entry.decision.value for entry in self.entries.get(at, {}).values())
 
     def report(
@@ -205,8 +208,8 @@ class Rule(ABC):
     ) -> Decision:
         """Record a trial's value at a rung and decide.
 
-        A trial that comes to a rung again (its worker died, it goes on from an earlier checkpoint) gets the
-        decision that it had. An exempt trial goes on; its value counts like any other.
+        A trial that reaches a rung again (after a lost worker it resumes from an earlier checkpoint) gets the same
+        decision as before. An exempt trial continues; its value counts like any other.
         Raises ValueError for a value that is not finite: such a trial has diverged.
         """
         if not math.isfinite(value):
@@ -220,14 +223,14 @@ class Rule(ABC):
         return self.entries[at][trial].decision
 
     def promotion(self, last: bool = False) -> tuple[int, int] | None:
-        """The paused trial that may go on now, and its rung in tokens; or None.
+        """The next paused trial to promote, and its rung in tokens; or None.
 
-        last: nothing runs and nothing else will.
+        last: nothing runs and nothing else can start.
         """
         return None
 
     def promote(self, trial: int, rung: int, bracket: int = 0, group: str = "") -> Decision:
-        """Let a paused trial go on. Returns the new decision on it. Raises ValueError where it is not paused."""
+        """Promote a paused trial. Returns the new decision on it. Raises ValueError where it is not paused."""
         at = Rung(group, bracket, rung)
         entry = self.entries.get(at, {}).get(trial)
         if entry is None or entry.decision.action != "pause":
@@ -239,5 +242,5 @@ class Rule(ABC):
     def restore(
         self, trial: int, rung: int, decision: Decision, bracket: int = 0, exempt: bool = False, group: str = ""
     ) -> None:
-        """Take in a decision that stands in the journal; of several on one trial in one rung the last holds."""
+        """Restore a decision from the journal; of several on the same trial at the same rung the last one holds."""
         self.entries.setdefault(Rung(group, bracket, rung), {})[trial] = Entry(decision, exempt)

@@ -1,1 +1,1 @@
-"""Which point comes next and which trial continues: sampler, stopping rule, finalists, warm start."""
+"""The choice of points and of trials that continue: sampler, stopping rule, finalists, warm start."""

@@ -1,4 +1,4 @@
-"""What a careful person would say about a search before it runs. It runs all the same."""
+"""Warnings on a search spec that is valid but doubtful, printed before the search runs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from search.spec.study_spec import StudySpec
 from search.strategy.groups import values
 from trainer.config import TrainConfig
 
-_DECAYS = ("cosine", "linear")  # from the beginning to the end of a trial
+_DECAYS = ("cosine", "linear")  # schedules that decay over the whole trial
 
 
 def advice(spec: StudySpec, base: TrainConfig, length: int) -> list[str]:
-    """One line each, without a full stop. length: tokens of a whole trial."""
+    """The warnings, one line each, without a full stop. length: tokens of a full-length trial."""
     lines = []
     compared, trials = values(spec), spec.budget.trials
     if trials is not None and trials < len(compared):

@@ -1,15 +1,15 @@
-"""Finalists: the best trials of a search again, with fresh seeds, a round at a time. Pure: no Ray, no files.
+"""Finalists: the best trials of a search, repeated with fresh seeds, one round after another. Pure: no Ray, no files.
 
-All finalists share the seeds, and with them the order of the data and the initial weights of equal shapes: differences
-are paired. A finalist that is clearly behind after a round, or whose run breaks, is not in the next.
-Where a spec compares values (`compare: loss`), each value has its finalists and its race; rounds are common to all.
+The finalists of a round share its seed, and with it the order of the data and the initial weights of equal shapes, so
+that differences are paired. A finalist that is clearly behind after a round, or whose run fails, is dropped.
+With `compare: loss` each value has its own finalists and its own race; the rounds' seeds are common to all.
 
-The race is for first place: it ends when one finalist is clearly ahead, whatever the order behind it. A finalist
-leaves when its distance to the leader is outside Tukey-Kramer's interval, the residual variance being that of the
-whole field (`statistics.fit`), so that in at most one race of a hundred anybody leaves who is as good as the leader,
-over all rivals and looks. Looser looks (5 %, or irace's t tests of pairs) saved few runs more and let the groups of
-the table go wrong too often; a rival at 8 seed standard deviations leaves a field of four after two or three rounds.
-A leader of one value is yet to be compared with the others' leaders, and runs every round.
+The race is for first place: it ends when one finalist is clearly ahead, whatever the order behind it. A finalist is
+dropped when its distance to the leader is outside the Tukey-Kramer interval, with the residual variance estimated from
+all finalists (`statistics.fit`): over all rivals and interim looks, at most one race in a hundred drops a finalist that
+is as good as the leader. Looser limits (5 %, or irace's pairwise t tests) saved few more runs and made the groups of
+the leaderboard wrong too often; of four finalists one at 8 seed standard deviations is dropped after two or three
+rounds. With `compare` the leader of a value runs every round, because the values' leaders are then compared.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from search.stats.statistics import RACE, fit, margin
 from search.study.scores import ranked, seed_scores
 from search.study.study import Study
 
-FEWEST = 2  # rounds before anybody leaves: the noise is not known from one
+FEWEST = 2  # rounds before a finalist may be dropped: one round gives no estimate of the noise
 
 
 def fresh_seed(spec: StudySpec, round_: int) -> int:
-    """The seed that all finalists share in a round (from 1)."""
+    """The seed that all finalists share in a round. round_: from 1."""
     return int(np.random.SeedSequence([spec.seed, 0xF1A, round_]).generate_state(1)[0]) % 2**31
 
 
@@ -42,32 +42,35 @@ def candidates(study: Study, top: int) -> list[list[int]]:
 
 
 def pending(study: Study, spec: StudySpec) -> list[tuple[int, int]]:
-    """Trials that are to be run again, with their round; none while a round is under way, or when all is clear."""
+    """The finalists' runs to start next, as (trial, round); none while a round runs or once the race is decided."""
     if spec.finalists is None:
         return []
     groups, compared = candidates(study, spec.finalists.top), spec.compare is not None
     for round_ in range(1, spec.finalists.seeds + 1):
-        doubtful: list[int] = []
+        in_race: list[int] = []
         for chosen in groups:
-            known = {number: seed_scores(study, number)[: round_ - 1] for number in chosen}
-            whole = {number: found for number, found in known.items() if all(map(math.isfinite, found))}
-            doubtful += in_doubt(whole, spec.finalists.seeds, compared) if round_ > 1 else chosen
-        missing = [number for number in doubtful if all(run.round != round_ for run in study.again(number))]
+            scores = {number: seed_scores(study, number)[: round_ - 1] for number in chosen}
+            finite = {
+                number: round_scores for number, round_scores in scores.items() if all(map(math.isfinite, round_scores))
+            }
+            in_race += in_doubt(finite, spec.finalists.seeds, compared) if round_ > 1 else chosen
+        missing = [number for number in in_race if all(run.round != round_ for run in study.again(number))]
         if missing:
             return [(number, round_) for number in missing]
-        if any(len(seed_scores(study, number)) < round_ for number in doubtful):
+        if any(len(seed_scores(study, number)) < round_ for number in in_race):
             return []
     return []
 
 
 def in_doubt(values: Mapping[int, Sequence[float]], rounds: int, to_the_end: bool = False) -> list[int]:
-    """The finalists that the next round is for, in the order given; empty when the race is over.
+    """The finalists that run in the next round, in the order of `values`; empty when the race is over.
 
-    values: by trial, one per round that it ran, finite; those that left have fewer. rounds: how many there may be.
-    One finalist alone runs every round: its own scatter is wanted. to_the_end: so does a leader whose race is over.
+    values: by trial, one finite score per round that it ran; dropped finalists have fewer. rounds: the most there are.
+    A single finalist runs every round, to estimate its spread over seeds. to_the_end: so does the leader of a race that
+    is decided.
     """
     done = max(map(len, values.values()), default=0)
-    running = [number for number, found in values.items() if len(found) == done]
+    running = [number for number, round_values in values.items() if len(round_values) == done]
     if done >= rounds:
         return []
     if done < FEWEST or len(values) == 1:

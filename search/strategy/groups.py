@@ -1,7 +1,8 @@
-"""`compare: loss`: the values of one parameter, each searched as if it were alone, in one study. Pure.
+"""`compare: loss`: the values of one parameter, each with a search of its own within one study. Pure.
 
-A search for the best trial soon leaves a value that begins badly, and then says little about it. Compared values
-take turns, so that each gets as many trials; a group is the trials of one value, and meets nobody else on the way.
+A search for the best trial soon abandons a value that begins badly and then has little evidence on it. With `compare`
+the values take turns, so that each gets the same number of trials; a group is the trials of one value, and during
+training its trials are compared only with one another.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from search.study.study import Study
 
 
 def label(value: Any) -> str:
-    """A value as a group's name.
+    """The group name of a value.
 
     >>> label("mse"), label({"n_embd": 384, "n_head": 6})
     ('mse', 'n_embd=384 n_head=6')
@@ -26,39 +27,44 @@ def label(value: Any) -> str:
 
 
 def values(spec: StudySpec) -> dict[str, Any]:
-    """The compared values by their group's name; none where the spec compares none."""
+    """The compared values by group name; empty without `compare`."""
     return {} if spec.compare is None else {label(value): value for value in spec.space[spec.compare].choice or []}
 
 
 def group_of(spec: StudySpec, point: Point) -> str:
-    """The name of a point's group; "" where the spec compares none."""
+    """The group name of a point; "" without `compare`."""
     return "" if spec.compare is None else label(point[spec.compare])
 
 
 def turn(spec: StudySpec, study: Study) -> Any:
-    """The value of the next trial: one of those with the fewest, `start` included, in an order that the seed shuffles
-    anew for each round."""
-    known = values(spec)
-    return known[_next(spec.seed, list(known), Counter(group_of(spec, trial.point) for trial in study.searched))]
+    """The compared value of the next trial: one with the fewest trials, start points included.
+
+    The order within a round of values is shuffled by the seed, differently in each round.
+    """
+    values_by_group = values(spec)
+    counts = Counter(group_of(spec, trial.point) for trial in study.searched)
+    return values_by_group[_next(spec.seed, list(values_by_group), counts)]
 
 
 def in_turn(spec: StudySpec, points: Sequence[Point], begun: Sequence[Point] = ()) -> list[Point]:
-    """A grid's points in an order in which the values take turns, after the points of `begun`; as they are where the
-    spec compares none."""
+    """The points of a grid, reordered so that the compared values take turns; unchanged without `compare`.
+
+    begun: points that come before them and count as trials.
+    """
     if spec.compare is None:
         return list(points)
     waiting: dict[str, list[Point]] = {}
     for point in points:
         waiting.setdefault(group_of(spec, point), []).append(point)
     count = Counter(group_of(spec, point) for point in begun)
-    found: list[Point] = []
+    order: list[Point] = []
     while waiting:
         group = _next(spec.seed, list(waiting), count)
         count[group] += 1
-        found.append(waiting[group].pop(0))
+        order.append(waiting[group].pop(0))
         if not waiting[group]:
             del waiting[group]
-    return found
+    return order
 
 
 def _next(seed: int, groups: list[str], count: Mapping[str, int]) -> str:

@@ -1,28 +1,31 @@
-"""Which point comes next, by Optuna's ask and tell. No Ray.
+"""The sampler: proposes the next point through Optuna's ask-and-tell interface. No Ray.
 
-Each proposal is a function of the spec, its seed, the trial's number and the study as it stands: Optuna's study
-is made anew from ours for every ask, so that it can be replayed from the journal and a resumed search goes on as
-if it had never stopped. The points of `start` come first, in their order; what one leaves out is proposed.
+Each proposal is a function of the spec, its seed, the trial's number and the state of the study: every ask builds a new
+Optuna study from ours, so that proposals can be replayed from the journal and a resumed search continues as if it had
+never stopped. The points of `start` come first, in their order; parameters that one leaves out are proposed.
 
-What Optuna is told, of an earlier study's trials (`warm_start`) and then of ours: the objective on the scale where
-differences are compared, lower is better (the logarithm of the perplexity; bits per byte as they are); of
-pruned and paused trials that they were pruned, with their value at each rung; of running ones that they run (TPE
-counts them as bad, the GP asks what is best beside them); of trials that diverged, failed or ran out of memory a
-value just worse than the worst at full length, and that they broke a constraint: the samplers rank them last and
-avoid their region. Among choices and whole numbers TPE and the GP come back to points
-that they know, the GP to running ones too: trained with the same seed these would tell nothing new, so such a
-proposal is made again.
+The Optuna study gets the trials of an earlier study (`warm_start`), then ours. Values are the objective on the
+comparison scale, lower is better (log-perplexity; bits per byte unchanged). By the status of the trial:
 
-With `compare: loss` the losses take turns and each is a search of its own: a proposal is made from the trials of its
-loss alone. Told of all, TPE takes the best quarter of everything for good; of a loss that trails none is in there, and
-its parameters are drawn at random to the end (tests/test_search_groups.py).
+pruned, paused   PRUNED, with its value at each rung.
+running          RUNNING: TPE counts it as bad (constant liar), the GP conditions its proposal on it.
+failed, diverged, out of memory
+                 COMPLETE with a value slightly worse than the worst at full length and a violated constraint: the
+                 samplers rank it last and avoid its region.
 
-grid    every combination of choices once, in an order shuffled by the seed: sorted, ASHA would compare the
-        neighbours in one corner first. Parameters that do not exist at a point make no copies of it.
-random  each point independent of all others.
-tpe     multivariate, with one density for each group of parameters that exist together.
+In discrete spaces TPE and the GP propose points again that have been evaluated, the GP running ones too. All trials
+train with the same seed, so a duplicate would bring no information; such a proposal is repeated.
+
+With `compare: loss` the losses take turns and each is a search of its own: a proposal uses only the trials of its loss.
+From the trials of all losses TPE would count the best quarter overall as good; a loss that trails has no trial in it,
+and its parameters would be drawn at random to the end (tests/test_search_groups.py).
+
+grid    every combination of choices once, in an order shuffled by the seed: in sorted order ASHA would compare
+        neighbours in one corner first. Conditional parameters that do not exist in a point do not duplicate it.
+random  independent points.
+tpe     multivariate TPE, with one density for each group of parameters that exist together (Optuna's `group`).
 gp      a Gaussian process over the parameters that every point has; conditional ones are drawn at random.
-        It learns from trials that ran to their end only: pruned trials tell it nothing.
+        It learns only from trials at full length, not from pruned ones.
 """
 
 from __future__ import annotations
@@ -39,11 +42,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from search.spec.objective import OBJECTIVES, Objective
+from search.spec.parameter import Parameter
 from search.spec.points import Point, candidates, exists, number_kind, ordered, points, target
 from search.spec.start_points import known_points
-from search.spec.study_spec import Parameter, StudySpec
+from search.spec.study_spec import StudySpec
 from search.strategy.groups import in_turn, turn
-from search.study.journal import AT_REST
+from search.study.journal import INACTIVE
 from search.study.scores import BROKEN
 from search.study.study import EarlierTrial, Study, Trial
 
@@ -52,10 +56,10 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
-# a point that the study has already is proposed again so often, then drawn at random; where every one is taken it stays
+# for a duplicate point: the attempts with the sampler, then at random; if all are duplicates the last one is used
 _AGAIN, _AT_RANDOM = 4, 100
-# of each compared value's trials, drawn at random. With Optuna's 10 a value of 12 trials would hardly be tuned; on
-# bowls of 1 to 3 parameters 5 did as well as any from 3 to 10 after 6, 12 and 24 trials
+# random startup trials of each compared value. With Optuna's 10, a value with 12 trials would hardly be tuned; on
+# quadratic bowls of 1 to 3 parameters 5 did as well as any number from 3 to 10 after 6, 12 and 24 trials
 _FIRST = 5
 
 
@@ -75,15 +79,15 @@ class Sampler:
             self._grid = [*self._start, *in_turn(spec, others, self._start)]
 
     def ask(self, number: int, study: Study) -> Point | None:
-        """The point of trial `number`, given all that the study knows; None when the grid has no more."""
+        """Propose the point of trial `number` from the state of the study; None when the grid is exhausted."""
         if self._spec.sampler == "grid":
             return self._grid[number] if number < len(self._grid) else None
-        given = dict(self._start[number]) if number < len(self._start) else {}
+        fixed = dict(self._start[number]) if number < len(self._start) else {}
         if self._spec.compare is not None:
-            given.setdefault(self._spec.compare, turn(self._spec, study))
+            fixed.setdefault(self._spec.compare, turn(self._spec, study))
         with quiet():
-            told = [] if self._spec.sampler == "random" else self._told(study, given)
-            point = self._propose(number, self._spec.sampler, told, given)
+            history = [] if self._spec.sampler == "random" else self._history(study, fixed)
+            point = self._propose(number, self._spec.sampler, history, fixed)
             if self._spec.sampler == "random" or number < len(self._start):
                 return point
             taken = [trial.point for trial in study.searched]
@@ -91,67 +95,69 @@ class Sampler:
                 if point not in taken:
                     break
                 kind = self._spec.sampler if attempt < _AGAIN else "random"
-                # what is drawn at random asks nobody: Optuna would copy each of 10,000 trials for each of 100 tries
-                point = self._propose(number, kind, told if attempt < _AGAIN else [], given, attempt)
+                # a random draw needs no history: Optuna would copy each of 10,000 trials for each of 100 attempts
+                point = self._propose(number, kind, history if attempt < _AGAIN else [], fixed, attempt)
         return point
 
-    def _propose(self, number: int, kind: str, told: list[FrozenTrial], given: Point, *attempt: int) -> Point:
-        """given: values that are not proposed."""
+    def _propose(self, number: int, kind: str, history: list[FrozenTrial], fixed: Point, *attempt: int) -> Point:
+        """Ask Optuna for a point. fixed: values set in advance; attempt: varies the seed of a repeated proposal."""
         import optuna
 
         seed = int(np.random.SeedSequence([self._spec.seed, number, *attempt]).generate_state(1)[0])
-        asked = optuna.create_study(sampler=_optuna(kind, seed, alone=self._spec.compare is None))
-        asked.add_trials(told)
-        if given:
-            asked.enqueue_trial({name: external(self._space[name], value) for name, value in given.items()})
-        trial = asked.ask()
+        optuna_study = optuna.create_study(sampler=_optuna(kind, seed, alone=self._spec.compare is None))
+        optuna_study.add_trials(history)
+        if fixed:
+            optuna_study.enqueue_trial({name: external(self._space[name], value) for name, value in fixed.items()})
+        trial = optuna_study.ask()
         point: Point = {}
         for name in self._names:
             if exists(self._space, name, point):
                 point[name] = _suggest(trial, name, self._space[name])
         return {name: point[name] for name in self._space if name in point}
 
-    def _told(self, study: Study, given: Point | None = None) -> list[FrozenTrial]:
-        """The trials taken over from an earlier study, then ours in the order of their numbers, as Optuna's.
+    def _history(self, study: Study, fixed: Point | None = None) -> list[FrozenTrial]:
+        """The trials of an earlier study, then ours by number, as Optuna trials.
 
-        Where values of a parameter are compared, those of the value in `given` alone.
+        With `compare` only those of the value in `fixed`.
         """
         from optuna.trial import TrialState, create_trial
 
         objective = OBJECTIVES[self._spec.objective]
-        seen = [_of_earlier(trial, objective) for trial in study.earlier_trials]
-        seen += [_own(trial, objective) for trial in study.searched]
-        if given is not None and (compared := self._spec.compare) is not None:
-            seen = [one for one in seen if one.point[compared] == given[compared]]
-        # of those at full length, if there are any: values at rungs are worse by what training still does
-        known = [one.value for one in seen if one.value is not None]
-        known = known or [value for one in seen for value in one.scores.values()] or [0.0]
-        # worse by a little, whatever the scale: a large penalty would flatten all other differences for the GP
-        worst = max(known) + 0.05 * (max(known) - min(known)) + 1e-3
-        # the GP divides by zero where every trial that ended broke; where none did there is nothing to learn
-        states = {one.state for one in seen}
-        constrained = "broken" in states and (self._spec.sampler == "tpe" or "complete" in states)
+        observations = [_of_earlier(trial, objective) for trial in study.earlier_trials]
+        observations += [_own(trial, objective) for trial in study.searched]
+        if fixed is not None and (compared := self._spec.compare) is not None:
+            observations = [trial for trial in observations if trial.point[compared] == fixed[compared]]
+        # values at full length, where there are any: values at rungs are worse, as training is not over
+        values = [trial.value for trial in observations if trial.value is not None]
+        values = values or [value for trial in observations for value in trial.scores.values()] or [0.0]
+        # slightly worse than the worst, relative to the spread: a large penalty would flatten all others for the GP
+        worst = max(values) + 0.05 * (max(values) - min(values)) + 1e-3
+        # without a complete trial the GP divides by zero; without a broken one the constraint has no information
+        states = {trial.state for trial in observations}
+        is_constrained = "broken" in states and (self._spec.sampler == "tpe" or "complete" in states)
         distributions = {name: distribution(name, self._space[name]) for name in self._names}
-        told = []
-        for one in seen:
-            facts: dict[str, Any] = {"state": TrialState.RUNNING}
-            if one.state == "pruned":
-                facts = {"state": TrialState.PRUNED, "intermediate_values": one.scores}
-            elif one.state != "running":
-                facts = {"state": TrialState.COMPLETE, "value": worst if one.value is None else one.value}
-            if constrained and one.state != "running":
-                facts["constraints"] = {"ended well": 1.0 if one.state == "broken" else -1.0}
-            params = {name: external(self._space[name], value) for name, value in one.point.items()}
-            told.append(create_trial(params=params, distributions={n: distributions[n] for n in params}, **facts))
-        return told
+        optuna_trials = []
+        for trial in observations:
+            outcome: dict[str, Any] = {"state": TrialState.RUNNING}
+            if trial.state == "pruned":
+                outcome = {"state": TrialState.PRUNED, "intermediate_values": trial.scores}
+            elif trial.state != "running":
+                outcome = {"state": TrialState.COMPLETE, "value": worst if trial.value is None else trial.value}
+            if is_constrained and trial.state != "running":
+                outcome["constraints"] = {"ended well": 1.0 if trial.state == "broken" else -1.0}
+            params = {name: external(self._space[name], value) for name, value in trial.point.items()}
+            optuna_trials.append(
+                create_trial(params=params, distributions={n: distributions[n] for n in params}, **outcome)
+            )
+        return optuna_trials
 
 
 State = Literal["complete", "pruned", "broken", "running"]
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A trial as the sampler sees it. scores: at rungs and at its end, by tokens; value: at full length."""
+class _Observation:
+    """A trial as the sampler uses it. scores: at rungs and at the end, by tokens; value: at full length, or None."""
 
     point: Point
     state: State
@@ -160,7 +166,7 @@ class _Seen:
 
 
 def _optuna(kind: str, seed: int, alone: bool) -> BaseSampler:
-    """alone: one search has all the trials; else each of several has its share."""
+    """Optuna's sampler. alone: whether one search gets all trials; with `compare` each value's search gets a share."""
     from optuna.samplers import GPSampler, RandomSampler, TPESampler
 
     if kind == "gp":
@@ -171,30 +177,30 @@ def _optuna(kind: str, seed: int, alone: bool) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-def _own(trial: Trial, objective: Objective) -> _Seen:
+def _own(trial: Trial, objective: Objective) -> _Observation:
     scores = {tokens: objective.compared(value) for tokens, value in objectives(trial, objective.name).items()}
     last = math.nan if trial.final is None else trial.final["metrics"].get(objective.name, math.nan)
     value = objective.compared(last) if math.isfinite(last) else None
     state: State = "complete"
-    if trial.status not in AT_REST:
+    if trial.status not in INACTIVE:
         state = "running"
     elif trial.status in ("pruned", "paused"):
         state = "pruned"
     elif value is None:
         state = "broken"
-    return _Seen(trial.point, state, scores, value)
+    return _Observation(trial.point, state, scores, value)
 
 
-def _of_earlier(trial: EarlierTrial, objective: Objective) -> _Seen:
+def _of_earlier(trial: EarlierTrial, objective: Objective) -> _Observation:
     scores = {tokens: objective.compared(value) for tokens, value in trial.scores.items()}
     value = None if trial.objective is None else objective.compared(trial.objective)
-    return _Seen(trial.point, told_as(trial.status, trial.objective), scores, value)
+    return _Observation(trial.point, told_as(trial.status, trial.objective), scores, value)
 
 
 def told_as(status: str, value: float | None) -> State:
-    """What an earlier study's trial counts as here. value: its objective at this study's full length, or None.
+    """The state of an earlier study's trial in this study. value: its objective at this study's full length, or None.
 
-    Whatever has neither ended at full length nor broken was cut short: nobody goes on with it.
+    A trial that neither reached full length nor broke counts as pruned: it is never resumed here.
     """
     if status in BROKEN:
         return "broken"
@@ -202,8 +208,7 @@ def told_as(status: str, value: float | None) -> State:
 
 
 def objectives(trial: Trial, name: str) -> dict[int, float]:
-    """A trial's finite values of the objective of that name at rungs and at its end, by tokens (nominal ones at a
-    rung)."""
+    """A trial's finite values of the objective `name` at rungs and at the end, by tokens (nominal ones at a rung)."""
     values = {}
     for report in trial.reports:
         at = report["tokens"] if report["final"] else report["rung"]
@@ -213,7 +218,7 @@ def objectives(trial: Trial, name: str) -> dict[int, float]:
 
 
 def distribution(name: str, parameter: Parameter) -> BaseDistribution:
-    """A choice is told to Optuna by the positions of its values: they may be mappings, or of mixed types."""
+    """The Optuna distribution of a parameter; a choice is represented by indices, as its values may be mappings."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if parameter.choice is not None:
@@ -232,7 +237,7 @@ def _suggest(trial: Any, name: str, parameter: Parameter) -> Any:
 
 
 def external(parameter: Parameter, value: Any) -> Any:
-    """The value as Optuna knows it. A choice's is compared as the journal writes it, so that 1 is not true."""
+    """The value in Optuna's representation: for a choice its index, found by its JSON text, so that 1 is not true."""
     if parameter.choice is None:
         return value
     return [json.dumps(option, sort_keys=True) for option in parameter.choice].index(json.dumps(value, sort_keys=True))
@@ -240,7 +245,7 @@ def external(parameter: Parameter, value: Any) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Optuna's line for every study, its hint at a faster solver, its warning that `group` is experimental."""
+    """Silence Optuna's log line per study, its hint at a faster solver and its warning that `group` is experimental."""
     import optuna
 
     level = optuna.logging.get_verbosity()

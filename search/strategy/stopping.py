@@ -1,4 +1,4 @@
-"""A study's stopping rule as its journal tells it: the decisions that stand there, taken in again."""
+"""Rebuild a study's stopping rule from the decisions in its journal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from search.study.study import Study
 
 
 def rebuild(spec: StudySpec, study: Study) -> Rule | None:
-    """The rule with every decision of the study in it; None where trials are not compared before their end.
+    """The stopping rule with all decisions of the study restored; None where the spec has no rule.
 
-    It goes on to decide as it would have without the interruption.
+    It continues to decide as it would have without the interruption.
     """
     if spec.stopping is None:
         return None

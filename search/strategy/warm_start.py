@@ -1,7 +1,7 @@
-"""`warm_start:`, an earlier study's trials taken over into a new one: once, as `prior` records of its journal.
+"""`warm_start:`, copies an earlier study's trials into a new study, once, as `prior` records of its journal.
 
-From then on the new study depends on its own journal alone: the earlier one may go on, move or be deleted. Only
-its own trials are taken, not those that it had taken over itself.
+From then on the new study depends only on its own journal: the earlier one may continue, move or be deleted. Only the
+earlier study's own trials are copied, not those that it had copied itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trainer.config import TrainConfig
 from trainer.units import count
 from trainer.yaml_file import YamlFile
 
-# what the base config says of the machine, of measuring and of luck: it moves no optimum
+# keys of the base config on hardware, evaluation, seed and length: they do not move the optimum
 _ASIDE = ("eval_", "checkpoint_every", "device", "dtype", "compile", "seed", "max_tokens")
 
 
@@ -35,13 +35,13 @@ def take_over(
     file: YamlFile | None = None,
     own_code: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """The fields of the `prior` records for `spec.warm_start`; none without one.
+    """The earlier trials for the `prior` record of `spec.warm_start`; none without one.
 
-    data: of this study, as in its header; length: tokens of its whole trials; file: the spec's, for line numbers.
+    data: of this study, as in its header; length: tokens of its full-length trials; file: the spec's, for line numbers.
     own_code: digests of the user's own code by reference, as in its header.
-    A trial counts with its objective when it ran to this study's length, else with its scores on the way there.
-    Points that lie outside the present space, and trials that say nothing, are left out. Raises UserError when
-    there is no such study, when it cannot be compared with this one, or when nothing is left of it.
+    A trial counts with its objective where it trained to this study's length, else with its scores at rungs. Points
+    outside the present space and trials without any score are left out, except broken trials. Raises UserError when
+    there is no such study, when it cannot be compared with this one, or when no trial is left.
     """
     if spec.warm_start is None:
         return []
@@ -51,8 +51,8 @@ def take_over(
     _check_comparable(spec, data, earlier, where)
     _check_own_code(own_code or {}, earlier, where)
     name = earlier.header.name
-    found = [_taken(spec, earlier, trial, data, length, where) for trial in earlier.searched]
-    kept = [{"study": name, **known} for known in found if known is not None]
+    taken = [_taken(spec, earlier, trial, data, length, where) for trial in earlier.searched]
+    kept = [{"study": name, **entry} for entry in taken if entry is not None]
     if not kept:
         raise UserError(
             f"{where}: none of its {len(earlier.trials)} trials has both a value and a point in the present space"
@@ -63,7 +63,7 @@ def take_over(
 def _taken(
     spec: StudySpec, earlier: Study, trial: Trial, data: dict[str, Any], length: int, where: str
 ) -> dict[str, Any] | None:
-    """One trial as this study has it, or None."""
+    """One earlier trial as an entry of the `prior` record; None where this study cannot use it. Raises UserError."""
     point = _present(spec.space, trial.point)
     scores = objectives(trial, spec.objective)
     if point is None or not (scores or trial.status in BROKEN):
@@ -76,19 +76,19 @@ def _taken(
             "training reached says nothing here: raise max_tokens, or name another study"
         )
     full = objective(earlier, trial) if tokens == ours else None
-    about = {"trial": trial.number, "point": point, "status": trial.status, "tokens": tokens}
-    return {**about, "scores": scores, "objective": full}
+    facts = {"trial": trial.number, "point": point, "status": trial.status, "tokens": tokens}
+    return {**facts, "scores": scores, "objective": full}
 
 
 def _earlier(spec: StudySpec, where: str) -> Study:
     storage = spec.folder.parent
-    given = str(spec.warm_start)
-    folder = find_folder(given, storage)
-    if given == spec.study or (folder or at_home(given)).resolve() == spec.folder:
-        raise UserError(f"{where} is this study itself; it goes on from its own trials anyway")
+    place = str(spec.warm_start)
+    folder = find_folder(place, storage)
+    if place == spec.study or (folder or at_home(place)).resolve() == spec.folder:
+        raise UserError(f"{where} is this study itself; it continues from its own trials anyway")
     if folder is None:
-        known = [name for name in names(storage) if name != spec.study]
-        hint = nearest(given, known) if known else "it holds no other study"
+        others = [name for name in names(storage) if name != spec.study]
+        hint = nearest(place, others) if others else "it holds no other study"
         raise UserError(f"{where}: no such study in {storage}, and no folder of one; {hint}")
     return read_study(folder)
 
@@ -124,33 +124,33 @@ def _check_own_code(digests: Mapping[str, str], earlier: Study, where: str) -> N
 
 
 def _present(space: Space, point: Point) -> Point | None:
-    """An earlier study's point as the space has it, or None where the space does not hold it."""
-    found: Point = {}
+    """An earlier study's point with this space's values; None where it lies outside the space."""
+    present: Point = {}
     for name in ordered(space):
-        if exists(space, name, found) != (name in point):
+        if exists(space, name, present) != (name in point):
             return None
         if name not in point:
             continue
         try:
-            found[name] = own_value(name, space[name], point[name])
+            present[name] = own_value(name, space[name], point[name])
         except ValueError:
             return None
-    return {name: found[name] for name in space if name in found}
+    return {name: present[name] for name in space if name in present}
 
 
 def _length(trial: Trial, data: dict[str, Any]) -> int:
-    """Tokens of a whole trial, epochs counted out. The data are the same, and so is their length."""
+    """The full length of an earlier trial in tokens, epochs converted. data: of this study, which is the same."""
     per_epoch = (data.get("tokenizers") or {}).get(trial.config["tokenizer"], {}).get("train_tokens", 0)
     return TrainConfig(max_tokens=trial.config["max_tokens"]).length(per_epoch)
 
 
-def summary(told: Iterable[tuple[str, float | None]], sampler: Sampler) -> str:
-    """What is taken over, in a few words. told: status and objective of each trial.
+def summary(outcomes: Iterable[tuple[str, float | None]], sampler: Sampler) -> str:
+    """A short text on the copied trials. outcomes: status and objective of each.
 
     >>> summary([("completed", 4.0), ("pruned", None), ("diverged", None)], "gp")
     '3 trials: 1 complete, 1 cut short, 1 broken; gp does not learn from those cut short'
     """
-    kinds = Counter(told_as(status, value) for status, value in told)
+    kinds = Counter(told_as(status, value) for status, value in outcomes)
     counts = ((kinds["complete"], "complete"), (kinds["pruned"], "cut short"), (kinds["broken"], "broken"))
     text = ", ".join(f"{number} {word}" for number, word in counts if number)
     lost = "; gp does not learn from those cut short" if sampler == "gp" and kinds["pruned"] else ""
@@ -159,13 +159,13 @@ def summary(told: Iterable[tuple[str, float | None]], sampler: Sampler) -> str:
 
 
 def other_base(spec: StudySpec, base: TrainConfig) -> str:
-    """Where the earlier study's base config differs from this one's, in a few words, or the empty string.
+    """A short text on differences between the base configs of the earlier study and this one, or the empty string.
 
-    Searched keys, and those of the machine and of measuring, do not count. A larger model has lower values all
-    over: its trials then say where the good region is, but not how good.
+    Searched keys and those of hardware, evaluation, seed and length do not count. A larger model, say, has lower values
+    everywhere: earlier trials then show where the good region is, but not how good it is.
     """
     earlier = _earlier(spec, f"warm_start: {spec.warm_start}")
     searched = {field for name, parameter in spec.space.items() for field in fields(name, parameter)}
-    found = differences(earlier.header.base, base)
-    told = [text for key, text in found if key not in searched and not key.startswith(_ASIDE)]
-    return ", ".join(told)
+    changes = differences(earlier.header.base, base)
+    texts = [text for key, text in changes if key not in searched and not key.startswith(_ASIDE)]
+    return ", ".join(texts)

@@ -1,1 +1,1 @@
-"""A study on disk: its journal, its folder, the trials folded from it, their scores."""
+"""A study on disk: its journal, its folder, its trials as reconstructed from the journal, and their scores."""

@@ -1,6 +1,7 @@
-"""Where a study ran: the code's commit, the versions of what it stands on, the machine. Facts for its header.
+"""The environment in which a study ran, for its header: git commit, package versions, machine.
 
-A job on a cluster has the code without its git: who submits it says the commit in COMMIT and DIRTY.
+A job on a cluster has a copy of the code without its git repository; `submit` passes the commit in the environment
+variables COMMIT and DIRTY.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ def facts() -> dict[str, Any]:
 
 
 def code(root: Path = ROOT) -> tuple[str | None, bool | None]:
-    """The commit of a checkout, and whether tracked files differ from it; without git what the environment says,
-    else (None, None)."""
-    # a copy inside somebody else's repository must not claim that repository's commit
+    """The commit of a checkout, and whether tracked files differ from it.
+
+    Without git both come from the environment variables; without these they are (None, None).
+    """
+    # a copy inside another repository must not report that repository's commit
     if _git(root, "rev-parse", "--show-toplevel") != str(root):
         return os.environ.get(COMMIT) or None, {"1": True, "0": False}.get(os.environ.get(DIRTY, ""))
     commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")
@@ -43,24 +46,24 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def as_variables() -> dict[str, str]:
-    """`code()` as the environment of a copy without git."""
+    """`code()` as environment variables, for a copy of the code without git."""
     commit, dirty = code()
     return {} if commit is None else {COMMIT: commit, **({} if dirty is None else {DIRTY: str(int(dirty))})}
 
 
 def packages() -> dict[str, str]:
-    """Versions of what the numbers depend on, read without importing anything."""
-    found = {"python": platform.python_version()}
+    """Versions of the packages that results depend on, from their metadata, without importing them."""
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def host() -> dict[str, Any]:
-    """The driver's machine: name, system, cores, memory (GiB), CPU model where Linux tells it."""
+    """The driver's machine: name, system, cores, memory (GiB), and on Linux the CPU model."""
     import psutil
 
     model = platform.processor()

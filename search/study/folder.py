@@ -1,4 +1,4 @@
-"""A study's folder, `<storage>/<study>/`: one driver at a time, one spec for good, weights of the best trials only."""
+"""A study's folder, `<storage>/<study>/`: the driver's lock, spec.yaml, and which trials keep their weights."""
 
 from __future__ import annotations
 
@@ -17,40 +17,41 @@ from search.study.journal import ENDED, NAME, Record
 from search.study.scores import ranked
 from search.study.study import Study, Trial
 
-BEST = 3  # trials that keep their weights; beside them the best of each compared value
-JOB = "NANOSWEEP_JOB"  # in the environment of a driver that is a job on a cluster: the job's id
+BEST = 3  # trials that keep their weights, in addition to the best of each compared value
+JOB = "NANOSWEEP_JOB"  # environment variable of a driver that runs as a job on a cluster: the job's id
 _LOCK, _HOLDER = "driver.lock", "driver.json"
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """The folder, made if need be, for this driver alone. One without a journal at the end leaves nothing behind.
+    """Create the study's folder if needed and hold its lock. A new folder without a journal at the end is removed.
 
-    The lock is the system's own (flock): that of a driver which died, however it died, is free at once.
-    Raises UserError when the folder cannot be written, or saying who holds it.
+    The lock is an flock: the operating system releases it as soon as a driver dies, however it dies.
+    Raises UserError when the folder cannot be written, or when another driver holds the lock.
     """
     from filelock import FileLock, Timeout
 
-    made: list[Path] = []
+    new_folders: list[Path] = []
     lock = FileLock(folder / _LOCK)
     try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
         (folder / _HOLDER).write_text(json.dumps(_me()))
     except Timeout:
         raise UserError(f"{folder} is being run by {_holder(folder)}; wait for it, or stop it there") from None
     except OSError as error:
-        _remove_empty(folder, made)
+        _remove_empty(folder, new_folders)
         raise UserError(f"storage: {folder} cannot be written: {error.strerror}; give another `storage`") from None
     try:
         yield
     finally:
         (folder / _HOLDER).unlink(missing_ok=True)
         if not (folder / NAME).exists():
-            (folder / _LOCK).unlink(missing_ok=True)  # still held: a rival's new file is another one
+            # while the lock is held: a lock file that another driver creates after this is a new file and stays
+            (folder / _LOCK).unlink(missing_ok=True)
         lock.release()
-        _remove_empty(folder, made)
+        _remove_empty(folder, new_folders)
 
 
 def _me() -> dict[str, Any]:
@@ -68,11 +69,11 @@ def _holder(folder: Path) -> str:
 
 
 def driven_by(folder: Path) -> str | None:
-    """Who runs the study just now, as far as can be seen without its lock; None for nobody."""
+    """The driver that runs the study at present, as far as can be seen without its lock; None without one."""
     try:
         me = json.loads((folder / _HOLDER).read_text())
         if me["host"] == socket.gethostname():
-            os.kill(me["pid"], 0)  # asks whether there is such a process; one that was killed left its file
+            os.kill(me["pid"], 0)  # signal 0 tests whether the process exists; a killed driver leaves its file
         return f"process {me['pid']} on {me['host']}"
     except PermissionError:
         return "another user's process"
@@ -80,15 +81,15 @@ def driven_by(folder: Path) -> str | None:
         return None
 
 
-def _remove_empty(folder: Path, made: list[Path]) -> None:
+def _remove_empty(folder: Path, new_folders: list[Path]) -> None:
     if not (folder / NAME).exists():
-        for path in made:  # from the folder upwards; one that is not empty stops at itself
+        for path in new_folders:  # from the folder upwards; rmdir refuses one that is not empty
             with suppress(OSError):
                 path.rmdir()
 
 
 def write_spec(spec: StudySpec) -> None:
-    """spec.yaml: the spec as run, defaults left out. For people; the journal's header is what is compared."""
+    """Write spec.yaml, the spec as run without defaults. For people only; a resume compares the journal's header."""
     import yaml
 
     body = yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
@@ -105,10 +106,10 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 
 class Weights:
-    """Keeps the weights of the best trials, of the best of each compared value, of finalists' runs, and of those that
-    are not over; deletes the others' as they end.
+    """Delete the weights of trials when they end, except the best ones.
 
-    A listener of the ledger: `ledger.listeners.append(Weights(folder, ledger.study))`.
+    Kept are the weights of the BEST best trials, of the best trial of each compared value, of finalists' runs, and of
+    trials that have not ended. A listener of the ledger: `ledger.listeners.append(Weights(folder, ledger.study))`.
     """
 
     listener_name = "the keeper of weights"
@@ -128,9 +129,10 @@ class Weights:
             return  # a finalist's run keeps its weights: `nanosweep finalize` scores them
         candidates = self._kept | {trial.number}
         order = ranked(self.study, (self.study.trials[number] for number in candidates))
-        of_each = {one.group: one.number for one in reversed(order)}
-        self._kept = {one.number for one in order[:BEST]} | set(of_each.values())
+        of_each = {kept.group: kept.number for kept in reversed(order)}
+        self._kept = {kept.number for kept in order[:BEST]} | set(of_each.values())
         for number in candidates - self._kept:
-            for file in trial_folder(self.folder, number).glob("*.pt*"):  # and what a killed worker left half written
-                with suppress(OSError):  # a file that will not go must not end the study
+            # the pattern includes partial files of a killed worker
+            for file in trial_folder(self.folder, number).glob("*.pt*"):
+                with suppress(OSError):  # a file that cannot be deleted must not end the study
                     file.unlink()

@@ -1,4 +1,4 @@
-"""The study record: everything that a study's numbers depend on, and whether a driver may go on with it."""
+"""The study record (the journal's header): everything that results depend on, and whether a driver may resume it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fields(
     rungs: list[int],
     own_code: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What a driver writes into the journal when it starts. data: from `describe`.
+    """The fields of the study record that a driver writes when it starts. data: from `describe`.
 
     own_code: {reference: sha256 of its source} of the user's own code that the study names.
     """
@@ -37,9 +37,10 @@ def fields(
 
 
 def pin_eval_tokens(base: TrainConfig, length: int) -> TrainConfig:
-    """The base with the size of the validation subset filled in, for a trial of `length` tokens.
+    """The base config with eval_tokens set to its default for a trial of `length` tokens.
 
-    Its default goes by a trial's length; trials of different length would be compared on different text.
+    The default depends on a trial's length: without this, trials of different length would be evaluated on different
+    text.
     """
     if base.eval_tokens is not None:
         return base
@@ -51,18 +52,18 @@ def pin_eval_tokens(base: TrainConfig, length: int) -> TrainConfig:
 def describe(datasets: Mapping[str, Dataset], base: TrainConfig) -> dict[str, Any]:
     """The data of a study, for its header. datasets: by tokenizer.
 
-    hash and floor are of the whole; what differs between tokenizers is under `tokenizers`, by name.
+    hash covers the datasets of all tokenizers; values that depend on the tokenizer are under `tokenizers`, by name.
     """
-    each = {name: _describe(dataset, base) for name, dataset in datasets.items()}
-    hashes = [one["hash"] for one in each.values()]
-    first = next(iter(each.values()))
+    by_tokenizer = {name: _describe(dataset, base) for name, dataset in datasets.items()}
+    hashes = [described["hash"] for described in by_tokenizer.values()]
+    first = next(iter(by_tokenizer.values()))
     return {
         "corpus": base.corpus,
         "split": base.split,
-        "tokenizer": ", ".join(each),
+        "tokenizer": ", ".join(by_tokenizer),
         "hash": hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
-        "floor": first["floor"],  # with several tokenizers only its bits per byte hold for all of them
-        "tokenizers": each,
+        "floor": first["floor"],  # with several tokenizers only its bits per byte is valid for all
+        "tokenizers": by_tokenizer,
         **_source(next(iter(datasets.values()))),
     }
 
@@ -90,14 +91,14 @@ def _describe(dataset: Dataset, base: TrainConfig) -> dict[str, Any]:
 
 
 def n_bytes(split: Split, token_bytes: np.ndarray) -> int:
-    """UTF-8 bytes that the split's targets stand for."""
+    """Number of UTF-8 bytes that the split's targets encode."""
     return int(token_bytes[split.tokens[1:]].sum())
 
 
 def floor(split: Split, token_bytes: np.ndarray) -> dict[str, float] | None:
-    """The least that any honest model can score on this split, by metric; None where nobody knows it.
+    """The lower bound for a model's score on this split, by metric; None where the distribution of the text is unknown.
 
-    The documents' own negative log-likelihood under the distribution that made them (Shannon).
+    It is the documents' negative log-likelihood under the distribution that generated them (Shannon's source entropy).
     """
     if split.floor_nll is None:
         return None
@@ -111,16 +112,16 @@ def floor(split: Split, token_bytes: np.ndarray) -> dict[str, float] | None:
 
 
 def plain(model: StudySpec | TrainConfig) -> dict[str, Any]:
-    """A spec or config as the journal holds it."""
+    """A spec or config as JSON data, as the journal stores it."""
     return dict(json.loads(encode(model.model_dump(mode="json"))))
 
 
 def check_same(spec: StudySpec, base: TrainConfig, header: Header) -> None:
-    """A study that goes on must be the one that was begun, but for the keys in MAY_CHANGE.
+    """Check that a resumed study has the same spec and base config as before, except for the keys in MAY_CHANGE.
 
-    header: of the journal, or an empty one for a fresh study. What its release did not have is as the default has it.
-    The base config counts by what it says, not by where it lies. Raises UserError naming the first key that differs,
-    or that this release does not read.
+    header: of the journal, or an empty one for a new study. Keys that its release did not have count as defaults.
+    The base config is compared by its contents, not its path. Raises UserError with the first key that differs, or that
+    this release cannot read.
     """
     if not header.record:
         return
@@ -137,22 +138,22 @@ def check_same(spec: StudySpec, base: TrainConfig, header: Header) -> None:
         key, was, now = difference
         raise UserError(
             f"study {spec.study} exists in {spec.folder} with another spec: {key} was {was}, is now {now}. "
-            f"Only {', '.join(MAY_CHANGE)} may change. To go on with it put {key} back; "
+            f"Only {', '.join(MAY_CHANGE)} may change. To resume it put {key} back; "
             "to begin another give it another name (study:)"
         )
 
 
-def _check_readable(study: str, what: str, reading: Reading[Any], skip: tuple[str, ...]) -> None:
+def _check_readable(study: str, part: str, reading: Reading[Any], skip: tuple[str, ...]) -> None:
     unread = [key for key in (*reading.unknown, *reading.refused) if key.partition(".")[0] not in skip]
     if unread:
         raise UserError(
-            f"study {study} was begun by another release: this one does not take the {unread[0]} of its {what}; "
-            "go on with that release, or begin another study (study:)"
+            f"study {study} was begun by another release: this one does not take the {unread[0]} of its {part}; "
+            "continue with that release, or begin another study (study:)"
         )
 
 
 def check_same_data(data: dict[str, Any], header: Header) -> None:
-    """Trials on different text cannot stand on one leaderboard. Raises UserError."""
+    """Check that a resumed study has the same data: trials on different text cannot be ranked. Raises UserError."""
     if header.record and data["hash"] != header.data.hash:
         raise UserError(
             f"{data['corpus']} has changed since the study began (hash {header.data.hash[:12]}, is now "
@@ -172,7 +173,7 @@ def check_same_own_code(digests: Mapping[str, str], header: Header) -> None:
 
 
 def differences(earlier: TrainConfig, base: TrainConfig) -> list[tuple[str, str]]:
-    """The keys in which a base config differs from an earlier study's, each with what it was and is, as text."""
+    """The keys in which a base config differs from an earlier study's, each with a text of the old and new value."""
     old, new = plain(earlier), plain(base)
     keys = [key for key in new if old[key] != new[key]]
     return [(key, f"{key} was {_short(old[key])}, is {_short(new[key])}") for key in keys]

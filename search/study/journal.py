@@ -1,33 +1,33 @@
 """The journal, `<storage>/<study>/trials.jsonl`: the append-only record from which everything can be rebuilt.
 
-One JSON object a line, flushed to disk before anyone acts on it. Every record has `record` (its kind), `time`
-(seconds since the epoch) and, but for `study` and `prior`, `trial` (its number from 0). Schema version 2:
+One JSON object per line, flushed to disk before anything acts on it. Every record has `record` (its kind), `time`
+(seconds since the epoch) and, except in `study` and `prior`, `trial` (its number from 0). Schema version 2:
 
 study     version, spec, base (whole TrainConfig), data (corpus, tokenizer, hash, floor; each tokenizer's own under
           tokenizers), rungs, commit, dirty, packages, host, workers (slots: trials at once; cpus, gpus: of each).
           Written at each start of a driver; the last one holds.
-prior     trials: those of the earlier study that this one starts from (`warm_start`), each with study, trial, point,
+prior     trials: the trials of the earlier study that `warm_start` names, each with study, trial, point,
           status, tokens (its length), scores (objective by tokens at its rungs), objective (at this study's length,
           or null). Written once, before the first point: a proposal never depends on another study's files
 point     trial, point (what the sampler proposed), config (whole TrainConfig), name (readable), sampler,
           bracket, exempt (from being stopped); group (the value that the spec compares, as text; absent where it
           compares none); of a finalist's run: of (which trial), round (which fresh seed)
 status    trial, status (below), and with it: cause (text), rung, seconds (so far), n_parameters, node, micro_batch;
-          with `running`: tokens, from where it trains (0, or those of the checkpoint that it goes on from);
-          with `interrupted`: worker_lost, true where its worker was killed and not its driver
+          with `running`: tokens at which it starts (0, or those of the checkpoint that it resumes from);
+          with `interrupted`: worker_lost, true where its worker was lost, false where its driver was
 report    trial, step, tokens, rung (nominal or null), final, metrics, checkpoint (path or null), seconds (so far),
-          micro_batch (sequences in one pass, where memory allowed no more)
-decision  trial, rung, action (`continue`, `stop`, `pause`, and later `promote`), value (what was compared, lower is
+          micro_batch (sequences in one forward pass, where memory limits them)
+decision  trial, rung, action (`continue`, `stop`, `pause`, and later `promote`), value (as compared, lower is
           better), cutoff (the largest value that continues, null where every value does), of (values in the rung)
 test      trial, metrics (test_loss, test_perplexity, test_bits_per_byte, test_accuracy, test_objective_loss): a
-          finalist's run on the test split, by `nanosweep finalize`; nothing is ever chosen by it
+          finalist's run on the test split, by `nanosweep finalize`; no selection ever uses it
 
 A trial's status: running -> completed | early_stopped | pruned | diverged | failed | out_of_memory; paused (at a
-rung, until it is promoted); or interrupted (the driver went away or was stopped; the next driver continues it).
+rung, until it is promoted); or interrupted (the driver died or was stopped; the next driver resumes it).
 JSON has no NaN: numbers that are not finite are written as the strings "nan", "inf", "-inf" and read back.
-A last line cut short by a crash is dropped when read; it was never acted on.
-Version 1 had no prior, no paused, no brackets and no exempt trials; it is read too. A record of a kind that is not
-here is passed over, unless it has a `version` above this one.
+A last line truncated by a crash is dropped when read; nothing acted on it.
+Version 1, without prior records, paused trials, brackets and exempt trials, is read too. A record of an unknown kind is
+skipped, unless it has a `version` above this one.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ from data.errors import UserError
 
 VERSION = 2
 NAME = "trials.jsonl"
-# ended by themselves with an objective at full length
+# trained to full length, with an objective
 FULL = ("completed", "early_stopped")
 ENDED = (*FULL, "pruned", "diverged", "failed", "out_of_memory")
-# no driver has to go on with it: over, or waiting for a promotion that may never come
-AT_REST = (*ENDED, "paused")
+# no driver has to resume the trial: it has ended, or is paused until a promotion, which may never come
+INACTIVE = (*ENDED, "paused")
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 Record = dict[str, Any]
 
 
 def encode(record: Record) -> str:
-    """One line of JSON, without the line end."""
+    """Encode a record as one line of JSON, without the newline."""
     return json.dumps(_finite(record), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -72,12 +72,12 @@ def _finite(value: Any) -> Any:
 
 
 def decode_metrics(metrics: dict[str, Any]) -> dict[str, float]:
-    """Metrics with their non-finite values back."""
+    """Metrics with the strings for non-finite values converted back to floats."""
     return {key: _NOT_FINITE[value] if isinstance(value, str) else float(value) for key, value in metrics.items()}
 
 
 class Journal:
-    """The writing end: one driver appends. Opening it drops a last line that a crash cut short."""
+    """The journal opened for appending, by one driver. Opening it drops a last line that a crash truncated."""
 
     def __init__(self, path: Path) -> None:
         """Raises UserError when the file cannot be opened for writing."""
@@ -90,7 +90,7 @@ class Journal:
             raise UserError(f"{path}: cannot be opened for writing: {error.strerror}") from None
 
     def write(self, record: str, **fields: Any) -> Record:
-        """Append one record; on disk when this returns. Raises UserError when there is no space left."""
+        """Append one record; it is on disk (fsync) on return. Raises UserError when it cannot be written."""
         entry = {"record": record, "time": round(time.time(), 3), **fields}
         line = memoryview((encode(entry) + "\n").encode())
         end = os.fstat(self._file.fileno()).st_size
@@ -99,7 +99,7 @@ class Journal:
                 line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
         except OSError as error:
-            # half a line would be glued to the next record, should that find space
+            # without this the next record would be appended to half a line
             os.ftruncate(self._file.fileno(), end)
             raise UserError(
                 f"{self.path}: cannot write the journal: {error.strerror}; make room and run again"
@@ -120,20 +120,20 @@ def _drop_torn_line(path: Path) -> None:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """All whole records of a journal, in order. Raises UserError with the line of one that cannot be read."""
+    """Yield all complete records of a journal, in order. Raises UserError with the line of one that cannot be read."""
     with path.open("rb") as file:
         yield from parse_records(file, str(path))
 
 
 def parse_records(lines: Iterable[str | bytes], name: str) -> Iterator[Record]:
-    """The same from lines, each with its end. name: of their file, for errors."""
-    for number, given in enumerate(lines, 1):
+    """`read_records` from lines that end in newlines. name: of the file, for errors."""
+    for number, raw in enumerate(lines, 1):
         try:
-            line = given.decode() if isinstance(given, bytes) else given
+            line = raw.decode() if isinstance(raw, bytes) else raw
             if not line.endswith("\n"):
                 return
             record = json.loads(line)
-            if "\\ud" in line:  # half of a surrogate pair is no text, and cannot be printed
+            if "\\ud" in line:  # a lone surrogate is not valid text and cannot be printed
                 encode(record).encode()
             if not isinstance(record, dict) or not isinstance(record.get("record"), str):
                 raise ValueError("not a record")

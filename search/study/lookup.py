@@ -1,4 +1,4 @@
-"""Find a study: by its folder, by its name in the storage, or through the tracking server alone."""
+"""Find a study's folder by its path or by its name in the storage."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ STORAGE = Path("runs")
 
 
 def study_folder(study: Path | str, storage: Path | None = None) -> Path:
-    """The folder of a study on this machine. Raises UserError with the nearest known name."""
+    """The folder of a study on this machine. Raises UserError with the nearest name in the storage."""
     if (folder := find_folder(study, storage)) is not None:
         return folder
     place = storage or STORAGE
-    known = names(place)
-    hint = nearest(str(study), known) if known else "it holds no study"
+    available = names(place)
+    hint = nearest(str(study), available) if available else "it holds no study"
     raise UserError(f"{study}: no such study in {place.resolve()}; {hint} (--storage names another place)")
 
 
 def find_folder(study: Path | str, storage: Path | None = None) -> Path | None:
-    """The folder of a study given by path or by name, or None."""
+    """The folder of a study. study: a path to it or to its journal, or its name in the storage. None without one."""
     path = at_home(study)
     places = [at_home(storage or STORAGE) / path, path]
     if path.name == NAME:
@@ -31,5 +31,5 @@ def find_folder(study: Path | str, storage: Path | None = None) -> Path | None:
 
 
 def names(storage: Path) -> list[str]:
-    """The studies in a storage."""
+    """The names of the studies in a storage."""
     return sorted(path.parent.name for path in at_home(storage).glob(f"*/{NAME}"))

@@ -1,4 +1,4 @@
-"""A machine as a study counts it: the cores and GPUs that a process may use."""
+"""The CPU cores and GPUs of a machine that a process may use."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cpus() -> int:
 
 def gpus() -> int:
     if not any(Path("/dev").glob(name) for name in ("nvidia[0-9]*", "kfd", "dxg")):
-        return 0  # no driver: torch need not be loaded (2 s) to say so
+        return 0  # no GPU driver; spares the import of torch (2 s)
     import torch
 
     return torch.cuda.device_count()

@@ -1,7 +1,7 @@
-"""What each kind of journal record must hold, as `search.study.journal` has it: checked when a journal is read.
+"""The required keys and types of each kind of journal record (search.study.journal), checked when a journal is read.
 
-A record of another shape is a file that was spoilt, or written by hand: it is named with its line, and nobody who
-reads a study has to look at types again. Keys that are not known here are let through, for later releases.
+A record that does not match comes from a damaged or hand-edited file and is reported with its line; code that reads a
+study need not check types again. Unknown keys are allowed, since later releases may add some.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Status = Literal[
 
 
 def _positive(metrics: dict[str, Metric]) -> dict[str, Metric]:
-    """Where an objective is compared by its logarithm, its values have one."""
+    """Check that the value of an objective with a logarithmic scale is positive. Raises ValueError."""
     for name in (objective.name for objective in OBJECTIVES.values() if objective.log):
         value = metrics.get(name, 1.0)
         if not isinstance(value, str) and value <= 0:
@@ -36,7 +36,7 @@ def _positive(metrics: dict[str, Metric]) -> dict[str, Metric]:
 
 
 Metrics = Annotated[dict[str, Metric], AfterValidator(_positive)]
-# of a config only what a leaderboard computes with: whether the rest is one of this release is for who trains it
+# of a config only the keys that the leaderboard reads; a driver validates the rest when it trains it
 _open = with_config(ConfigDict(strict=True, extra="allow"))
 
 
@@ -76,7 +76,7 @@ class _Data(TypedDict):
     hash: NotRequired[str]
     floor: NotRequired[_Floor | None]
     tokenizers: NotRequired[dict[str, _Tokenized] | None]
-    source_sha256: NotRequired[str]  # of a corpus that is the user's own code
+    source_sha256: NotRequired[str]  # of the source, where the corpus is the user's own code
 
 
 @_open
@@ -107,7 +107,7 @@ class _Study(_Any):
 
 
 @_open
-class _Taken(TypedDict):
+class _EarlierTrial(TypedDict):
     study: str
     trial: Count
     point: Point
@@ -118,7 +118,7 @@ class _Taken(TypedDict):
 
 
 class _Prior(_Any):
-    trials: list[_Taken]
+    trials: list[_EarlierTrial]
 
 
 class _Point(_Any):
@@ -171,7 +171,7 @@ class _Test(_Any):
 
 
 class _Other(_Any):
-    """Of a later release."""
+    """A record of a kind that a later release added."""
 
     trial: Count
 
@@ -188,7 +188,7 @@ def _adapter(kind: str) -> TypeAdapter[Any]:
 
 
 def check(record: Record) -> None:
-    """Raises ValueError, saying which key of the record is missing, or what is wrong with it."""
+    """Check a record's keys and types. Raises ValueError with the key that is missing or wrong."""
     kind = record["record"]
     try:
         _adapter(kind).validate_python(record)
@@ -196,6 +196,6 @@ def check(record: Record) -> None:
         first = error.errors(include_url=False)[0]
         if first["type"] == "missing":
             raise ValueError(f"a {kind} record without {dotted(first['loc'][:2])}") from None
-        about = first["msg"].removeprefix("Value error, ")
-        about = f"{about[0].lower()}{about[1:]}, got {short(first['input'])}"
-        raise ValueError(f"a {kind} record: {dotted(first['loc'][:2])}: {about}") from None
+        problem = first["msg"].removeprefix("Value error, ")
+        problem = f"{problem[0].lower()}{problem[1:]}, got {short(first['input'])}"
+        raise ValueError(f"a {kind} record: {dotted(first['loc'][:2])}: {problem}") from None

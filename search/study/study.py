@@ -1,19 +1,15 @@
-"""A study as its journal tells it: trials folded from records, and the ledger of a study being run."""
+"""The state of a study, reconstructed from its journal's records, and the ledger of a running study."""
 
 from __future__ import annotations
 
-import json
-import sys
-import threading
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
 from search.spec.study_spec import Budget
-from search.study.journal import AT_REST, FULL, NAME, Journal, Record, decode_metrics, encode, read_records
+from search.study.journal import FULL, INACTIVE, NAME, Record, decode_metrics, read_records
 from search.study.record_shapes import check
 from search.study.study_record import Header, read_header
 from trainer.units import count
@@ -21,10 +17,11 @@ from trainer.units import count
 
 @dataclass
 class Stint:
-    """A stretch of time in which a trial held a worker.
+    """A period in which a trial occupied a worker.
 
-    session: under which driver, by its place in `Study.sessions`. begin, end: seconds since the epoch; end is None
-    while it runs, and for ever where its driver died. status: how the stretch ended. node: where, if that is known.
+    session: index in `Study.sessions` of the driver that ran it. begin, end: seconds since the epoch; end is None while
+    the trial runs, and stays None if its driver died. status: the trial's status at the end. node: the machine, if
+    recorded.
     """
 
     session: int
@@ -36,7 +33,7 @@ class Stint:
 
 @dataclass
 class Trial:
-    """One trial, folded from its records."""
+    """The state of one trial, reconstructed from its records."""
 
     number: int
     point: dict[str, Any]
@@ -47,18 +44,18 @@ class Trial:
     rung: int | None = None
     seconds: float = 0.0
     n_parameters: int | None = None
-    of: int | None = None  # a finalist's run: of which trial, with which fresh seed (from 1)
+    of: int | None = None  # in a finalist's run: the trial that it repeats; round: index of the fresh seed, from 1
     round: int | None = None
     bracket: int = 0
     exempt: bool = False
-    group: str = ""  # the value that the spec compares (`compare: loss`), as text
-    micro_batch: int | None = None  # sequences in one pass, where memory allowed no more
+    group: str = ""  # the value of the spec's `compare` parameter, as text
+    micro_batch: int | None = None  # sequences in one forward pass, where memory limits them
     workers_lost: int = 0
     repeated: int = 0  # tokens trained twice because a worker or driver was lost
     reports: list[Record] = field(default_factory=list)
     decisions: list[Record] = field(default_factory=list)
     stints: list[Stint] = field(default_factory=list)
-    test: dict[str, float] | None = None  # its scores on the test split, once the study was finalized
+    test: dict[str, float] | None = None  # metrics on the test split, after `nanosweep finalize`
 
     @property
     def tokens(self) -> int:
@@ -66,23 +63,23 @@ class Trial:
 
     @property
     def checkpoint(self) -> str | None:
-        """The newest checkpoint."""
+        """The path of the newest checkpoint."""
         return next((r["checkpoint"] for r in reversed(self.reports) if r.get("checkpoint")), None)
 
     def tokens_at(self, checkpoint: str | None) -> int:
         """Tokens trained on when a checkpoint was written; 0 without one."""
-        known = (r["tokens"] for r in reversed(self.reports) if checkpoint and r.get("checkpoint") == checkpoint)
-        return next(known, 0)  # the newest: a trial writes over its own file
+        token_counts = (r["tokens"] for r in reversed(self.reports) if checkpoint and r.get("checkpoint") == checkpoint)
+        return next(token_counts, 0)  # the newest report: a trial overwrites its file
 
     @property
     def final(self) -> Record | None:
-        """The last report of a trial that ran to its end."""
+        """The last report of a trial that trained to full length; None otherwise."""
         return next((r for r in reversed(self.reports) if r.get("final")), None) if self.status in FULL else None
 
 
 @dataclass(frozen=True)
 class EarlierTrial:
-    """A trial of an earlier study, as this one took it over. tokens: its length; scores: objective by tokens."""
+    """A trial taken over from an earlier study (`warm_start`). tokens: its length; scores: objective by tokens."""
 
     study: str
     number: int
@@ -95,23 +92,25 @@ class EarlierTrial:
 
 @dataclass
 class Study:
-    """A journal, folded: the last study record, what it took over from an earlier study, every trial by number."""
+    """The state that a journal describes: the last study record, an earlier study's trials, all trials by number."""
 
     header: Header = field(default_factory=Header)
     earlier_trials: list[EarlierTrial] = field(default_factory=list)
     trials: dict[int, Trial] = field(default_factory=dict)
-    sessions: list[tuple[float, float]] = field(default_factory=list)  # of each driver: its first and last record
+    sessions: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # of each driver: times of its first and last record
     workers: list[dict[str, float]] = field(default_factory=list)  # of each driver: slots; cpus and gpus of one of them
-    folder: Path | None = field(default=None, compare=False, repr=False)  # where its trials' files lie
+    folder: Path | None = field(default=None, compare=False, repr=False)  # the study's folder, with its trials' files
 
     @property
     def started(self) -> bool:
-        """Whether a driver has ever written what the study is."""
+        """Whether the journal has a study record."""
         return bool(self.header.record)
 
     @property
     def searched(self) -> list[Trial]:
-        """The trials of the search, in order: without the finalists' runs."""
+        """The trials of the search by number, without the finalists' runs."""
         return [self.trials[number] for number in sorted(self.trials) if self.trials[number].of is None]
 
     def again(self, number: int) -> list[Trial]:
@@ -120,7 +119,7 @@ class Study:
 
     @property
     def tokens(self) -> int:
-        """Trained on by the search's trials together, what was trained twice included."""
+        """Tokens trained on by all trials of the search, repeated ones included."""
         return sum(trial.tokens + trial.repeated for trial in self.searched)
 
     def seconds(self, now: float | None = None) -> float:
@@ -129,27 +128,27 @@ class Study:
         return spent if now is None or not self.sessions else spent + max(0.0, now - self.sessions[-1][1])
 
     def unfinished(self) -> list[int]:
-        """Trials with a point that have not ended, in order: the next driver hands them out first."""
-        return [trial.number for trial in self.trials.values() if trial.status not in AT_REST]
+        """Numbers of the trials that are neither ended nor paused: the next driver resumes them first."""
+        return [trial.number for trial in self.trials.values() if trial.status not in INACTIVE]
 
     def apply(self, record: Record) -> None:
-        """Take in one record. Raises ValueError for one that speaks of a trial without a point."""
+        """Update the state with one record. Raises ValueError for a record of a trial that has no point record."""
         kind, at = record["record"], record["time"]
         if kind == "study":
             self.header = read_header(record)
             self.sessions.append((at, at))
             self.workers.append(dict(self.header.workers))
             return
-        if self.sessions and kind != "test":  # `finalize` is no driver
+        if self.sessions and kind != "test":  # written by `finalize`, not by a driver
             self.sessions[-1] = (self.sessions[-1][0], max(at, self.sessions[-1][1]))
         if kind == "prior":
             self.earlier_trials += [_earlier(taken) for taken in record["trials"]]
             return
         number = record["trial"]
         if kind == "point":
-            about = {key: record[key] for key in ("of", "round", "bracket", "exempt", "group") if key in record}
+            placement = {key: record[key] for key in ("of", "round", "bracket", "exempt", "group") if key in record}
             name = record.get("name", str(number))
-            self.trials[number] = Trial(number, record["point"], record["config"], name, **about)
+            self.trials[number] = Trial(number, record["point"], record["config"], name, **placement)
             return
         if number not in self.trials:
             raise ValueError(f"a {kind} record of trial {number}, which has no point")
@@ -163,7 +162,7 @@ class Study:
         elif kind == "decision":
             trial.decisions.append(record)
             if record["action"] == "promote":
-                trial.status = "waiting"  # a driver has to go on with it
+                trial.status = "waiting"  # a driver has to resume it
         elif kind == "status":
             _apply_status(trial, record)
             _apply_stint(trial, record, len(self.sessions) - 1)
@@ -171,8 +170,8 @@ class Study:
 
 def _earlier(record: Record) -> EarlierTrial:
     scores = {int(tokens): value for tokens, value in decode_metrics(record["scores"]).items()}
-    about = {key: record[key] for key in ("study", "point", "status", "tokens", "objective")}
-    return EarlierTrial(number=record["trial"], scores=scores, **about)
+    facts = {key: record[key] for key in ("study", "point", "status", "tokens", "objective")}
+    return EarlierTrial(number=record["trial"], scores=scores, **facts)
 
 
 def _apply_status(trial: Trial, record: Record) -> None:
@@ -183,7 +182,7 @@ def _apply_status(trial: Trial, record: Record) -> None:
     trial.workers_lost += bool(record.get("worker_lost"))
     trial.n_parameters = record.get("n_parameters") or trial.n_parameters
     if trial.status == "running":
-        # it goes on from a checkpoint: what it reported after that comes again, and was trained twice
+        # it resumes from a checkpoint: tokens after that are trained twice and reported again
         start = record.get("tokens", 0)
         trial.repeated += max(0, trial.tokens - start)
         trial.reports = [report for report in trial.reports if report["tokens"] <= start]
@@ -192,18 +191,18 @@ def _apply_status(trial: Trial, record: Record) -> None:
 def _apply_stint(trial: Trial, record: Record, session: int) -> None:
     last = trial.stints[-1] if trial.stints else None
     going = last is not None and last.end is None and last.session == session
-    if record["status"] == "running" and not going:  # going: it began anew on its worker
+    if record["status"] == "running" and not going:  # going: it restarted on the same worker
         trial.stints.append(Stint(session, record["time"]))
     elif record["status"] != "running" and last is not None and last.end is None:
         last.status = record["status"]
-        if going:  # otherwise the next driver says so, long after
+        if going:  # otherwise the next driver wrote this record, long after the end
             last.end, last.node = record["time"], record.get("node")
 
 
 def spent(study: Study, budget: Budget, now: float | None = None) -> str:
-    """Which part of the budget is used up (`64 of 64 trials`), or the empty string.
+    """The part of the budget that is used up, as text (`64 of 64 trials`), or the empty string.
 
-    No trial begins after that; those that run go on to their end.
+    After that no new trial starts; running trials train to their end.
     """
     if budget.trials is not None and len(study.searched) >= budget.trials:
         return f"{len(study.searched)} of {budget.trials} trials"
@@ -211,7 +210,7 @@ def spent(study: Study, budget: Budget, now: float | None = None) -> str:
 
 
 def used_up(study: Study, budget: Budget, now: float | None = None) -> str:
-    """Which of tokens and hours is used up: then no paused trial goes on either."""
+    """The same for tokens and hours only: once one of them is used up, paused trials are not promoted either."""
     if budget.tokens is not None and study.tokens >= budget.tokens:
         return f"{count(study.tokens)} of {count(budget.tokens)} tokens"
     if budget.hours is not None and study.seconds(now) >= budget.hours * 3600:
@@ -220,14 +219,14 @@ def used_up(study: Study, budget: Budget, now: float | None = None) -> str:
 
 
 def fold(records: Iterable[Record], name: str = NAME) -> Study:
-    """Read a journal's records into a Study. Raises UserError when it holds no study record."""
-    study = _fold(records, name)
+    """Reconstruct a Study from a journal's records. Raises UserError when there is no study record among them."""
+    study = fold_any(records, name)
     if not study.started:
         raise UserError(f"{name}: holds no study record; was the study ever started?")
     return study
 
 
-def _fold(records: Iterable[Record], name: str) -> Study:
+def fold_any(records: Iterable[Record], name: str) -> Study:
     study = Study()
     for line, record in enumerate(records, 1):
         try:
@@ -238,58 +237,8 @@ def _fold(records: Iterable[Record], name: str) -> Study:
     return study
 
 
-class Ledger:
-    """A study being run: each record is on disk, then in `study`, then with the listeners (tracker, live table).
-
-    Ray's adapters write here and read `study`; nobody else keeps state about trials. Thread-safe.
-
-    A listener is a function of a record, called in the writer's thread. One that raises is said in a line and called
-    no more, as it may have stopped halfway: the journal, the study and the other listeners go on.
-    """
-
-    def __init__(self, folder: Path, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
-        """say: takes lines for people. Raises UserError for a journal that cannot be read."""
-        path = folder / NAME
-        self.journal = Journal(path)
-        self.study = _fold(read_records(path), str(path))
-        self.listeners: list[Callable[[Record], None]] = []
-        self._say = say
-        self._lock = threading.RLock()
-
-    def write(self, record: str, **fields: Any) -> Record:
-        with self._lock:
-            entry = json.loads(encode(self.journal.write(record, **fields)))
-            self.study.apply(entry)
-            for listener in list(self.listeners):
-                try:
-                    listener(entry)
-                except Exception as error:
-                    self._drop(listener, entry, error)
-        return entry
-
-    def _drop(self, listener: Callable[[Record], None], record: Record, error: Exception) -> None:
-        self.listeners.remove(listener)
-        reason = str(UserError(str(error))) or type(error).__name__  # one printable line
-        trial = f" of trial {record['trial']}" if "trial" in record else ""
-        with suppress(OSError, ValueError):  # stderr may be closed
-            self._say(
-                f"{listener_name(listener)} failed at a {record['record']} record{trial} and gets no more of them "
-                f"({reason}); the study and its journal continue"
-            )
-
-    def close(self) -> None:
-        self.journal.close()
-
-
-def listener_name(listener: Callable[[Record], None]) -> str:
-    """For people: the `listener_name` of a listener, or of the object whose method it is; else what Python calls it."""
-    owner = getattr(listener, "__self__", listener)
-    name = getattr(owner, "listener_name", None) or getattr(owner, "__qualname__", None)
-    return str(name or type(owner).__name__)
-
-
 def read_study(folder: Path) -> Study:
-    """The study in a folder. Raises UserError when there is none."""
+    """Read the study in a folder. Raises UserError when there is none."""
     path = folder / NAME
     if not path.exists():
         raise UserError(f"{path}: no such study")

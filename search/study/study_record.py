@@ -1,7 +1,7 @@
-"""The study record of a journal, read once into its types: what `Study.header` is.
+"""The study record of a journal, parsed once into types: `Study.header`.
 
-Reading never fails because this release is stricter than the one that wrote the record: keys that it does not have
-are left out, values that it refuses are as the default has it. Both are named, for whoever needs the record exactly.
+Parsing never fails where this release is stricter than the one that wrote the record: unknown keys are left out and
+refused values are replaced by the defaults. Both are listed, for code that needs the record exactly.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from trainer.config import TrainConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 UNKNOWN = "unknown"
-_TRIES = 100  # a rule that this release has anew may show only after the one before it was satisfied
+_TRIES = 100  # attempts; a check of this release may fail only after an earlier failure was mended
 
 
 @dataclass(frozen=True)
 class Tokenized:
-    """The study's text in the tokens of one tokenizer. floor: by metric, empty where nobody knows it."""
+    """The study's data under one tokenizer. floor: the lower bound of the score by metric, empty where unknown."""
 
     hash: str = ""
     classes: int | None = None
@@ -36,7 +36,7 @@ class Tokenized:
 
 @dataclass(frozen=True)
 class Data:
-    """The text of a study. hash: "" where the record has none. floor: by metric; tokenizers: by name."""
+    """The data of a study. hash: "" where the record has none. floor: by metric; tokenizers: by name."""
 
     corpus: str = UNKNOWN
     tokenizer: str = UNKNOWN
@@ -47,8 +47,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Reading(Generic[Model]):
-    """A model read from a record. unknown: keys that this release does not have; refused: keys whose values it does
-    not take, which are as the default has it."""
+    """A pydantic model parsed from a record. unknown: keys that this release does not have; refused: keys whose values
+    it does not accept and which have their defaults instead."""
 
     model: Model
     unknown: tuple[str, ...] = ()
@@ -61,9 +61,9 @@ class Reading(Generic[Model]):
 
 @dataclass(frozen=True)
 class Header:
-    """What a study is: `record` as it stands in the journal ({} before a driver has written one), and its fields.
+    """The parsed study record. record: as it is in the journal; {} before a driver has written one.
 
-    packages: versions by name. host: name, system, cpu, cpus, memory_gb, as far as they are known.
+    packages: versions by name. host: name, system, cpu, cpus, memory_gb, as far as recorded.
     own_code: sha256 of the source by reference, of the user's own code that the study names.
     workers: slots (trials at once), cpus and gpus of each; {} where the release did not write them.
     """
@@ -105,12 +105,12 @@ class Header:
 
     @property
     def code(self) -> str:
-        """The commit, for people."""
+        """The git commit, as text for tables and reports."""
         return (self.commit or UNKNOWN) + (" with uncommitted changes" if self.dirty else "")
 
 
 def read_header(record: Record) -> Header:
-    """record: of kind `study`, checked by `record_shapes.check`. Whatever an older release did not write is absent."""
+    """Parse a study record that `record_shapes.check` accepts. Fields missing from older releases get defaults."""
     return Header(
         record,
         version=record.get("version") or 1,
@@ -131,7 +131,7 @@ def _data(record: dict[str, Any]) -> Data:
         tokenizer=record.get("tokenizer") or UNKNOWN,
         hash=record.get("hash") or "",
         floor=record.get("floor") or {},
-        tokenizers={name: _tokenized(one) for name, one in (record.get("tokenizers") or {}).items()},
+        tokenizers={name: _tokenized(tokenized) for name, tokenized in (record.get("tokenizers") or {}).items()},
     )
 
 
@@ -146,10 +146,10 @@ def _tokenized(record: dict[str, Any]) -> Tokenized:
 
 
 def read_spec(value: dict[str, Any]) -> Reading[StudySpec]:
-    """A spec as a journal has it. What must be there and is not, or is refused, is empty; names stay as written."""
+    """Parse a journal's spec. Required keys, missing or refused, are empty; study and base are kept as written."""
     needed = {"study": "s", "base": "b", "space": {"seed": {"choice": [1]}}, "budget": {"trials": 1}}
     reading = _read(StudySpec, value, needed)
-    # these two are texts, which may be shown whatever they are
+    # study and base are shown as text, so that any string will do
     names = {key: value[key] if isinstance(value.get(key), str) else "?" for key in ("study", "base")}
     empty = {"space": dict[str, Any](), "budget": Budget.model_construct()}
     lacking = {key: item for key, item in empty.items() if key not in value or key in reading.refused}
@@ -157,7 +157,7 @@ def read_spec(value: dict[str, Any]) -> Reading[StudySpec]:
 
 
 def _read(model: type[Model], value: dict[str, Any], needed: dict[str, Any]) -> Reading[Model]:
-    """needed: values for keys without a default."""
+    """Parse a record leniently. needed: substitutes for keys without a default."""
     value = {**needed, **copy.deepcopy(value)}
     unknown, refused = list[str](), list[str]()
     for _ in range(_TRIES):
@@ -177,7 +177,7 @@ def _read(model: type[Model], value: dict[str, Any], needed: dict[str, Any]) -> 
                 if place[0] in needed and not value.get(place[0]):
                     refused += [place[0]] * (place[0] not in refused)
                     value[place[0]] = copy.deepcopy(needed[place[0]])
-            else:  # a rule between keys: it opens with one of them
+            else:  # a check across keys: its message begins with one of them
                 word = problem["msg"].removeprefix("Value error, ").split()[0].rstrip(":(")
                 optional = [key for key in value if key not in needed]
                 key = word if word in optional else optional[-1]
@@ -187,7 +187,7 @@ def _read(model: type[Model], value: dict[str, Any], needed: dict[str, Any]) -> 
 
 
 def _place(loc: tuple[str | int, ...], value: Any) -> tuple[str, ...]:
-    """Where in the value a complaint of pydantic lies, as far as keys of mappings lead there."""
+    """The keys that lead to the location of a pydantic error, as far as they are keys of mappings."""
     place = list[str]()
     for part in loc:
         if isinstance(value, dict) and part in value:

@@ -134,7 +134,7 @@ class FullRunLog:
             self.say(f"MLflow at {shown(self.uri)} lacks the end of this run ({why}); {LATER}")
 
     def _away(self, why: str) -> str:
-        return f"MLflow at {shown(self.uri)}: {why}; the run goes on without it"
+        return f"MLflow at {shown(self.uri)}: {why}; the run continues without it"
 
     def _send(self, ending: bool) -> float | None:
         """Bring MLflow up to the run folder. Doing it twice changes nothing.

@@ -99,6 +99,6 @@ def study_tags(study: Study) -> dict[str, Any]:
 
 def split(study: Study, ranked: list[Standing]) -> dict[str, Any]:
     """The leaderboard in the layout that MLflow's page shows as a table."""
-    rows = json.loads(table.as_json(study, found=ranked))["trials"]
+    rows = json.loads(table.as_json(study, ranked=ranked))["trials"]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return {"columns": columns, "data": [[row.get(key) for key in columns] for row in rows]}

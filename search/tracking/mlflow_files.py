@@ -31,13 +31,13 @@ def send_files(runs: Runs, ending: bool = False) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if (path := bundle.pack(study, [standing.number for standing in ranked], Path(scratch))) is not None:
             client.log_artifact(run_id, str(path))
-    client.log_text(run_id, table.markdown(study, found=ranked), "leaderboard.md")
+    client.log_text(run_id, table.markdown(study, ranked=ranked), "leaderboard.md")
     client.log_text(run_id, json.dumps(facts.split(study, ranked)), "leaderboard.json")
     if best(study) is not None:
-        client.log_text(run_id, export.text(study, found=ranked), export.NAME)
+        client.log_text(run_id, export.text(study, ranked=ranked), export.NAME)
     if ending and (folder / gallery.FOLDER).is_dir():
         client.log_artifacts(run_id, str(folder / gallery.FOLDER), gallery.FOLDER)
-    note = table.markdown(study, limit=15, found=ranked)
+    note = table.markdown(study, limit=15, ranked=ranked)
     if (folder / REPORT).exists():
         note += f"\nCurves, parameters, rungs, workers and cost: `{REPORT}` under Artifacts.\n"
     tags = {

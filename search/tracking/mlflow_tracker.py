@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.study.journal import AT_REST, Record
-from search.study.study import Ledger, Study, read_study
+from search.study.journal import INACTIVE, Record
+from search.study.ledger import Ledger
+from search.study.study import Study, read_study
 from search.tracking import credentials
 from search.tracking.mlflow_files import send_files
 from search.tracking.mlflow_runs import Runs
@@ -73,7 +74,7 @@ class MlflowTracker(Tracker):
     def follow(self, ledger: Ledger) -> None:
         self.study = read_study(self.folder)
         for trial in self.study.trials.values():
-            if trial.status not in (*AT_REST, "waiting"):
+            if trial.status not in (*INACTIVE, "waiting"):
                 trial.status = "interrupted"  # as its driver is gone; it runs again when a record says so
         self._behind = dict.fromkeys(sorted(self.study.trials))
         ledger.listeners.append(self.record)
@@ -128,7 +129,7 @@ class MlflowTracker(Tracker):
         return [f"MLflow: {page or f'{shown(self.uri)} (the study is there a minute from now)'}"]
 
     def _away(self, why: str) -> str:
-        return f"MLflow at {shown(self.uri)} is away ({why}); the search goes on, records wait"
+        return f"MLflow at {shown(self.uri)} does not answer ({why}); the search continues, records wait"
 
     def _take(self) -> None:
         """Fold the records that have come."""
@@ -166,7 +167,7 @@ class MlflowTracker(Tracker):
             self._send_files(ending)
         if ending:
             self._parent_behind = True
-            over = all(trial.status in AT_REST for trial in self.study.trials.values())
+            over = all(trial.status in INACTIVE for trial in self.study.trials.values())
             self._runs.sync_parent("FINISHED" if over else "KILLED")
             self._parent_behind = False
         return max(0.01, self._files_due - time.monotonic()) if self._files_behind else None

@@ -52,7 +52,7 @@ class Registered:
     name: str
     version: str
     trial: int
-    made: bool
+    created: bool
     leads: bool
     uri: str
 
@@ -64,7 +64,7 @@ class Registered:
         return "\n".join([*lines, f'model = mlflow.pyfunc.load_model("{address}")'])
 
     def __str__(self) -> str:
-        what = f"trial {self.trial} is version {self.version} of {self.name}{'' if self.made else ' already'}"
+        what = f"trial {self.trial} is version {self.version} of {self.name}{'' if self.created else ' already'}"
         return f"{what}; load it as models:/{self.name}@{ALIAS}" if self.leads else f"{what}; it is not the {ALIAS}"
 
 

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.check_groups runs/shakespeare-char-cpu --seeds 10 --json out/bench/groups.json
 
 Trains every finalist with seeds that the study never saw (two processes, one thread each; what is done is kept in the
-JSON file, and run again it goes on), and compares what few seeds said of each pair with what many say.
+JSON file, and run again it continues), and compares what few seeds said of each pair with what many say.
 """
 
 from __future__ import annotations

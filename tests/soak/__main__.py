@@ -183,7 +183,7 @@ def _summary(study: Maltreated) -> None:
     again = sum(n - 1 for n in started.values())
     print(f"faults: {', '.join(f'{n} {kind}' for kind, n in sorted(by_kind.items()))}")
     print(f"trials: {', '.join(f'{n} {status}' for status, n in sorted(by_status.items()))}")
-    print(f"{study.driver.starts} drivers; trials went on {again} times; {time.monotonic() - study.began:.0f} s")
+    print(f"{study.driver.starts} drivers; trials continued {again} times; {time.monotonic() - study.began:.0f} s")
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from search.spec.study_spec import StudySpec
 from search.strategy.sampler import Sampler
-from search.study.journal import AT_REST, ENDED, FULL, Record
+from search.study.journal import ENDED, FULL, INACTIVE, Record
 from search.study.scores import objective
 from search.study.study import Study
 from search.tracking.mlflow_facts import RUN_STATUS
@@ -42,7 +42,7 @@ def endings(records: list[Record], study: Study) -> Wrong:
             wrong.append(f"trial {number} has ended, then: {record['record']} {record.get('status', '')}")
         elif record.get("status") in ENDED:
             over.add(number)
-    return wrong + [f"trial {t.number} is {t.status}" for t in study.trials.values() if t.status not in AT_REST]
+    return wrong + [f"trial {t.number} is {t.status}" for t in study.trials.values() if t.status not in INACTIVE]
 
 
 def failures(study: Study) -> Wrong:
@@ -55,7 +55,7 @@ def failures(study: Study) -> Wrong:
 
 
 def progress(records: list[Record]) -> Wrong:
-    """A trial's reports grow; when it runs again it goes on from its last checkpoint: every report wrote one."""
+    """A trial's reports grow; when it runs again it continues from its last checkpoint: every report wrote one."""
     wrong: Wrong = []
     last: dict[int, int] = {}
     for record in records:
