@@ -130,6 +130,8 @@ def sources_of(references: Mapping[str, str], directory: Path | None = None) -> 
     """
     here, sources = _directory(directory), Sources()
     for reference, kind in references.items():
+        if reference.partition(":")[0].partition(".")[0] in OUR_PACKAGES:
+            continue  # the program itself, which is there
         paths = [path.resolve() for path in source_files(reference, kind=kind, directory=here)]
         if all(path.is_relative_to(here) and "site-packages" not in path.parts for path in paths):
             sources.files.update({path.relative_to(here).as_posix(): path.read_bytes() for path in paths})

@@ -398,7 +398,7 @@ def test_a_package_brings_the_modules_that_the_spec_names_and_works_where_it_is_
 
 
 def test_a_module_of_an_installed_package_is_named_and_does_not_travel() -> None:
-    sources = sources_of({"torch.optim:AdamW": "optimizer"})
+    sources = sources_of({"torch.optim:AdamW": "optimizer", "models.gpt:GPT": "model"})
     assert (sources.files, sources.installed) == ({}, ["torch.optim:AdamW"])
 
 
