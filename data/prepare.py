@@ -29,17 +29,9 @@ from data import corpora, splits, titles
 from data.corpus_kind import Corpus
 from data.dataset import Dataset, Split
 from data.documents import Documents, pieces
-from data.encode import write_split
+from data.encode import bar, write_split
 from data.errors import UserError
-from data.progress import bar
-from data.tokenizers import (
-    JSON_FILE,
-    RANKS_FILE,
-    CharTokenizer,
-    Tokenizer,
-    characters_of,
-    check_name,
-)
+from data.tokenizers import JSON_FILE, RANKS_FILE, CharTokenizer, Tokenizer, characters_of, check_name
 
 FORMAT = 1  # version of the folder's layout and meaning
 _META = "meta.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search.study.journal import VERSION
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from trainer.config import TrainConfig
 
 RUNGS = [1000, 4000]

@@ -13,7 +13,8 @@ from scipy import stats
 
 from search.results import table
 from search.results.agreement import FEWEST, Agreement, agreement, interval, kendall, lines
-from search.study.study import Ledger, Study
+from search.study.ledger import Ledger
+from search.study.study import Study
 from tests import journals
 
 

@@ -14,7 +14,7 @@ from scipy.stats import chi2, kruskal, ncx2
 from search.results.agreement import agreement
 from search.results.cautions import cautions
 from search.spec.study_spec import StudySpec
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from tests import journals, specs
 from trainer.config import TrainConfig
 

@@ -93,7 +93,7 @@ def test_nats_per_token_of_several_tokenizers_do_not_stand_on_one_axis(tmp_path:
 
 
 def test_a_study_without_reports_has_no_pictures(tmp_path: Path) -> None:
-    from search.study.study import Ledger
+    from search.study.ledger import Ledger
 
     ledger = Ledger(tmp_path / "new")
     ledger.write("study", **journals.header("new"))

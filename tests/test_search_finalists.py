@@ -11,7 +11,8 @@ from ray.tune.search import Searcher
 from search.run.searcher import LedgerSearcher
 from search.spec.study_spec import StudySpec
 from search.strategy.finalists import candidates, fresh_seed, pending
-from search.study.study import Ledger, spent
+from search.study.ledger import Ledger
+from search.study.study import spent
 from tests import journals
 from trainer.config import TrainConfig
 

@@ -14,7 +14,8 @@ from search.results.documents import describe
 from search.study import header
 from search.study.folder import trial_folder
 from search.study.journal import NAME
-from search.study.study import Ledger, read_study
+from search.study.ledger import Ledger
+from search.study.study import read_study
 from tests import journals, tiny
 from trainer.config import replace
 from trainer.rescore import rescore

@@ -13,8 +13,8 @@ from search.results import export
 from search.run.full_run import main
 from search.run.full_run_workers import share
 from search.run.resources import Share
+from search.study.ledger import Ledger
 from search.study.machine import Node
-from search.study.study import Ledger
 from search.tracking import full_run_log
 from search.tracking.mlflow_read import parents
 from search.tracking.mlflow_store import DATABASE, connect
@@ -24,8 +24,7 @@ from tests.flaky import Fault, Flaky, connecting
 from tests.stores import fresh_store
 from trainer import config, provenance
 from trainer.config import TrainConfig
-from trainer.records import METRICS
-from trainer.run_folder import Reports
+from trainer.run_folder import METRICS, Reports
 
 LAPTOP, SERVER = Node("laptop", 4, 0), Node("server", 24, 4)
 

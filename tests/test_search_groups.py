@@ -23,7 +23,8 @@ from search.strategy.finalists import candidates, in_doubt, pending
 from search.strategy.groups import group_of, in_turn, turn
 from search.strategy.sampler import Sampler
 from search.study.folder import Weights
-from search.study.study import Ledger, Study
+from search.study.ledger import Ledger
+from search.study.study import Study
 from tests import journals, specs
 from tests.refusals import key_refusal
 from tests.test_search_folder import having_weights, with_weights

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.study.journal import VERSION, Journal, decode_metrics, encode, read_records
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from tests import journals
 from tests.limits import largest_file
 from tests.refusals import facts, refusal

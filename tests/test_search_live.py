@@ -10,7 +10,7 @@ from rich.console import Console
 
 from search.run import live
 from search.spec.study_spec import Budget
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from tests import journals
 from tests.journals import LENGTH
 from tests.waiting import until

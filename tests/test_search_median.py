@@ -16,7 +16,7 @@ from search.spec.study_spec import StudySpec
 from search.stopping.median import Median, MedianSettings, median
 from search.strategy.advice import advice
 from search.strategy.stopping import rebuild
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from tests import journals, specs
 from tests.refusals import key_refusal, place
 

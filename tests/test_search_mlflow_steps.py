@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from search.tracking import mlflow_tracker, sender
 from search.tracking.mlflow_read import parents
 from search.tracking.mlflow_store import connect

@@ -20,8 +20,9 @@ from search.spec.study_spec import StudySpec
 from search.strategy import finalists
 from search.strategy.sampler import Sampler
 from search.study.folder import Weights
+from search.study.ledger import Ledger
 from search.study.scores import best
-from search.study.study import Ledger, Study
+from search.study.study import Study
 from tests import journals
 from trainer import provenance
 

@@ -12,7 +12,8 @@ from search.run.prepare import prepare
 from search.spec.load import load_spec
 from search.strategy.warm_start import take_over
 from search.study import header
-from search.study.study import Ledger, Study
+from search.study.ledger import Ledger
+from search.study.study import Study
 from tests import journals, specs
 
 BASE = """

@@ -15,8 +15,9 @@ import yaml
 
 from data.errors import UserError
 from search.study.folder import trial_folder
+from search.study.ledger import Ledger
 from search.study.scores import objective
-from search.study.study import Ledger, read_study
+from search.study.study import read_study
 from search.tracking import registry
 from search.tracking.mlflow_store import DATABASE, connect
 from search.tracking.mlflow_tracker import MlflowTracker
@@ -86,7 +87,7 @@ def folder(storage: Path) -> Path:
     """A study whose leader, trial 1, is registered."""
     folder = begin(storage, "quick", RATES)
     made = register(folder)
-    assert (made.trial, made.version, made.made, made.leads) == (1, "1", True, True)
+    assert (made.trial, made.version, made.created, made.leads) == (1, "1", True, True)
     return folder
 
 
@@ -159,7 +160,7 @@ def test_a_version_says_where_it_comes_from(storage: Path, folder: Path) -> None
 
 def test_registering_again_makes_no_second_version(storage: Path, folder: Path) -> None:
     again = register(folder)
-    assert (again.version, again.made, again.leads) == ("1", False, True)
+    assert (again.version, again.created, again.leads) == ("1", False, True)
 
 
 @pytest.mark.slow

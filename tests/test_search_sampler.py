@@ -17,7 +17,8 @@ from search.spec.points import exists
 from search.spec.study_spec import StudySpec
 from search.strategy.sampler import Sampler
 from search.study.journal import NAME, Record, encode, read_records
-from search.study.study import Ledger, Study
+from search.study.ledger import Ledger
+from search.study.study import Study
 from tests import journals
 
 torch.set_num_threads(1)  # the GP's small matrices: threads that wait for each other take most of the time

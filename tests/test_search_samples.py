@@ -20,7 +20,8 @@ from search.report.samples import Rule
 from search.results import finalize, table
 from search.study import header
 from search.study.folder import Weights, trial_folder
-from search.study.study import Ledger, read_study
+from search.study.ledger import Ledger
+from search.study.study import read_study
 from tests import journals, tiny
 from trainer import checkpoint
 from trainer.config import TrainConfig, replace

@@ -23,8 +23,8 @@ from search.run.watch import Stopped, Watch
 from search.spec.study_spec import StudySpec
 from search.strategy.stopping import rebuild
 from search.study.journal import read_records
+from search.study.ledger import Ledger
 from search.study.machine import Node
-from search.study.study import Ledger
 from tests import journals, specs
 from trainer.config import TrainConfig
 

@@ -16,7 +16,7 @@ from search.run.searcher import LedgerSearcher
 from search.spec.study_spec import StudySpec
 from search.strategy.stopping import rebuild
 from search.study.journal import read_records
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from tests import journals
 from trainer.config import TrainConfig
 

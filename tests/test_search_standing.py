@@ -11,7 +11,8 @@ import pytest
 
 from search.results import export, standing, table
 from search.study.folder import trial_folder
-from search.study.study import Ledger, Study, read_study
+from search.study.ledger import Ledger
+from search.study.study import Study, read_study
 from search.tracking import bundle
 from tests import journals
 from trainer.scores import Scores

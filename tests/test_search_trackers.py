@@ -18,7 +18,8 @@ from data.errors import UserError
 from search.run.plan import describe
 from search.spec.load import load_spec
 from search.study.journal import NAME, read_records
-from search.study.study import Ledger, read_study
+from search.study.ledger import Ledger
+from search.study.study import read_study
 from search.tracking.registry import register
 from search.tracking.tracker import Tracker, close, connected, finish, open_tracker
 from tests import journals, specs, tiny

@@ -15,8 +15,9 @@ import pytest
 
 from data.errors import UserError
 from search.report import gallery, page
+from search.study.ledger import Ledger
 from search.study.scores import best
-from search.study.study import Ledger, read_study
+from search.study.study import read_study
 from search.tracking import mlflow_store
 from search.tracking.mlflow_read import fetch_study, parents
 from search.tracking.mlflow_tracker import MlflowTracker

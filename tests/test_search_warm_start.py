@@ -15,7 +15,8 @@ from search.strategy.sampler import Sampler
 from search.strategy.warm_start import other_base, summary, take_over
 from search.study.header import plain
 from search.study.journal import NAME
-from search.study.study import Ledger, Study
+from search.study.ledger import Ledger
+from search.study.study import Study
 from tests import journals
 from tests.refusals import refusal
 from trainer.config import TrainConfig

@@ -11,8 +11,8 @@ import pytest
 from search.run.resources import Share
 from search.run.scheduler import LedgerScheduler
 from search.run.watch import Stopped, Watch
+from search.study.ledger import Ledger
 from search.study.machine import Node
-from search.study.study import Ledger
 from tests import journals, specs
 
 

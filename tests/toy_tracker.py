@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from search.study.journal import Record
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 from search.tracking.tracker import Tracker
 
 

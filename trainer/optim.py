@@ -1,4 +1,4 @@
-"""From the config's optimizer to torch's: built, stepped together, and kept in a checkpoint.
+"""Build torch's optimizers from the config, step them together, and save and restore their state.
 
 Every parameter group keeps its peak learning rate as `initial_lr`; the schedule sets one multiplier for all.
 """
@@ -6,6 +6,7 @@ Every parameter group keeps its peak learning rate as `initial_lr`; the schedule
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from trainer.optimizers import OPTIMIZERS, decay_groups, trainable
 
 
 class Optimizers:
-    """One or more torch optimizers that step together. Its state is a list of theirs.
+    """One or more torch optimizers that step together. Its state is the list of their state_dicts.
 
     settings: the entries of a parameter group that the config decides; None: all but the parameters.
     """
@@ -49,7 +50,8 @@ class Optimizers:
         return [part.state_dict() for part in self.parts]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Moments and step counts come from `states`; rates, decay and betas stay those of the present config."""
+        """Moments and step counts come from `states`; learning rates, weight decay and betas from the present
+        config."""
         for part, state in zip(self.parts, states, strict=True):
             groups = [
                 {**saved, **{key: value for key, value in group.items() if self._decides(key, saved)}}
@@ -62,16 +64,19 @@ class Optimizers:
         return key != "params" and (self._settings is None or key in self._settings or key not in saved)
 
 
-def build(model: nn.Module, config: TrainConfig, *, allow_code: bool = False) -> Optimizers:
+def build(
+    model: nn.Module, config: TrainConfig, *, allow_code: bool = False, code_dir: Path | None = None
+) -> Optimizers:
     """The optimizer that `config` names, over all of the model's parameters.
 
     An own one (`module:Name`) is called as `Name(groups, lr=learning_rate, **optimizer_params)`, as torch's are: a
     subclass of torch.optim.Optimizer, or a function that returns one. Each of the groups has its `weight_decay`
     (`decay_groups`). Its step() is called without a closure. A checkpoint keeps its state_dict, which must hold
     tensors and plain values only; entries of a group that it changes itself are its state too.
+    code_dir: where own modules lie, default the working directory.
     Raises UserError for an own one that is not allowed, does not exist or does not take its parameters.
     """
-    make = load_own(config, allow_code)
+    make = load_own(config, allow_code, code_dir)
     if make is None:
         return Optimizers(OPTIMIZERS[config.optimizer].build(model, config))
     parameters = config.optimizer_params or {}
@@ -92,14 +97,14 @@ def build(model: nn.Module, config: TrainConfig, *, allow_code: bool = False) ->
     return Optimizers([part], settings={"lr", "initial_lr", "weight_decay", *parameters})
 
 
-def load_own(config: TrainConfig, allow_code: bool) -> Any | None:
+def load_own(config: TrainConfig, allow_code: bool, code_dir: Path | None = None) -> Any | None:
     """The object behind `optimizer: module:Name`, imported if that is allowed; None for a declared optimizer.
 
     Raises UserError, see `build`.
     """
     if not own_code.is_reference(config.optimizer):
         return None
-    make = own_code.load(config.optimizer, allow_code=allow_code, kind="optimizer")
+    make = own_code.load(config.optimizer, allow_code=allow_code, kind="optimizer", directory=code_dir)
     if not callable(make):
         problem = f"optimizer {config.optimizer} is a {type(make).__name__}; name a torch.optim.Optimizer"
         raise UserError(problem, kind="no_optimizer", keys="optimizer")

@@ -1,8 +1,8 @@
-"""YAML for configs and specs: safe, strict, and able to say on which line a key stands.
+"""Read YAML configs and specs: safe, strict, with the line of every key.
 
-Differences from plain PyYAML, each because a user was bitten: `1e-3` is a number (PyYAML reads a string),
-`on`/`yes`/`no` are strings, dates and octals are not guessed, a key given twice is an error, and there are
-no tags, anchors or aliases (a file of numbers needs none, and an alias bomb fills the memory).
+Differences from plain PyYAML, each of which has caused a user's error: `1e-3` is a number (PyYAML reads a string),
+`on`/`yes`/`no` are strings, dates and octals are not guessed, a key given twice is an error, and there are no tags,
+anchors or aliases (a file of numbers needs none, and an alias bomb fills the memory).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from data.errors import UserError, nearest
 from trainer.keys import RuleError
 
 Place = tuple[str | int, ...]
-_DIGITS = 300  # of a whole number: what is longer fits in no float
+_DIGITS = 300  # of a whole number: a longer one fits into no float
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -118,8 +118,8 @@ def parse(text: str, name: str) -> YamlFile:
     except RecursionError:
         raise UserError(f"{name}: nested too deeply", kind="yaml") from None
     if not isinstance(value, dict):
-        found = "an empty file" if value is None else f"a {type(value).__name__}"
-        raise UserError(f"{name}: expected `key: value` lines, got {found}", kind="yaml")
+        value_kind = "an empty file" if value is None else f"a {type(value).__name__}"
+        raise UserError(f"{name}: expected `key: value` lines, got {value_kind}", kind="yaml")
     return YamlFile(name, value, lines)
 
 
@@ -158,7 +158,7 @@ def _construct(loader: _Loader, node: yaml.Node, place: Place, lines: dict[Place
 
 
 def _check_text(node: yaml.ScalarNode, name: str) -> None:
-    """Escapes can write what no file can hold and no path may: a NUL, half of a surrogate pair. Raises UserError."""
+    """Refuse NUL and lone surrogates, which escapes can write but no file or path can contain. Raises UserError."""
     if re.search("[\0\ud800-\udfff]", node.value):
         raise _at(name, node, "text", f"{node.value!r} is no text that a file can hold")
 
@@ -170,7 +170,7 @@ def _at(name: str, node: yaml.Node, kind: str, problem: str, *keys: str) -> User
 
 
 class RefusedError(UserError):
-    """A value that a config or a spec does not take, as one line, and what the line says as data.
+    """A value that a model refuses: the reason as one line, and its parts as data.
 
     place: in the file. keys: those that the refusal is about, the one to change first.
     problem: the line without the file and its place. kind: of a `RuleError`, or pydantic's type of the error.
@@ -195,7 +195,7 @@ def validate(model: type[Model], file: YamlFile) -> Model:
 
 
 def refused(error: ValidationError, model: type[BaseModel], file: YamlFile) -> RefusedError:
-    """The first of pydantic's complaints as one line in our words, and how many more there are."""
+    """The first of pydantic's errors as one line in our words, with the number of further ones."""
     # an unknown key first: it is most often the cause of the others
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
@@ -226,7 +226,7 @@ def kind_of(problem: ErrorDetails) -> str:
 
 
 def complaint(problem: ErrorDetails) -> str:
-    """What one of pydantic's errors says: a sentence of our own validators as it is, another with what it got."""
+    """The text of one pydantic error: of our own validators unchanged, of pydantic's with the value that it got."""
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {short(problem['input'])}"
@@ -239,7 +239,7 @@ def short(value: Any) -> str:
 
 
 def _place(loc: tuple[str | int, ...], value: Any) -> Place:
-    """Pydantic's path without the names of union members that it mixes in: only what stands in the file."""
+    """Pydantic's path without the names of union members in it: only the keys and items of the file."""
     place: list[str | int] = []
     for part in loc:
         if isinstance(value, dict) and part in value:

@@ -12,9 +12,9 @@ from markupsafe import Markup
 from search.report.svg import Axis, Choices, Scale, frame, mark, shorten, svg, tag
 from search.report.trial_marks import Shown, shown
 from search.results.importance import Importance
+from search.spec.parameter import Parameter
 from search.spec.points import Space, target
 from search.spec.space import readable
-from search.spec.study_spec import Parameter
 from search.study.scores import objective_of
 from search.study.study import Study
 from trainer import units

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from search.results.agreement import agreement
 from search.results.leaderboard import order
+from search.spec.parameter import Parameter
 from search.spec.points import Space, number_kind, target, typed
-from search.spec.study_spec import Parameter, StudySpec
+from search.spec.study_spec import StudySpec
 from search.strategy.groups import values
 from search.study.scores import best, leader, objective, ranked
 from search.study.study import Study, Trial

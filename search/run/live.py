@@ -160,8 +160,8 @@ class View:
 
     def _score(self, trial: Trial) -> str:
         metrics: dict[str, Any] = trial.reports[-1]["metrics"] if trial.reports else {}
-        found = metrics.get(self.objective.name)
-        return "" if found is None else f"{found:.4g}"
+        value = metrics.get(self.objective.name)
+        return "" if value is None else f"{value:.4g}"
 
 
 def _state(trial: Trial) -> str:
@@ -189,9 +189,9 @@ def time_left(study: Study, budget: Budget, length: int, elapsed: float, trained
     length: tokens of a whole trial. trained: tokens in the `elapsed` seconds. A trial to come is taken to need as
     many tokens as those that ended did on average.
     """
-    found = []
+    estimates = []
     if budget.hours:
-        found.append(budget.hours * 3600 - study.seconds(time.time()))
+        estimates.append(budget.hours * 3600 - study.seconds(time.time()))
     trials = list(study.trials.values())
     if trained and elapsed > 0:
         ended = [trial.tokens for trial in trials if trial.status in INACTIVE]
@@ -199,8 +199,8 @@ def time_left(study: Study, budget: Budget, length: int, elapsed: float, trained
         going = [max(0.0, usual - trial.tokens) for trial in trials if trial.status not in INACTIVE]
         if budget.trials:
             todo = sum(going) + usual * max(0, budget.trials - len(study.searched))
-            found.append(todo * elapsed / trained)
+            estimates.append(todo * elapsed / trained)
         if budget.tokens:
             todo = max(sum(going), budget.tokens - study.tokens)
-            found.append(todo * elapsed / trained)
-    return max(0.0, min(found)) if found else None
+            estimates.append(todo * elapsed / trained)
+    return max(0.0, min(estimates)) if estimates else None

@@ -21,7 +21,7 @@ from search.spec.objective import OBJECTIVES
 from search.spec.study_spec import StudySpec
 from search.stopping.rule import Decision, Rule
 from search.study.journal import FULL, INACTIVE
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 
 REFUSED = {"stop": "pruned", "pause": "paused"}  # what becomes of a trial that does not continue at a rung
 
@@ -69,14 +69,14 @@ class LedgerScheduler(TrialScheduler):
         metrics = {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
         if metrics:
             self._report(number, result, metrics)
-        about = {key: result[key] for key in ("n_parameters", "node", "micro_batch") if result.get(key) is not None}
+        facts = {key: result[key] for key in ("n_parameters", "node", "micro_batch") if result.get(key) is not None}
         status, value = result.get("status"), metrics.get(self._objective.name, math.nan)
         if not math.isfinite(value) and status in (None, *FULL):
             cause = f"{self._objective.name} is {value:g} after {result['tokens']:,} tokens"
-            self._end(number, "diverged", cause, **about)
+            self._end(number, "diverged", cause, **facts)
             return TrialScheduler.STOP
         if status is not None:
-            self._end(number, status, result.get("cause") or "", **about)
+            self._end(number, status, result.get("cause") or "", **facts)
             self.no_space = result["cause"] if status == "interrupted" else self.no_space
             return TrialScheduler.CONTINUE  # the trainable is about to return
         if self._rule is None or result.get("rung") is None:
@@ -84,7 +84,7 @@ class LedgerScheduler(TrialScheduler):
         action = decide(self._ledger, self._rule, number, result["rung"], self._objective.rank(value))
         if action not in REFUSED:
             return TrialScheduler.CONTINUE
-        self._end(number, REFUSED[action], rung=result["rung"], **about)
+        self._end(number, REFUSED[action], rung=result["rung"], **facts)
         return TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
@@ -135,13 +135,15 @@ class LedgerScheduler(TrialScheduler):
     # how it is written down
 
     def _begin(self, trial: Trial) -> None:
-        number, known = trial.config["trial"], self._ledger.study.trials[trial.config["trial"]]
+        number, study_trial = trial.config["trial"], self._ledger.study.trials[trial.config["trial"]]
         if number in self._running or self._over(trial):
             return
         now = time.monotonic()
-        self._running[number] = _Run(trial, begun=now - known.seconds, heard=now)
-        start = known.tokens_at(trial.config.get("resume"))
-        self._ledger.write("status", trial=number, status="running", tokens=start, seconds=round(known.seconds, 3))
+        self._running[number] = _Run(trial, begun=now - study_trial.seconds, heard=now)
+        start = study_trial.tokens_at(trial.config.get("resume"))
+        self._ledger.write(
+            "status", trial=number, status="running", tokens=start, seconds=round(study_trial.seconds, 3)
+        )
 
     def _report(self, number: int, result: dict[str, Any], metrics: dict[str, float]) -> None:
         trial, seconds = self._ledger.study.trials[number], self._seconds(number)

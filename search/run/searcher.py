@@ -20,7 +20,8 @@ from search.stopping.rule import Rule
 from search.strategy.finalists import fresh_seed, pending
 from search.strategy.groups import group_of
 from search.strategy.sampler import Sampler
-from search.study.study import Ledger, Trial, spent, used_up
+from search.study.ledger import Ledger
+from search.study.study import Trial, spent, used_up
 from trainer.config import TrainConfig, replace
 from trainer.keys import memory_keys
 
@@ -94,20 +95,20 @@ class LedgerSearcher(Searcher):
         group = group_of(spec, point)
         # whether a trial is exempt, and its bracket, go by its place among its own kind
         before = place if not group else sum(trial.group == group for trial in study.searched)
-        about = {**self._treatment(before, config, group), **({"group": group} if group else {})}
-        return self._write_point(point, config, readable(point), sampler=spec.sampler, **about)
+        treatment = {**self._treatment(before, config, group), **({"group": group} if group else {})}
+        return self._write_point(point, config, readable(point), sampler=spec.sampler, **treatment)
 
     def _again(self) -> int | None:
         """A finalist's run with a fresh seed; all other trials are over."""
-        found = pending(self._ledger.study, self._spec)
-        if not found:
+        waiting = pending(self._ledger.study, self._spec)
+        if not waiting:
             return None
-        number, round_ = found[0]
+        number, round_ = waiting[0]
         trial = self._ledger.study.trials[number]
         config = replace(TrainConfig.model_validate(trial.config), seed=fresh_seed(self._spec, round_))
         name = f"{trial.name} (trial {number}, seed {config.seed})"
-        about = {"group": trial.group} if trial.group else {}
-        return self._write_point(trial.point, config, name, of=number, round=round_, **about)
+        groups = {"group": trial.group} if trial.group else {}
+        return self._write_point(trial.point, config, name, of=number, round=round_, **groups)
 
     def _write_point(self, point: Point, config: TrainConfig, name: str, **more: Any) -> int:
         number = max(self._ledger.study.trials, default=-1) + 1
@@ -140,12 +141,12 @@ class LedgerSearcher(Searcher):
     def _fits(self, trial: Trial) -> int | None:
         """Sequences in one pass that are known to fit a trial of this shape; None as long as memory has sufficed."""
         wanted = _shape(trial)
-        known = [
+        sizes = [
             other.micro_batch
             for other in self._ledger.study.trials.values()
             if other.micro_batch and _shape(other) == wanted
         ]
-        return min(known, default=None)
+        return min(sizes, default=None)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the scheduler has written it, and the sampler reads the study."""

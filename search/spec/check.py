@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from data.errors import nearest
 from search.spec.objective import OBJECTIVES, for_tokenizers
+from search.spec.parameter import Parameter
 from search.spec.points import (
     Space,
     apart,
@@ -27,7 +28,7 @@ from search.spec.points import (
 )
 from search.spec.space import configure, lengths, readable, values_of
 from search.spec.start_points import known_points, refusal
-from search.spec.study_spec import Parameter, StudySpec
+from search.spec.study_spec import StudySpec
 from search.spec.unused import check_used
 from trainer.config import TrainConfig, has_key
 from trainer.keys import not_searched

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.errors import nearest
+from search.spec.parameter import Parameter
 from search.spec.points import Point, Space, candidates, exists, fields, ordered, target, typed, wanted
-from search.spec.study_spec import Parameter, StudySpec
+from search.spec.study_spec import StudySpec
 from trainer.config import TrainConfig
 from trainer.keys import RuleError
 from trainer.yaml_file import Place, YamlFile, complaint, kind_of

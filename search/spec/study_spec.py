@@ -6,100 +6,28 @@ docstrings of the fields are its descriptions.
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from data.errors import UserError, nearest
 from data.paths import at_home
 from search.spec.objective import DEFAULT, ObjectiveName
+from search.spec.parameter import Parameter, Strict
 from search.spec.trackers import DEFAULT as DEFAULT_TRACKER
 from search.spec.trackers import TRACKERS, check_name
 from search.stopping.registry import Scheduler, expected
 from search.stopping.rule import Settings
 from trainer.config import Whole
 from trainer.keys import RuleError
-from trainer.lengths import Tokens, parse_tokens
+from trainer.lengths import Tokens
 
 Sampler = Literal["grid", "random", "tpe", "gp"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
-
-
-def _end(value: Any) -> Any:
-    """Parse a token count (`2M` -> 2_000_000); a value that is no string is returned unchanged."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_tokens(value)
-    except ValueError:
-        raise ValueError(f"expected a number, got {value!r}") from None
-
-
-End = Annotated[int | float, BeforeValidator(_end, json_schema_input_type=int | float | str)]
-
-
-class Parameter(_Strict):
-    """The search range of one parameter: exactly one of log, uniform, choice; with `when`, a conditional parameter."""
-
-    log: list[End] | None = Field(default=None, min_length=2, max_length=2)
-    """log-uniform over [low, high], both ends included; integers where the config's key is an integer"""
-    uniform: list[End] | None = Field(default=None, min_length=2, max_length=2)
-    """uniform over [low, high], both ends included; integers where the config's key is an integer"""
-    choice: list[Any] | None = Field(default=None, min_length=1)
-    """the list of values; or of mappings that set several config keys together: {n_embd: 384, n_head: 6}"""
-    field: str | None = None
-    """the config key that this parameter sets; default: the parameter's name. With it, each loss can have a learning
-    rate of its own: {field: learning_rate, log: [1e-3, 1e-1], when: {loss: mse}}"""
-    when: dict[str, Any] | None = Field(default=None, min_length=1)
-    """{parameter: value or [values]}: a conditional parameter; it exists only in points where all of these hold"""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _mapping(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            message = f"expected {{log: [low, high]}}, {{uniform: [low, high]}} or {{choice: [...]}}, got {value!r}"
-            raise RuleError((), message, "form")
-        return value
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Parameter:
-        kinds = [kind for kind in ("log", "uniform", "choice") if getattr(self, kind) is not None]
-        if len(kinds) != 1:
-            message = f"give exactly one of log, uniform, choice; got {' and '.join(kinds) or 'none'}"
-            raise RuleError(("log", "uniform", "choice"), message, "not_one")
-        if self.choice is not None:
-            if len({repr(value) for value in self.choice}) < len(self.choice):
-                raise RuleError("choice", f"choice names a value twice: {self.choice}", "twice")
-            if len({isinstance(value, dict) for value in self.choice}) > 1:
-                raise RuleError("choice", "choice mixes mappings and plain values; use one kind", "mixed")
-            if self.linked and self.field is not None:
-                message = "field names one key, but the choice's mappings set several; remove it"
-                raise RuleError(("field", "choice"), message)
-            return self
-        low, high = self.log or self.uniform or []
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise RuleError(kinds[0], f"{kinds[0]}: [{low}, {high}] has no end; use finite numbers", "not_finite")
-        if not low < high:
-            message = f"{kinds[0]}: [{low}, {high}] is an empty range; the first end must be the smaller"
-            raise RuleError(kinds[0], message, "empty")
-        if self.log is not None and low <= 0:
-            message = f"log: [{low}, {high}] touches zero; use a positive lower end, or uniform"
-            raise RuleError("log", message, "not_positive")
-        return self
-
-    @property
-    def linked(self) -> bool:
-        """Whether each choice is a mapping that sets several config keys."""
-        return self.choice is not None and isinstance(self.choice[0], dict)
-
-
-class Budget(_Strict):
+class Budget(Strict):
     """The budget of a search: at least one limit; the first that is reached ends the search.
 
     It counts all sessions of a resumed study and may be raised later. Once it is used up no new trial starts; running
@@ -120,7 +48,7 @@ class Budget(_Strict):
         return self
 
 
-class Finalists(_Strict):
+class Finalists(Strict):
     """Repeat the best trials with fresh seeds, which all of them share: a trial may lead because its seed was lucky.
 
     A round trains every remaining finalist with one more seed; finalists that are clearly behind are dropped from the
@@ -135,7 +63,7 @@ class Finalists(_Strict):
     """most fresh seeds for each finalist, which is the number of rounds"""
 
 
-class Resources(_Strict):
+class Resources(Strict):
     """The resources of one trial, as Ray schedules them, and the limit of concurrent trials."""
 
     cpus: Annotated[float, Field(ge=0.01, allow_inf_nan=False)] = 1
@@ -203,7 +131,7 @@ ResourcesOrAuto = Annotated[
 ]
 
 
-class Scale(_Strict):
+class Scale(Strict):
     """The same search at another size. Its keys replace those of the spec; `set` and `space` are merged key by key."""
 
     base: str | None = None
@@ -216,7 +144,7 @@ class Scale(_Strict):
     resources: ResourcesOrAuto = None
 
 
-class StudySpec(_Strict):
+class StudySpec(Strict):
     """The spec of one study."""
 
     study: Annotated[str, AfterValidator(_study_name)]

@@ -1,7 +1,13 @@
 """The experiment trackers that a spec may name (`tracking: mlflow`); each follows a study's journal.
 
-To add one, write a subclass of search.tracking.tracker.Tracker in a file of its own and add a line here. The file is
-imported when a study that names the tracker runs; checking a spec imports no tracker.
+To add one, write a subclass of search.tracking.tracker.Tracker in a file of its own:
+
+    class LinesTracker(Tracker):
+        def follow(self, ledger: Ledger) -> None:
+            ledger.listeners.append(lambda record: print(record["record"]))
+
+and add its line below. The file is imported when a study that names the tracker runs; checking a spec imports no
+tracker.
 """
 
 from __future__ import annotations
@@ -17,7 +23,10 @@ DEFAULT = "mlflow"
 
 
 def check_name(name: str) -> str:
-    """Return the name if it is a tracker's. Raises RuleError with the nearest name otherwise."""
+    """Return the name if it is a tracker's.
+
+    Raises RuleError with the nearest name otherwise.
+    """
     if name not in TRACKERS:
         raise RuleError("tracking", f"no tracker is called {name}; {nearest(name, TRACKERS)}", "unknown")
     return name

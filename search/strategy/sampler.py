@@ -42,9 +42,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from search.spec.objective import OBJECTIVES, Objective
+from search.spec.parameter import Parameter
 from search.spec.points import Point, candidates, exists, number_kind, ordered, points, target
 from search.spec.start_points import known_points
-from search.spec.study_spec import Parameter, StudySpec
+from search.spec.study_spec import StudySpec
 from search.strategy.groups import in_turn, turn
 from search.study.journal import INACTIVE
 from search.study.scores import BROKEN

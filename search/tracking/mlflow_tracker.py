@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.study.journal import INACTIVE, Record
-from search.study.study import Ledger, Study, read_study
+from search.study.ledger import Ledger
+from search.study.study import Study, read_study
 from search.tracking import credentials
 from search.tracking.mlflow_files import send_files
 from search.tracking.mlflow_runs import Runs

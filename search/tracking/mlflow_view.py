@@ -11,7 +11,7 @@ from typing import Any
 
 from search.results.leaderboard import parameters
 from search.spec.objective import OBJECTIVES
-from search.spec.study_spec import Parameter
+from search.spec.parameter import Parameter
 from search.study.study_record import Header
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from data.errors import UserError
 from search.spec.trackers import TRACKERS
-from search.study.study import Ledger
+from search.study.ledger import Ledger
 
 FLUSH = 60.0  # seconds that the end of a study waits for what is not yet sent
 FLUSH_INTERRUPTED = 3.0  # the same after a second Ctrl-C

@@ -148,7 +148,7 @@ def measure(folder: Path, trials: int, reports: int) -> dict[str, Any]:
 
 def send(folder: Path, trials: int, reports: int) -> dict[str, Any]:
     """Seconds for each trial that MLflow gets, all its reports and its end, on SQLite in this process."""
-    from search.study.study import Ledger
+    from search.study.ledger import Ledger
     from search.tracking.mlflow_store import DATABASE, connect
     from search.tracking.mlflow_tracker import MlflowTracker
 
