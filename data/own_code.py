@@ -22,11 +22,13 @@ import site
 import sys
 import sysconfig
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from importlib.machinery import BuiltinImporter, ModuleSpec, PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from data.errors import UserError, nearest
 
@@ -66,12 +68,9 @@ def load(text: str, *, allow_code: bool, kind: str, directory: Path | None = Non
     """
     if not is_reference(text):
         raise UserError(f"{kind} {text}: a name of your own code is written module:Name, both Python identifiers")
-    module_name, _, name = text.partition(":")
+    name = text.partition(":")[2]
     if not allow_code:
-        raise UserError(
-            f"{kind} {text} is code of your own: using it runs the code of the module {module_name}; "
-            f"add {FLAG} if you trust that code"
-        )
+        refuse(text, kind)
     module = _import(text, kind, _directory(directory))
     try:
         return getattr(module, name)
@@ -79,6 +78,14 @@ def load(text: str, *, allow_code: bool, kind: str, directory: Path | None = Non
         public = [key for key, value in vars(module).items() if key[0] != "_" and not isinstance(value, ModuleType)]
         hint = nearest(name, public) if public else "it defines no name"
         raise UserError(f"{kind} {text}: {_origin(module)} has no {name}; {hint}") from None
+
+
+def refuse(text: str, kind: str) -> NoReturn:
+    """Raises UserError: what may not be imported without permission, and how the permission is given."""
+    raise UserError(
+        f"{kind} {text} is code of your own: using it runs the code of the module {text.partition(':')[0]}; "
+        f"add {FLAG} if you trust that code"
+    )
 
 
 def source_hash(text: str, *, kind: str = "code", directory: Path | None = None) -> str:
@@ -105,6 +112,32 @@ def source_files(text: str, *, kind: str = "code", directory: Path | None = None
     if not module.has_location or not module.origin:
         raise UserError(f"{kind} {text}: the module {module.name} has no source file")
     return [Path(module.origin)]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Modules to be taken along. files: content by path in the working directory; installed: references whose module
+    is in an installed package, and must be installed there too."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    installed: list[str] = field(default_factory=list)
+
+
+def sources_of(references: Mapping[str, str], directory: Path | None = None) -> Sources:
+    """What another machine needs to import references. Imports nothing.
+
+    references: {reference: what it is, for messages}. Raises UserError for a module that does not exist.
+    """
+    here, sources = _directory(directory), Sources()
+    for reference, kind in references.items():
+        if reference.partition(":")[0].partition(".")[0] in OUR_PACKAGES:
+            continue  # the program itself, which is there
+        paths = [path.resolve() for path in source_files(reference, kind=kind, directory=here)]
+        if all(path.is_relative_to(here) and "site-packages" not in path.parts for path in paths):
+            sources.files.update({path.relative_to(here).as_posix(): path.read_bytes() for path in paths})
+        else:
+            sources.installed.append(reference)
+    return sources
 
 
 def _digest(files: list[Path]) -> str:

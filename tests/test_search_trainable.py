@@ -14,7 +14,7 @@ import torch
 from data.dataset import Dataset
 from data.errors import UserError
 from models.gpt import GPT
-from search.run.trainable import ERROR, Message, count_parameters, run
+from search.run.trainable import ERROR, Message, count_gpt, run
 from tests import scarce, tiny
 from trainer import checkpoint
 from trainer.config import TrainConfig
@@ -194,8 +194,8 @@ def test_threads_are_those_of_the_trials_share(tmp_path: Path) -> None:
     ids=str,
 )
 def test_parameters_are_counted_as_the_model_counts_them(changes: dict[str, Any]) -> None:
-    shape = TrainConfig(n_layer=3, n_head=2, n_embd=16, block_size=8, **changes).model(50)
-    assert count_parameters(shape) == GPT(shape, torch.Generator()).n_parameters()
+    shape = TrainConfig(n_layer=3, n_head=2, n_embd=16, block_size=8, **changes).shape(50)
+    assert count_gpt(shape) == GPT(shape, torch.Generator()).n_parameters()
 
 
 def test_a_trial_that_ran_out_says_what_fits_and_the_next_of_its_shape_begins_there(tmp_path: Path) -> None:

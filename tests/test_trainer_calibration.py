@@ -40,7 +40,7 @@ def trained() -> dict[str, torch.Tensor]:
 def bold(factor: float = 3.0, **changes: Any) -> tuple[GPT, Any]:
     """A model that has learned a little, with logits `factor` times as large: about that is its temperature."""
     settings = tiny.config(**changes)
-    model = GPT(settings.model(tiny.stories().n_classes), torch.Generator())
+    model = GPT(settings.shape(tiny.stories().n_classes), torch.Generator())
     model.load_state_dict({name: value * (factor if "ln_f" in name else 1) for name, value in trained().items()})
     return model, settings
 

@@ -33,7 +33,7 @@ CPU = Machine(torch.device("cpu"))
 
 def random_model(settings: TrainConfig, scale: float = 20.0) -> GPT:
     """Weights large enough that predictions differ."""
-    model = GPT(settings.model(tiny.stories().n_classes), torch.Generator().manual_seed(0))
+    model = GPT(settings.shape(tiny.stories().n_classes), torch.Generator().manual_seed(0))
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(scale if p.dim() > 1 else 1.0)
@@ -117,7 +117,7 @@ def test_documents_add_up_and_special_tokens_are_left_out_of_bits_per_byte() -> 
 
 def test_an_untrained_model_is_uniform() -> None:
     settings = tiny.config()
-    model = GPT(settings.model(tiny.stories().n_classes), torch.Generator().manual_seed(1))
+    model = GPT(settings.shape(tiny.stories().n_classes), torch.Generator().manual_seed(1))
     assert score(settings, model=model).loss == pytest.approx(math.log(tiny.stories().n_classes), abs=0.02)
 
 
@@ -147,7 +147,7 @@ def test_a_large_vocabulary_is_scored_in_chunks_with_the_same_result() -> None:
     rng = np.random.default_rng(0)
     split = Split(rng.integers(0, C, N + 1).astype(np.uint16), np.array([1, N + 1]))
     settings = tiny.config(eval_batch_size=1000)
-    model = GPT(settings.model(C), torch.Generator().manual_seed(0))
+    model = GPT(settings.shape(C), torch.Generator().manual_seed(0))
     found = evaluate(model, split, settings, np.ones(C, dtype=np.int64), CPU)
     assert found.loss == pytest.approx(math.log(C), abs=0.05)
 

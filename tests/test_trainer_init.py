@@ -113,7 +113,7 @@ def test_a_shape_that_does_not_agree_is_one_line(folder: Path, changes: dict[str
 
 def test_every_class_needs_weights_of_its_own(folder: Path) -> None:
     n_classes = data().n_classes
-    model = GPT(config(folder, vocab_size=64).model(n_classes), torch.Generator())
+    model = GPT(config(folder, vocab_size=64).shape(n_classes), torch.Generator())
     with pytest.raises(UserError, match=f"has {n_classes} classes, the tokenizer {n_classes + 1}$"):
         init.begin(model, str(folder), n_classes + 1)
 

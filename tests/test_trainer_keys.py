@@ -21,8 +21,9 @@ VALUES: dict[str, list[str]] = {
     "optimizer": [*OPTIMIZERS, keys.OWN],
     "schedule": list(get_args(TrainConfig.model_fields["schedule"].annotation)),
     "loss": [*LOSSES],
+    "model": ["gpt", keys.OWN],
 }
-MAPPINGS = ("loss_params", "optimizer_params")  # numbers by name, for own code only
+MAPPINGS = ("loss_params", "optimizer_params", "model_params")  # values by name, for own code only
 
 
 def cases() -> Iterator[tuple[str, str, str]]:
@@ -65,6 +66,7 @@ def test_a_declaration_names_keys_and_values_that_exist() -> None:
 def test_what_a_resumed_run_keeps_is_the_networks_shape_and_what_gives_its_state_a_meaning() -> None:
     shape = {field.name for field in dataclasses.fields(GPTConfig)} - {"dropout"}
     others = {"batch_size", "gradient_accumulation_steps", "data_order", "seed", "loss", "optimizer"}
+    others |= {"model", "model_params"}
     assert set(keys.kept_keys(TrainConfig)) == shape | others
 
 

@@ -37,7 +37,7 @@ def config(**changes: Any) -> TrainConfig:
 def measured(data: Dataset, settings: TrainConfig, spread: float = 0.3) -> tuple[dict[str, float], GPT]:
     """The metrics of a model with random weights; spread 0: of the uniform one."""
     generator = torch.Generator().manual_seed(1)
-    model = GPT(settings.model(data.n_classes), generator)
+    model = GPT(settings.shape(data.n_classes), generator)
     with torch.no_grad():
         for weights in model.parameters():
             weights.copy_(spread * torch.randn(weights.shape, generator=generator))

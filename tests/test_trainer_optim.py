@@ -16,7 +16,7 @@ from trainer.optimizers import OPTIMIZERS
 
 def made(**changes: object) -> tuple[GPT, TrainConfig, Optimizers]:
     settings = tiny.config(bias=True, **changes)
-    model = GPT(settings.model(11), torch.Generator().manual_seed(0))
+    model = GPT(settings.shape(11), torch.Generator().manual_seed(0))
     return model, settings, build(model, settings)
 
 

@@ -38,7 +38,7 @@ class Recorded:
 
 def made(**changes: Any) -> tuple[GPT, TrainConfig, Optimizers]:
     settings = tiny.config(bias=True, **changes)
-    model = GPT(settings.model(11), torch.Generator().manual_seed(0))
+    model = GPT(settings.shape(11), torch.Generator().manual_seed(0))
     return model, settings, build(model, settings, allow_code=True)
 
 

@@ -186,7 +186,8 @@ def test_an_own_loss_with_gamma_zero_trains_as_cross_entropy(folder: Path) -> No
 
 def test_the_example_of_the_documentation_trains(folder: Path) -> None:
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    blocks = [block for page in pages for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)]
+    pattern = r"^cat > my_losses.py <<'EOF'\n(.*?)^EOF$"
+    blocks = [block for page in pages for block in re.findall(pattern, page.read_text(), re.M | re.S)]
     (example,) = [block for block in blocks if "FOCAL = Loss(" in block]
     (folder / "my_losses.py").write_text(example)
     assert main(["tiny.yaml", "--set", "loss=my_losses:FOCAL", "--set", "loss_params.gamma=0.5", "--allow-code"]) == 0

@@ -77,7 +77,7 @@ def test_padding_rows_are_never_drawn(tmp_path: Path) -> None:
 
 def test_a_corpus_of_one_document_is_begun_by_a_line_break(tmp_path: Path) -> None:
     tokenizer = tokenizers.CharTokenizer("\nab", ends=False)
-    model = GPT(tiny.config().model(3), torch.Generator().manual_seed(0))
+    model = GPT(tiny.config().shape(3), torch.Generator().manual_seed(0))
     assert sample.sample(model, tokenizer, max_new_tokens=5).startswith("\n")
 
 

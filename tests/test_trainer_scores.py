@@ -24,7 +24,7 @@ from trainer.report import Report
 def final(split: Split | None = None, **changes: object) -> Evaluation:
     torch.set_num_threads(1)
     data, settings = tiny.stories(), tiny.config(**changes)
-    model = GPT(settings.model(data.n_classes), torch.Generator().manual_seed(0))
+    model = GPT(settings.shape(data.n_classes), torch.Generator().manual_seed(0))
     machine = Machine(torch.device("cpu"))
     return evaluate(model, split or data.val, settings, data.token_bytes, machine, final=True)
 

@@ -53,7 +53,7 @@ def score(
 @pytest.mark.parametrize("final", [False, True])
 def test_a_uniform_model_scores_ln_v_through_every_readout(loss: str, final: bool) -> None:
     data, settings = tiny.stories(), tiny.config(loss=loss, vocab_size=64)  # padding rows are no classes
-    model = GPT(settings.model(data.n_classes), torch.Generator())
+    model = GPT(settings.shape(data.n_classes), torch.Generator())
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()

@@ -66,6 +66,6 @@ def values(report: Report) -> dict[str, float]:
 def score(weights: dict[str, torch.Tensor], settings: TrainConfig, split: Split | None = None) -> Evaluation:
     """Evaluate weights on the full validation split, or another."""
     data = stories()
-    model = GPT(settings.model(data.n_classes), torch.Generator())
+    model = GPT(settings.shape(data.n_classes), torch.Generator())
     model.load_state_dict(weights)
     return evaluate(model, split or data.val, settings, data.token_bytes, Machine(torch.device("cpu")))

@@ -95,7 +95,7 @@ def parser(prog: str = "python -m trainer") -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="continue from the folder's checkpoint, or begin where there is none"
     )
-    code = "import own code that the config names (loss, optimizer, corpus: module:Name); it runs as you would run it"
+    code = "import own code that the config names (loss, optimizer, corpus, model: module:Name), which runs it"
     parser.add_argument("--allow-code", action="store_true", help=code)
     return parser
 
@@ -144,13 +144,16 @@ def train_here(arguments: argparse.Namespace, follow: Follow | None = None) -> i
 def order(arguments: argparse.Namespace, show: bool = True) -> Order:
     """Read the config, check that the run folder is free, prepare the data. Raises UserError."""
     from data.prepare import prepare
+    from trainer import build_model, criterion, optim
     from trainer import config as configs
-    from trainer import criterion, optim
 
     changes = [*arguments.set, *([f"max_tokens={arguments.max_tokens}"] if arguments.max_tokens else [])]
     config = configs.load(arguments.config, changes)
-    criterion.build(config, arguments.allow_code)  # what is wrong with an own loss is said before any work
+    criterion.build(config, arguments.allow_code)  # what is wrong with own code is said before any work
     optim.load_own(config, arguments.allow_code)
+    build_model.load_own(config, arguments.allow_code)
+    if show:
+        _note_changed_code(arguments.config, config)
     out = folder(arguments)
     resume = _resumable(out, config, arguments.resume)
     data = prepare(
@@ -169,6 +172,17 @@ def order(arguments: argparse.Namespace, show: bool = True) -> Order:
         if floor is not None:
             print(f"floor: {floor.sum() / data.val.n_targets:.4f} nats/token: no honest model goes under it")
     return Order(config, data, out, resume, length, arguments.config, changes, arguments.allow_code)
+
+
+def _note_changed_code(path: Path, config: TrainConfig) -> None:
+    """Print a note where the own code of an exported config has changed since its trial: results may differ."""
+    from trainer import provenance
+    from trainer.criterion import own_code
+
+    source = provenance.read(path)
+    for reference, digest in own_code(config).items() if source is not None else ():
+        if source is not None and source.own_code.get(reference, digest) != digest:
+            print(f"note: the code of {reference} has changed since trial {source.trial} of study {source.study}")
 
 
 def conclude(result: Result, order: Order, machine: str) -> int:

@@ -138,9 +138,9 @@ def _scores(config: TrainConfig, data: Dataset, report: dict[str, Any], measured
         f"`{config.chosen_readout}`. Perplexities compare between models with the same tokenizer and text alone; bits "
         "per byte compare across tokenizers."
     )
-    return "\n".join([method, "", "| measure | name | value | 95 % |", "|---|---|---|---|", *table]) + _describe_intervals(
-        measured
-    )
+    return "\n".join(
+        [method, "", "| measure | name | value | 95 % |", "|---|---|---|---|", *table]
+    ) + _describe_intervals(measured)
 
 
 def _intervals(measured: scores.Scores | None) -> dict[str, Interval]:

@@ -158,7 +158,7 @@ def check_resumable(
     if own_code is not None:
         check_own_code(checkpoint, own_code, name)
     before, now = checkpoint.config, config
-    shapes = before.model(data.n_classes), now.model(data.n_classes)
+    shapes = before.shape(data.n_classes), now.shape(data.n_classes)
     # with another value the stored tensors, data position or optimizer moments would not be valid
     for key in kept_keys(TrainConfig):
         was, wanted = (getattr(source, key) for source in (shapes if hasattr(shapes[0], key) else (before, now)))

@@ -29,7 +29,8 @@ from models.config import GPT2_SHAPES, GPTConfig, Mlp, Norm, Position, misfit
 from models.losses import LOSSES
 from trainer import loss_keys, provenance, yaml_file
 from trainer.keys import OWN, Key, RuleError, declared, unused
-from trainer.lengths import Length, Number, Tokens
+from trainer.lengths import Length, Number, Tokens, Value
+from trainer.model_keys import ModelName
 from trainer.optimizers import OPTIMIZERS, check_name
 
 _OPTIMIZER_SCHEMA = {"anyOf": [{"enum": list(OPTIMIZERS)}, {"type": "string", "pattern": "^[^:]+:[^:]+$"}]}
@@ -43,6 +44,12 @@ Optimizer = Annotated[str, AfterValidator(check_name), WithJsonSchema(_OPTIMIZER
 _SHAPE = Key(memory=True, kept=True)  # the shape of the network, and so of the stored tensors
 _OF_OWN_OPTIMIZER = Key(
     used_by={"optimizer": (OWN,)}, not_searched="one number of it can be: {field: optimizer_params.NAME, ...}"
+)
+_OF_OWN_MODEL = Key(
+    used_by={"model": (OWN,)},
+    memory=True,
+    kept=True,
+    not_searched="one value of it can be: {field: model_params.NAME, ...}",
 )
 _ADAMW = Key(used_by={"optimizer": ("adamw", "muon")})  # Muon has AdamW beside it
 _OTHER_TEXT = "trials on different text cannot be compared; make one study for each "
@@ -69,6 +76,10 @@ class _Keys(BaseModel):
     sequential: from beginning to end in every epoch, without a last incomplete step, as in Mainrun"""
 
     # model
+    model: Annotated[ModelName, _SHAPE] = "gpt"
+    """gpt, or your own as module:Name (see trainer/build_model.py), which is imported only with --allow-code"""
+    model_params: Annotated[dict[str, Value] | None, _OF_OWN_MODEL] = None
+    """arguments of your own model: {name: value}, besides the config's shape and the generator of its weights"""
     n_layer: Annotated[Whole, _SHAPE] = 4
     n_head: Annotated[Whole, _SHAPE] = 4
     n_embd: Annotated[Whole, _SHAPE] = 128
@@ -228,6 +239,12 @@ class TrainConfig(_KeysOfLosses):
 
     def _check_init(self, source: str) -> None:
         """Check what can be checked before the weights are read; trainer.init checks the rest."""
+        if self.model != "gpt":
+            raise RuleError(
+                ("init_from", "model"),
+                f"init_from: {source} begins our GPT with GPT-2's weights, but model is {self.model}; remove one of "
+                "them, and load first weights in your model's own code",
+            )
         if self.tokenizer.partition(":")[0] != "gpt2":
             raise RuleError(
                 ("tokenizer", "init_from"),
@@ -238,7 +255,7 @@ class TrainConfig(_KeysOfLosses):
                 ("zero_init", "init_from"), f"zero_init: true would undo init_from: {source}; remove one of them"
             )
         shape = GPT2_SHAPES.get(source)
-        problem = shape and misfit(self.model(self.vocab_size or shape.vocab_size), shape)
+        problem = shape and misfit(self.shape(self.vocab_size or shape.vocab_size), shape)
         if problem:
             key, reason = problem
             raise RuleError((key, "init_from"), f"{reason} (init_from: {source})")
@@ -257,8 +274,11 @@ class TrainConfig(_KeysOfLosses):
     def tokens_per_step(self) -> int:
         return self.batch_size * self.gradient_accumulation_steps * self.block_size
 
-    def model(self, n_classes: int) -> GPTConfig:
-        """The model's shape for a tokenizer of n_classes. Raises UserError if vocab_size is smaller than that."""
+    def shape(self, n_classes: int) -> GPTConfig:
+        """The model's shape for a tokenizer of n_classes, which an own model is given too.
+
+        Raises UserError if vocab_size is smaller than that.
+        """
         if self.vocab_size is not None and self.vocab_size < n_classes:
             raise UserError(
                 f"vocab_size ({self.vocab_size}) is smaller than the {n_classes} classes of tokenizer "

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from data.dataset import Split
-from models.gpt import GPT
 from models.head import per_token_loss
 from models.loss import Criterion
+from models.own_model import Model
 from models.readouts import log_probs, target_log_probs
 from trainer import calibration
 from trainer import criterion as criteria
@@ -107,7 +107,7 @@ def micro_batch(config: TrainConfig, machine: Machine, ranks: Ranks) -> MicroBat
 
 
 def evaluate(
-    model: GPT,
+    model: Model,
     split: Split,
     config: TrainConfig,
     token_bytes: np.ndarray,

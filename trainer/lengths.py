@@ -43,8 +43,20 @@ def parse_number(value: Any) -> int | float:
     return value
 
 
+def parse_value(value: Any) -> bool | int | float | str:
+    """A finite number, a truth value or a text, as it is. Raises ValueError."""
+    if isinstance(value, bool | str):
+        return value
+    if not isinstance(value, int | float) or not abs(value) < math.inf:
+        raise ValueError(f"expected a finite number, true, false or a text, got {value!r}")
+    return value
+
+
 _TOKENS_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9._]+ ?[kKmMbB]?$"}]}
 _LENGTH_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]}
 Tokens = Annotated[int, BeforeValidator(parse_tokens), WithJsonSchema(_TOKENS_SCHEMA)]
 Length = Annotated[int | str, BeforeValidator(parse_length), WithJsonSchema(_LENGTH_SCHEMA)]
 Number = Annotated[int | float, PlainValidator(parse_number), WithJsonSchema({"type": "number"})]
+Value = Annotated[
+    bool | int | float | str, PlainValidator(parse_value), WithJsonSchema({"type": ["number", "boolean", "string"]})
+]

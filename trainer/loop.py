@@ -28,6 +28,7 @@ from torch import Tensor
 from data import tokens
 from data.dataset import Dataset
 from data.errors import UserError
+from models.gpt import GPT
 from models.loss import Criterion
 from trainer import checkpoint, device, distributed, evaluate, init, schedule
 from trainer import criterion as criteria
@@ -52,6 +53,7 @@ def train(
     on_step: Callable[[int], None] | None = None,
     micro_batch: int | None = None,
     allow_code: bool = False,
+    code_dir: Path | None = None,
 ) -> Result:
     """Train to max_tokens, to early_stop, or to the first loss or gradient norm that is not finite.
 
@@ -62,7 +64,8 @@ def train(
     on_step: called with the tokens so far after every step, on rank 0, for a progress bar.
     micro_batch: initial number of sequences per forward pass, at most batch_size, which is the default. It is halved
         whenever memory does not suffice, and the checkpoint keeps the smaller number.
-    allow_code: own code that the config names (`loss: my_module:MyLoss`, an optimizer) may be imported.
+    allow_code: own code that the config names (`loss: my_module:MyLoss`, an optimizer, a model) may be imported.
+    code_dir: where its modules lie; default: the working directory.
     The caller's random state is restored. Raises UserError for inputs that contradict each other,
     torch.OutOfMemoryError where not even one sequence fits into memory.
     """
@@ -70,11 +73,13 @@ def train(
     with distributed.joined(machine_kind) as ranks:
         machine = device.choose(config, ranks.local_rank)
         with machine.borrowed_randomness(config.seed + ranks.rank):  # dropout differs from rank to rank
-            criterion = criteria.build(config, allow_code)
-            run = _Run(config, data, machine, ranks, out_dir if ranks.rank == 0 else None, rungs, criterion, allow_code)
+            criterion = criteria.build(config, allow_code, code_dir)
+            out_dir = out_dir if ranks.rank == 0 else None
+            run = _Run(config, data, machine, ranks, out_dir, rungs, criterion, allow_code, code_dir)
             if resume is not None:
                 run.restore(resume)
             elif config.init_from is not None:
+                assert isinstance(run.stepper.model, GPT), "the config's check refuses it for any other"
                 run.state.initial = init.begin(run.stepper.model, config.init_from, data.n_classes)
             run.stepper.micro_batch.limit(micro_batch)
             reporter = report if ranks.rank == 0 else _ignore
@@ -98,15 +103,16 @@ class _Run:
         rungs: Sequence[int],
         criterion: Criterion,
         allow_code: bool,
+        code_dir: Path | None,
     ) -> None:
-        self.own_code = criteria.own_code(config)
+        self.own_code = criteria.own_code(config, code_dir)
         self.config, self.data, self.machine, self.ranks = config, data, machine, ranks
         self.out_dir, self.rungs = out_dir, rungs
         length = config.length(data.train.n_targets)
         self.total_steps = schedule.n_steps(length, config.tokens_per_step)
         self.eval_every = config.eval_every or max(1, length // 10)
         machine.reset_peak_memory()
-        self.stepper = Stepper(config, data, machine, ranks, criterion, allow_code)
+        self.stepper = Stepper(config, data, machine, ranks, criterion, allow_code, code_dir)
         self.measure = Measure(config, data, machine, ranks, criterion)
         self.state = State(total_steps=self.total_steps, eval_tokens=self.measure.val_subset.n_targets)
         self.resumed_from: Path | None = None

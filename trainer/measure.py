@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from data import tokens
 from data.dataset import Dataset, Split
-from models.gpt import GPT
 from models.loss import Criterion
+from models.own_model import Model
 from trainer import evaluate, mainrun
 from trainer.config import TrainConfig
 from trainer.device import Machine
@@ -31,7 +31,7 @@ class Measure:
         self._train_subset = tokens.subset(data.train, -(-n_val // 4))
         self._batch = evaluate.micro_batch(config, machine, ranks)
 
-    def score_subsets(self, model: GPT, last: bool) -> tuple[Evaluation, dict[str, float]]:
+    def score_subsets(self, model: Model, last: bool) -> tuple[Evaluation, dict[str, float]]:
         """Evaluate both subsets; returns the validation subset's evaluation and the training subset's metrics.
 
         last: a final report, whose evaluation is a final one where the subset is all of the split.
@@ -40,7 +40,7 @@ class Measure:
         train = self._evaluate(model, self._train_subset)
         return val, {"train_loss": train.loss, "train_objective_loss": train.objective}
 
-    def score_whole(self, model: GPT, val: Evaluation, last: bool) -> tuple[Evaluation, dict[str, float]]:
+    def score_whole(self, model: Model, val: Evaluation, last: bool) -> tuple[Evaluation, dict[str, float]]:
         """Evaluate the whole validation split; returns the evaluation, and the additional metrics of `split: mainrun`.
 
         val: what `score_subsets` returned with the same `last`; it is reused if the subset is the whole split.
@@ -53,7 +53,7 @@ class Measure:
     def _subset_is_all(self) -> bool:
         return self.val_subset is self._data.val
 
-    def _evaluate(self, model: GPT, split: Split, rule: TrainConfig | None = None, final: bool = False) -> Evaluation:
+    def _evaluate(self, model: Model, split: Split, rule: TrainConfig | None = None, final: bool = False) -> Evaluation:
         config, sizes, batch = rule or self._config, self._data.token_bytes, self._batch
         return evaluate.evaluate(model, split, config, sizes, self._machine, self._ranks, batch, final, self._criterion)
 

@@ -57,18 +57,18 @@ class Comparison:
     rule: Rule
 
 
-def compare(run: Path, against: str, prompts: Path, rule: Rule) -> Comparison:
+def compare(run: Path, against: str, prompts: Path, rule: Rule, allow_code: bool = False) -> Comparison:
     """Continue each prompt with both models, on the CPU, in float32.
 
     run: a run folder or checkpoint. against: a directory, or a name on the Hugging Face hub. prompts: one per line.
-    Equal arguments, equal text. Raises UserError.
+    allow_code: the run's own loss and model may be imported. Equal arguments, equal text. Raises UserError.
     """
     if not (rule.max_new_tokens >= 1 and 0 <= rule.temperature < math.inf):
         raise UserError(f"max_new_tokens {rule.max_new_tokens}, temperature {rule.temperature}: at least 1, at least 0")
     from trainer import sample
 
     lines = read_prompts(prompts)
-    trained, loaded = sample.load(run), _load(against)  # mistakes are told before anything is written
+    trained, loaded = sample.load(run, allow_code), _load(against)  # mistakes are told before anything is written
     ours = _ours(run, trained, lines, rule)
     return Comparison([line.text for line in lines], ours, _theirs(against, *loaded, lines, rule), rule)
 

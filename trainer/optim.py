@@ -6,6 +6,7 @@ Every parameter group keeps its peak learning rate as `initial_lr`; the schedule
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,16 +64,19 @@ class Optimizers:
         return key != "params" and (self._settings is None or key in self._settings or key not in saved)
 
 
-def build(model: nn.Module, config: TrainConfig, *, allow_code: bool = False) -> Optimizers:
+def build(
+    model: nn.Module, config: TrainConfig, *, allow_code: bool = False, code_dir: Path | None = None
+) -> Optimizers:
     """The optimizer that `config` names, over all of the model's parameters.
 
     An own one (`module:Name`) is called as `Name(groups, lr=learning_rate, **optimizer_params)`, as torch's are: a
     subclass of torch.optim.Optimizer, or a function that returns one. Each of the groups has its `weight_decay`
     (`decay_groups`). Its step() is called without a closure. A checkpoint keeps its state_dict, which must hold
     tensors and plain values only; entries of a group that it changes itself are its state too.
+    code_dir: where own modules lie, default the working directory.
     Raises UserError for an own one that is not allowed, does not exist or does not take its parameters.
     """
-    make = load_own(config, allow_code)
+    make = load_own(config, allow_code, code_dir)
     if make is None:
         return Optimizers(OPTIMIZERS[config.optimizer].build(model, config))
     parameters = config.optimizer_params or {}
@@ -90,14 +94,14 @@ def build(model: nn.Module, config: TrainConfig, *, allow_code: bool = False) ->
     return Optimizers([part], settings={"lr", "initial_lr", "weight_decay", *parameters})
 
 
-def load_own(config: TrainConfig, allow_code: bool) -> Any | None:
+def load_own(config: TrainConfig, allow_code: bool, code_dir: Path | None = None) -> Any | None:
     """The object behind `optimizer: module:Name`, imported if that is allowed; None for a declared optimizer.
 
     Raises UserError, see `build`.
     """
     if not own_code.is_reference(config.optimizer):
         return None
-    make = own_code.load(config.optimizer, allow_code=allow_code, kind="optimizer")
+    make = own_code.load(config.optimizer, allow_code=allow_code, kind="optimizer", directory=code_dir)
     if not callable(make):
         raise UserError(f"optimizer {config.optimizer} is a {type(make).__name__}; name a torch.optim.Optimizer")
     return make

@@ -62,7 +62,9 @@ def build_muon(model: nn.Module, config: Config) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between hidden layers, whose update it orthogonalises; AdamW for tables, head, vectors."""
     import torch
 
-    hidden = {id(p) for name, p in model.named_parameters() if p.dim() == 2 and ".h." in f".{name}"}
+    from models.own_model import hidden_matrices
+
+    hidden = {id(p) for p in hidden_matrices(model)}
     parameters = trainable(model)
     muon = torch.optim.Muon(
         [p for p in parameters if id(p) in hidden],

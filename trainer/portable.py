@@ -1,6 +1,7 @@
-"""A trained run as files that carry no code and load anywhere: weights as safetensors, config, tokenizer.
+"""A trained run as files that load anywhere: weights as safetensors, config, tokenizer, without a pickle.
 
     model.safetensors  config.yaml  tokenizer.json (and ranks.tiktoken)  about.json
+    own_code/          the source of the run's own loss and model, where it has any: imported only with allow_code
 
 Example: save(Path("runs/quickstart/trials/7"), Path("elsewhere")); load(Path("elsewhere")).score(["Once upon a time"])
 """
@@ -15,38 +16,51 @@ from typing import Any
 import numpy as np
 import torch
 
-from data import tokenizers
+from data import own_code, tokenizers
 from data.dataset import Split
 from data.errors import UserError
 from data.tokenizers import Tokenizer
-from models.gpt import GPT
 from models.loss import Criterion
 from models.readouts import log_probs
-from trainer import checkpoint, config, device, evaluate
+from trainer import build_model, checkpoint, config, device, evaluate
 from trainer import criterion as criteria
 from trainer.config import TrainConfig
 from trainer.rescore import scored_weights
 from trainer.sample import Trained
 
-WEIGHTS, ABOUT = "model.safetensors", "about.json"
+WEIGHTS, ABOUT, CODE = "model.safetensors", "about.json", "own_code"
+_NEEDED = ("loss", "model")  # what own code a trained run still runs
 
 
 def save(run: Path, folder: Path, tokenizer: Tokenizer | None = None) -> None:
-    """Write what a run's last report was about into a new folder. tokenizer: default the one in the run folder.
+    """Write the weights of a run's last report, config and tokenizer into a new folder.
 
-    Raises UserError where the run folder has no readable checkpoint.
+    tokenizer: default: the one in the run folder.
+    Imports no own code: of an own loss or model the source files are copied, from the working directory. That of an
+    installed package is not: it must be installed where the run is loaded. Raises UserError where the run folder has
+    no readable checkpoint, or where the own code has changed since the run.
     """
-    from safetensors.torch import save_model
+    from safetensors.torch import save_file, save_model
 
     saved = checkpoint.load(run)
-    model = GPT(saved.config.model(saved.n_classes), torch.Generator())
-    model.load_state_dict(scored_weights(saved))
+    digests = criteria.own_code(saved.config, keys=_NEEDED)
+    checkpoint.check_own_code(saved, digests, str(run))
     folder.mkdir(parents=True)
-    save_model(model, str(folder / WEIGHTS))
+    weights = scored_weights(saved)
+    if own_code.is_reference(saved.config.model):
+        # tensors that share memory, as a tied head's, are written once for each name
+        save_file({name: value.contiguous().clone() for name, value in weights.items()}, str(folder / WEIGHTS))
+    else:
+        model = build_model.build(saved.config, saved.n_classes, torch.Generator())
+        model.load_state_dict(weights)
+        save_model(model, str(folder / WEIGHTS))
     (folder / checkpoint.CONFIG).write_text(config.dump(saved.config), encoding="utf-8")
     (tokenizer or tokenizers.load(run)).save(folder)
+    for name, content in own_code.sources_of(dict.fromkeys(digests, "code")).files.items():
+        (folder / CODE / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / CODE / name).write_bytes(content)
     facts = {"n_classes": saved.n_classes, "eot": saved.eot, "data_hash": saved.data_hash}
-    (folder / ABOUT).write_text(json.dumps(facts), encoding="utf-8")
+    (folder / ABOUT).write_text(json.dumps(facts | ({"own_code": digests} if digests else {})), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -94,9 +108,10 @@ def _stream(ids: list[np.ndarray], eot: int | None) -> Split:
 def load(folder: Path, allow_code: bool = False) -> Portable:
     """A saved run, on the device that its config names, or on whatever there is where that device is missing.
 
-    allow_code: an own loss, whose read-out is wanted, may be imported. Raises UserError where it is needed and is not.
+    allow_code: an own model, and an own loss, whose read-out is wanted, may be imported: from the saved folder itself,
+    or from installed packages. Raises UserError where that is needed and not allowed.
     """
-    from safetensors.torch import load_model
+    from safetensors.torch import load_file, load_model
 
     loaded = config.load(folder / checkpoint.CONFIG)
     try:
@@ -105,9 +120,13 @@ def load(folder: Path, allow_code: bool = False) -> Portable:
         loaded = config.replace(loaded, device="auto")
     facts = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     n_classes = facts["n_classes"]
-    model = GPT(loaded.model(n_classes), torch.Generator())
-    load_model(model, str(folder / WEIGHTS))
-    criterion = criteria.build(loaded, allow_code)
+    code_dir = folder / CODE
+    criterion = criteria.build(loaded, allow_code, code_dir)
+    model = build_model.build(loaded, n_classes, torch.Generator(), allow_code=allow_code, code_dir=code_dir)
+    if own_code.is_reference(loaded.model):
+        model.load_state_dict(load_file(str(folder / WEIGHTS)))
+    else:
+        load_model(model, str(folder / WEIGHTS))
 
     def readout(logits: torch.Tensor) -> torch.Tensor:
         return log_probs(criterion.loss, criterion.parameters, logits[:, :n_classes], criterion.readout)

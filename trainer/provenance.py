@@ -51,6 +51,8 @@ class Provenance(BaseModel):
     commit: str = ""
     dirty: bool | None = None
     """whether the code differed from the commit"""
+    own_code: dict[str, str] = {}
+    """sha256 of the source of the trial's own loss, optimizer and model, by reference"""
 
 
 class _Head(BaseModel):
@@ -111,6 +113,7 @@ def describe(provenance: Provenance) -> list[str]:
         f"how sure: {p.how_sure}" if p.how_sure else "",
         f"commit: {p.commit}{dirty}" if p.commit else "",
         f"data: {p.corpus}, hash {p.data_hash}" if p.data_hash else "",
+        *(f"own code: {reference}, sha256 {digest}" for reference, digest in p.own_code.items()),
     ]
     return [line for line in lines if line]
 

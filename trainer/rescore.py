@@ -9,8 +9,7 @@ from torch import Tensor
 
 from data.dataset import Dataset, Split
 from data.errors import UserError
-from models.gpt import GPT
-from trainer import checkpoint, device, evaluate
+from trainer import build_model, checkpoint, device, evaluate
 from trainer import criterion as criteria
 from trainer.checkpoint import Checkpoint
 from trainer.evaluate import Evaluation
@@ -19,8 +18,9 @@ from trainer.evaluate import Evaluation
 def rescore(folder: Path, data: Dataset, split: Split, allow_code: bool = False) -> Evaluation:
     """Evaluate a run that has ended. data: what it was trained on, of which `split` may be any split.
 
-    allow_code: an own loss may be imported. Raises UserError where the folder holds no run that has ended, one of
-    other data, or one whose own loss may not be imported or has changed since.
+    allow_code: an own loss or model may be imported, from the working directory.
+    Raises UserError where the folder holds no run that has ended, one of
+    other data, or one whose own code may not be imported or has changed since.
     """
     saved = checkpoint.load(folder)
     if saved.state.ended is None:
@@ -31,10 +31,11 @@ def rescore(folder: Path, data: Dataset, split: Split, allow_code: bool = False)
             f"(hash {data.hash[:12]})"
         )
     criterion = criteria.build(saved.config, allow_code)
-    checkpoint.check_own_code(saved, criteria.own_code(saved.config), str(folder))
+    checkpoint.check_own_code(saved, criteria.own_code(saved.config, keys=("loss", "model")), str(folder))
     machine = device.choose(saved.config)
-    model = GPT(saved.config.model(data.n_classes), torch.Generator()).to(machine.device)
+    model = build_model.build(saved.config, data.n_classes, torch.Generator(), allow_code=allow_code)
     model.load_state_dict(scored_weights(saved))
+    model.to(machine.device)
     return evaluate.evaluate(model, split, saved.config, data.token_bytes, machine, criterion=criterion)
 
 

@@ -28,8 +28,9 @@ from data.errors import UserError
 from data.tokenizers import Tokenizer
 from models.gpt import GPT
 from models.nanogpt import load_nanogpt
+from models.own_model import Model
 from models.readouts import log_probs
-from trainer import checkpoint
+from trainer import build_model, checkpoint
 from trainer import criterion as criteria
 from trainer.files import replace_text
 from trainer.prompts import Prompt, Written, as_json, as_text, read_prompts
@@ -44,7 +45,7 @@ def softmax(logits: Tensor) -> Tensor:
 
 
 def sample(
-    model: GPT,
+    model: Model,
     tokenizer: Tokenizer,
     prompt: str = "",
     max_new_tokens: int = 500,
@@ -61,7 +62,7 @@ def sample(
 
 
 def samples(
-    model: GPT,
+    model: Model,
     tokenizer: Tokenizer,
     prompt: str = "",
     max_new_tokens: int = 500,
@@ -103,7 +104,7 @@ def _check_rule(temperature: float, top_k: int | None, top_p: float | None) -> N
 
 
 def _continue(
-    model: GPT,
+    model: Model,
     start: list[int],
     max_new_tokens: int,
     eot: int | None,
@@ -151,7 +152,7 @@ def _draw(logp: Tensor, generator: torch.Generator, temperature: float, top_k: i
 class Trained:
     """A trained model with its tokenizer and its read-out."""
 
-    model: GPT
+    model: Model
     tokenizer: Tokenizer
     eot: int | None
     readout: Readout
@@ -166,8 +167,8 @@ def load(run: Path, allow_code: bool = False) -> Trained:
     """A run folder (its best weights where it has them, else the latest), or one checkpoint file of such a folder.
 
     A nanoGPT `ckpt.pt` is read too; its folder must then hold tokenizer files of ours.
-    allow_code: an own loss, whose read-out is wanted, may be imported.
-    Raises UserError for anything else.
+    allow_code: an own model, and an own loss, whose read-out is wanted, may be imported from the working directory.
+    Raises UserError for anything else, and where that code has changed since the run.
     """
     if not run.exists():
         raise UserError(f"{run}: no such run folder or checkpoint")
@@ -178,9 +179,10 @@ def load(run: Path, allow_code: bool = False) -> Trained:
     if file.name == "ckpt.pt":
         return _load_nanogpt(file)
     saved = checkpoint.load(file)
-    model = GPT(saved.config.model(saved.n_classes), torch.Generator())
-    model.load_state_dict(saved.model)
     criterion = criteria.build(saved.config, allow_code)
+    model = build_model.build(saved.config, saved.n_classes, torch.Generator(), allow_code=allow_code)
+    checkpoint.check_own_code(saved, criteria.own_code(saved.config, keys=("loss", "model")), str(file))
+    model.load_state_dict(saved.model)
 
     def readout(logits: Tensor) -> Tensor:
         return log_probs(criterion.loss, criterion.parameters, logits[:, : saved.n_classes], criterion.readout)
@@ -248,7 +250,7 @@ def parser(prog: str = "python -m trainer.sample") -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1337)
     parser.add_argument("--json", action="store_true", help="as JSON: prompt, temperature, sample and text of each")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write to a file instead of the screen")
-    help_text = "import the run's own loss (loss: module:Name) for its read-out; runs that module's code"
+    help_text = "import the run's own model, and own loss for its read-out (module:Name); it runs as you would run it"
     parser.add_argument("--allow-code", action="store_true", help=help_text)
     return parser
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data import tokens
 from data.dataset import Split
-from models.gpt import GPT
+from models.own_model import Model
 from trainer.device import Machine
 from trainer.distributed import Ranks
 from trainer.memory import MicroBatch
@@ -33,7 +33,7 @@ class Scoring:
 
     def __init__(
         self,
-        model: GPT,
+        model: Model,
         split: Split,
         rule: tuple[int, int],
         n_classes: int,
@@ -80,7 +80,7 @@ def _nothing() -> None:
 
 
 @contextlib.contextmanager
-def evaluation_mode(model: GPT) -> Iterator[None]:
+def evaluation_mode(model: Model) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:

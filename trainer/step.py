@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data import tokens
 from data.dataset import Dataset
-from models.gpt import GPT
 from models.head import training_loss
 from models.loss import Criterion
+from models.own_model import Model
+from trainer import build_model, optim
 from trainer import criterion as criteria
-from trainer import optim
 from trainer.config import TrainConfig
 from trainer.device import Machine
 from trainer.distributed import Ranks
@@ -34,7 +35,7 @@ from trainer.memory import MicroBatch
 class Objective(nn.Module):
     """The model and its training loss as one module, for torch.compile and DDP."""
 
-    def __init__(self, model: GPT, criterion: Criterion, n_classes: int) -> None:
+    def __init__(self, model: Model, criterion: Criterion, n_classes: int) -> None:
         super().__init__()
         self.model = model
         self.loss = criterion.loss
@@ -63,8 +64,12 @@ class Stepper:
         ranks: Ranks,
         criterion: Criterion | None = None,
         allow_code: bool = False,
+        code_dir: Path | None = None,
     ) -> None:
-        """criterion: of the config; default: built from it, which an own loss refuses. allow_code: as in `train`."""
+        """criterion: of the config; default: built from it, which an own loss refuses.
+
+        allow_code, code_dir: as in `train`.
+        """
         self.machine, self.ranks = machine, ranks
         self.rows_per_step = config.batch_size * config.gradient_accumulation_steps
         self.first_row, self.n_rows = ranks.share(self.rows_per_step)
@@ -75,9 +80,10 @@ class Stepper:
         order, rows = config.data_order, self.rows_per_step
         self.batches = tokens.Batches(data.train, config.block_size, order, config.seed, rows)
         generator = torch.Generator().manual_seed(config.seed)
-        self.model = GPT(config.model(data.n_classes), generator).to(machine.device)
+        model = build_model.build(config, data.n_classes, generator, allow_code=allow_code, code_dir=code_dir)
+        self.model = model.to(machine.device)
         self.parameters = list(self.model.parameters())
-        self.optimizers = optim.build(self.model, config, allow_code=allow_code)
+        self.optimizers = optim.build(self.model, config, allow_code=allow_code, code_dir=code_dir)
         self._objective: Any = Objective(self.model, criterion or criteria.build(config), data.n_classes)
         if config.compile:
             self._objective = torch.compile(self._objective)

@@ -8,6 +8,12 @@ import sys
 from pathlib import Path
 
 
+def allow_code(parser: argparse.ArgumentParser) -> None:
+    """The permission to run code of the user's own."""
+    text = "import own code that the study names (loss, optimizer, corpus, model: module:Name), which runs it"
+    parser.add_argument("--allow-code", action="store_true", help=text)
+
+
 def whole(text: str) -> int:
     """A whole number from 0."""
     if not text.isdecimal():

@@ -53,15 +53,17 @@ def _open(args: argparse.Namespace) -> Jobs:
 def _submit(args: argparse.Namespace) -> int:
     from search.jobs.cluster import find
     from search.spec.load import with_options
+    from search.spec.own_code import check_allowed
 
-    spec, _, _ = with_options(args.spec, args.set, args.scale, args.name, args.storage)
+    spec, base, _ = with_options(args.spec, args.set, args.scale, args.name, args.storage)
+    check_allowed(spec, base, args.allow_code)  # known before a cluster is looked for
     cluster = find(args.address, [spec.folder.parent, RUNS])
     from search.jobs.ray_jobs import Jobs
     from search.jobs.submit import Order, links, submit
     from search.tracking.tracker import open_tracker
 
     jobs = Jobs(cluster.address)
-    order = Order(args.spec, tuple(args.set), args.scale, args.name, args.storage)
+    order = Order(args.spec, tuple(args.set), args.scale, args.name, args.storage, args.allow_code)
     job = submit(order, cluster, jobs, lambda line: print(line, flush=True))
     print("\n".join(links(job, jobs, open_tracker(spec.tracking, spec.folder))), flush=True)
     return _follow(jobs, job) if args.follow else 0

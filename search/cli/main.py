@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from data.errors import UserError
 from search.cli import jobs, service, study
-from search.cli.arguments import color, port, whole, width
+from search.cli.arguments import allow_code, color, port, whole, width
 
 if TYPE_CHECKING:
     from search.spec.study_spec import StudySpec
@@ -79,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "--temperature", type=float, default=0.8, metavar="X", help="0 takes the likeliest token (default 0.8)"
     )
     compared.add_argument("--seed", type=whole, default=1337)
+    allow_code(compared)
 
     ui = command("ui", _ui, "MLflow's page over the storage, on this machine, until Ctrl-C")
     ui.add_argument("study", nargs="?", metavar="STUDY", help="the study to link to; default: the newest")
@@ -99,6 +100,7 @@ def _spec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", metavar="NAME", help="one of the spec's scales: --scale tiny")
     parser.add_argument("--name", help="the study's name instead of the spec's")
     parser.add_argument("--storage", help="where studies live instead of the spec's place")
+    allow_code(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -108,7 +110,7 @@ def _run(args: argparse.Namespace) -> int:
     from search.study.scores import best
 
     spec, base, file = _load(args)
-    study = study_run.run(spec, base, file, address=args.address)
+    study = study_run.run(spec, base, file, address=args.address, allow_code=args.allow_code)
     print(table.render(study, by=spec.compare, limit=10, width=width(), color=color()))
     if best(study) is not None:
         print(f"best config: {spec.folder / 'best.yaml'} (train it longer: nanosweep train FILE --set max_tokens=...)")
@@ -127,7 +129,7 @@ def _run(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> None:
     from search.run.plan import describe
 
-    print(describe(*_load(args)), end="")
+    print(describe(*_load(args), allow_code=args.allow_code), end="")
 
 
 def _load(args: argparse.Namespace) -> tuple[StudySpec, TrainConfig, YamlFile]:
@@ -142,7 +144,7 @@ def _compare(args: argparse.Namespace) -> None:
     from trainer.model_comparison import Rule, compare
 
     rule = Rule(args.max_new_tokens, args.temperature, args.seed)
-    comparison = compare(args.run, args.against, args.prompts, rule)
+    comparison = compare(args.run, args.against, args.prompts, rule, args.allow_code)
     print(comparison_page.render(comparison, width()), end="")
     if args.html is not None:
         files.replace_text(args.html, comparison_page.page(comparison))

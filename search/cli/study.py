@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.errors import UserError
-from search.cli.arguments import color, study, study_folder, whole, width
+from search.cli.arguments import allow_code, color, study, study_folder, whole, width
 
 # nothing heavy up here, see cli.py
 Command = Callable[..., argparse.ArgumentParser]
@@ -30,6 +30,7 @@ def add(command: Command) -> None:
 
     page = command("report", _report, "a study as one HTML page: leaderboard, curves, parameters, rungs, workers, cost")
     study(page)
+    allow_code(page)
     page.add_argument("-o", "--out", type=Path, metavar="FILE", help="default: report.html in the study's folder")
 
     figures = command("figures", _figures, "loss curves, perplexity by document, reliability as PNG files")
@@ -41,11 +42,13 @@ def add(command: Command) -> None:
 
     documents = command("documents", _documents, "a trial story by story: quantiles, calibration, the worst ones")
     study_folder(documents)
+    allow_code(documents)
     documents.add_argument("--trial", type=whole, metavar="N", help="another trial than the best")
     documents.add_argument("--worst", type=whole, default=3, metavar="N", help="how many of the worst (default 3)")
 
     written = command("samples", _samples, "one text from the best trial of each value of a key, from the same prompt")
     study_folder(written)
+    allow_code(written)
     written.add_argument("--by", metavar="KEY", help="the best of each value of a config key: --by loss")
     written.add_argument("--prompt", default="", help="what the texts begin with; default: a new document")
     written.add_argument("--max-new-tokens", type=whole, default=200, metavar="N", help="of each (default 200)")
@@ -57,10 +60,12 @@ def add(command: Command) -> None:
 
     final = command("finalize", _finalize, "the finalists on the test split, once; nothing is chosen by it")
     study_folder(final)
+    allow_code(final)
 
     text = "the best trial as a version in MLflow's model registry, alias champion; run does it by itself"
     registered = command("register", _register, text)
     study_folder(registered)
+    allow_code(registered)
     text = "another trial than the best; champion stays who leads"
     registered.add_argument("--trial", type=whole, metavar="N", help=text)
     registered.add_argument("--name", help="of the registered model; default: the study's")
@@ -108,7 +113,7 @@ def _report(args: argparse.Namespace) -> None:
 
     study = open_study(args.study, args.storage)
     path = args.out or page.place(study, find_folder(args.study, args.storage))
-    page.write(study, path)
+    page.write(study, path, allow_code=args.allow_code)
     size = path.stat().st_size / 1e6
     print(f"{path}: {len(study.searched)} trials, one page that needs no network ({size:.1f} MB)")
 
@@ -134,7 +139,7 @@ def _documents(args: argparse.Namespace) -> None:
     from search.results.documents import describe
     from search.study import lookup
 
-    print(describe(lookup.study_folder(args.study, args.storage), args.trial, args.worst), end="")
+    print(describe(lookup.study_folder(args.study, args.storage), args.trial, args.worst, args.allow_code), end="")
 
 
 def _samples(args: argparse.Namespace) -> None:
@@ -143,7 +148,7 @@ def _samples(args: argparse.Namespace) -> None:
 
     folder = lookup.study_folder(args.study, args.storage)
     rule = samples.Rule(args.prompt, args.max_new_tokens, args.temperature, args.seed)
-    written = samples.write(folder, args.by, rule)
+    written = samples.write(folder, args.by, rule, args.allow_code)
     print(samples.render(written) if args.format == "text" else samples.markdown(folder.name, rule, written), end="")
 
 
@@ -152,12 +157,14 @@ def _finalize(args: argparse.Namespace) -> None:
     from search.study import lookup
 
     folder = lookup.study_folder(args.study, args.storage)
-    print(finalize.render(finalize.finalize(folder)), end="")
+    print(finalize.render(finalize.finalize(folder, args.allow_code)), end="")
 
 
 def _register(args: argparse.Namespace) -> None:
     from search.study import lookup
     from search.tracking.registry import register
 
-    registered = register(lookup.study_folder(args.study, args.storage), args.trial, args.name)
+    registered = register(
+        lookup.study_folder(args.study, args.storage), args.trial, args.name, allow_code=args.allow_code
+    )
     print(f"{registered}\n\n{registered.snippet}")

@@ -1,4 +1,5 @@
-"""What travels to a cluster with a job: the code, one spec, its base config, and nothing else that lies around.
+"""What travels to a cluster with a job: the code, one spec, its base config, the own code that the spec names, and
+nothing else that lies around.
 
 The package is a zip that Ray uploads as it is and unpacks as the job's working directory. Files are named one by one:
 whatever a working directory holds beside them (data, checkpoints, a file of passwords) stays at home. No Ray in here.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +38,11 @@ class Package:
     spec: str
 
 
-def collect(path: Path, spec: StudySpec, file: YamlFile, root: Path = ROOT) -> Package:
+def collect(
+    path: Path, spec: StudySpec, file: YamlFile, root: Path = ROOT, own: Mapping[str, bytes] | None = None
+) -> Package:
     """The package for a spec that was read from `path`. file: the spec as loaded, for the line of its `base`.
+    own: further files, as of `data.own_code.sources_of`.
 
     A spec of the checkout keeps its place in it. Raises UserError where `base` cannot be carried along.
     """
@@ -53,7 +58,7 @@ def collect(path: Path, spec: StudySpec, file: YamlFile, root: Path = ROOT) -> P
         place = f"{ELSEWHERE}/base/{base.name}"
     if place not in (posixpath.normpath(spec.base), posixpath.normpath(f"{posixpath.dirname(home)}/{spec.base}")):
         text = _with_base(text, file, spec.base, place)
-    return Package({**code(root), place: base.read_bytes(), home: text.encode()}, home)
+    return Package({**(own or {}), **code(root), place: base.read_bytes(), home: text.encode()}, home)
 
 
 def code(root: Path = ROOT) -> dict[str, bytes]:

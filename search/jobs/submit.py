@@ -17,10 +17,12 @@ from itertools import chain, count
 from pathlib import Path
 
 from data.errors import UserError
+from data.own_code import sources_of
 from search.jobs import package
 from search.jobs.cluster import Cluster
 from search.jobs.paths import absolute
 from search.jobs.ray_jobs import GRACE, STORAGE, STUDY, Job, Jobs
+from search.spec import own_code
 from search.spec.check import check
 from search.spec.load import with_options
 from search.study import environment
@@ -41,12 +43,15 @@ class Order:
     scale: str | None = None
     name: str | None = None
     storage: str | None = None
+    allow_code: bool = False
 
 
 def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None]) -> Job:
     """Start the job. say: takes lines for people. Raises UserError before anything is sent, or for what Ray refuses."""
     spec, base, file = with_options(order.spec, order.set, order.scale, order.name, order.storage)
     check(spec, base, file)
+    own_code.check_allowed(spec, base, order.allow_code)
+    named = own_code.references(spec, base)
     here = cluster.service is not None or jobs.here()
     folder = folder_there(spec.storage, spec.folder, here, cluster.address)
     listed = jobs.all()
@@ -55,9 +60,13 @@ def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None
     for path in paths.there:
         say(f"note: {path} is read on the cluster: it must lie there, at that path")
     environment_variables = variables(cluster, open_tracker(spec.tracking, folder), here)
-    packed = package.collect(order.spec, spec, file)
+    sources = sources_of(named)
+    for reference in sources.installed:
+        say(f"note: {reference} is in an installed package: it must be installed on the cluster too")
+    packed = package.collect(order.spec, spec, file, own=sources.files)
     options = [f"--set={text}" for text in (*order.set, *paths.changes)] + [f"--storage={folder.parent}"]
     options += [f"--{key}={value}" for key, value in (("scale", order.scale), ("name", order.name)) if value]
+    options += ["--allow-code"] if order.allow_code and named else []
     python = sys.executable if here else "python"
     entrypoint = f"exec {shlex.join([python, '-m', 'search', 'run', packed.spec, *options])}"
     metadata = {STUDY: spec.study, STORAGE: str(folder.parent)}

@@ -32,10 +32,11 @@ class Samples:
     reason: str = ""
 
 
-def samples_of(study: Study, allow_slow: bool = True) -> Samples:
+def samples_of(study: Study, allow_slow: bool = True, allow_code: bool = False) -> Samples:
     """Texts from the leader's own weights or, where these are gone, from those of its first run with a fresh seed.
 
-    allow_slow: if False, give a reason instead of texts that would take more than some seconds. Never raises for
+    allow_slow: if False, give a reason instead of texts that would take more than some seconds.
+    allow_code: the leader's own loss and model may be imported; if not, they are a reason. Never raises for
     weights that are missing or unusable: that is a reason, too.
     """
     leader = best(study)
@@ -60,7 +61,7 @@ def samples_of(study: Study, allow_slow: bool = True) -> Samples:
             reason=f"a model of {size} parameters takes a while: nanosweep report {study.folder} writes them"
         )
     try:
-        samples = _write(file, run.number, leader.number)
+        samples = _write(file, run.number, leader.number, allow_code)
     except (UserError, OSError, RuntimeError) as error:
         return Samples(reason=f"the weights of trial {run.number} cannot be used: {error}")
     with suppress(UserError):  # a read-only folder: nothing is cached, and the next report generates the texts again
@@ -81,12 +82,12 @@ def _kept(path: Path, key: dict[str, Any]) -> Samples | None:
         return None
 
 
-def _write(file: Path, run: int, leader: int) -> Samples:
+def _write(file: Path, run: int, leader: int, allow_code: bool) -> Samples:
     import torch
 
     from trainer.sample import load
 
-    trained, threads = load(file), torch.get_num_threads()
+    trained, threads = load(file, allow_code), torch.get_num_threads()
     if trained.model.n_parameters() < SMALL:
         torch.set_num_threads(1)
     try:

@@ -35,9 +35,12 @@ WIDE, NARROW = 1060, 350  # px; each full-width chart is drawn in both widths
 ROWS = 200  # of the leaderboard that are shown
 
 
-def write(study: Study, path: Path, allow_slow: bool = True) -> None:
-    """Write the page to a file atomically. allow_slow: see `samples_of`. Raises UserError when it cannot be written."""
-    export.replace_text(path, page(study, samples_of(study, allow_slow)))
+def write(study: Study, path: Path, allow_slow: bool = True, allow_code: bool = False) -> None:
+    """Write the page to a file atomically. allow_slow, allow_code: see `samples_of`.
+
+    Raises UserError when it cannot be written.
+    """
+    export.replace_text(path, page(study, samples_of(study, allow_slow, allow_code)))
 
 
 def place(study: Study, folder: Path | None) -> Path:
@@ -47,10 +50,10 @@ def place(study: Study, folder: Path | None) -> Path:
     return Path(f"{Path(study.header.name).name or 'study'}-{NAME}")
 
 
-def write_beside(folder: Path) -> None:
+def write_beside(folder: Path, allow_code: bool = False) -> None:
     """Write the page of a study that has just run into its folder. An error is printed and does not fail the study."""
     try:
-        write(read_study(folder), folder / NAME, allow_slow=False)
+        write(read_study(folder), folder / NAME, allow_slow=False, allow_code=allow_code)
     except Exception as error:
         print(f"nanosweep: {folder / NAME} was not written: {type(error).__name__}: {error}", file=sys.stderr)
 

@@ -40,9 +40,10 @@ class Sample:
     text: str | None
 
 
-def write(folder: Path, by: str | None, rule: Rule) -> list[Sample]:
+def write(folder: Path, by: str | None, rule: Rule, allow_code: bool = False) -> list[Sample]:
     """A text from the best trial of each value, in the leaderboard's order; without `by` the leader's alone.
 
+    allow_code: own losses and models may be imported.
     Raises UserError where the study has no such key, the prompt cannot be encoded, or no text can be written at all.
     """
     study = read_study(folder)
@@ -55,7 +56,7 @@ def write(folder: Path, by: str | None, rule: Rule) -> list[Sample]:
     samples = [
         Sample(value, _explain_absence(groups[value]), None)
         if trial is None
-        else _sample(study, folder, value, trial, rule)
+        else _sample(study, folder, value, trial, rule, allow_code)
         for value, trial in sorted(chosen.items(), key=lambda item: _place(study, item[1]))
     ]
     if all(sample.text is None for sample in samples):
@@ -76,14 +77,14 @@ def _explain_absence(trials: list[Trial]) -> str:
     return f"no trial of full length ({', '.join(f'{count} {status}' for status, count in ends)}), so nobody to write"
 
 
-def _sample(study: Study, folder: Path, value: str, trial: Trial, rule: Rule) -> Sample:
+def _sample(study: Study, folder: Path, value: str, trial: Trial, rule: Rule, allow_code: bool) -> Sample:
     from trainer.sample import load
 
     runs = [run for run in (*study.again(trial.number), trial) if run.final is not None]
     kept = next((run for run in runs if _weights(folder, run).exists()), None)
     if kept is None:
         return Sample(value, _explain_lost_weights(folder, trial), None)
-    trained = load(_weights(folder, kept))
+    trained = load(_weights(folder, kept), allow_code)
     text = trained.write(
         rule.prompt, 1, max_new_tokens=rule.max_new_tokens, temperature=rule.temperature, seed=rule.seed
     )[0]

@@ -29,8 +29,9 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _LENGTH = 300  # characters printed of each of the worst documents
 
 
-def describe(folder: Path, trial: int | None = None, worst: int = 3) -> str:
+def describe(folder: Path, trial: int | None = None, worst: int = 3, allow_code: bool = False) -> str:
     """The report as text. trial: its number, default the leader. worst: how many of the worst documents to print.
+    allow_code: an own corpus may run where it is not prepared yet.
 
     Raises UserError where the trial has no per-document results, or the corpus has changed.
     """
@@ -39,7 +40,7 @@ def describe(folder: Path, trial: int | None = None, worst: int = 3) -> str:
     scores = load(trial_folder(folder, chosen.number) / SCORES)
     lines = [export.title(study, chosen).removeprefix("nanosweep: "), *_distribution(scores), *_calibration(chosen)]
     if worst and not scores.one_document:
-        lines += ["", f"the worst {worst}:", *_worst(study, chosen, scores, worst)]
+        lines += ["", f"the worst {worst}:", *_worst(study, chosen, scores, worst, allow_code)]
     return "\n".join(lines) + "\n"
 
 
@@ -71,8 +72,8 @@ def _calibration(trial: Trial) -> list[str]:
     return [line]
 
 
-def _worst(study: Study, trial: Trial, scores: Scores, worst: int) -> list[str]:
-    data = dataset_of(study, TrainConfig.model_validate(trial.config))
+def _worst(study: Study, trial: Trial, scores: Scores, worst: int, allow_code: bool) -> list[str]:
+    data = dataset_of(study, TrainConfig.model_validate(trial.config), allow_code)
     if len(scores.nll) != data.val.n_docs:
         raise UserError(f"trial {trial.number}: {SCORES} is of {len(scores.nll)} documents, the corpus has others now")
     per_token = scores.nll / np.maximum(scores.tokens, 1)

@@ -15,6 +15,7 @@ from search.study.scores import best, objective, objective_of
 from search.study.study import Study, Trial
 from trainer import provenance, units
 from trainer.config import TrainConfig, dump
+from trainer.criterion import names_own_code
 from trainer.files import replace_text as replace_text  # re-exported for the driver and the report
 from trainer.provenance import Provenance
 
@@ -55,7 +56,8 @@ def text(study: Study, trial: int | None = None, ranked: list[Standing] | None =
     """
     chosen = choose(study, trial)
     config, block = dump(_config(chosen)), provenance.dump(provenance_of(study, chosen, ranked))
-    comments = "".join(f"# {line}\n" for line in (title(study, chosen), *_USE))
+    permission = " --allow-code" if names_own_code(_config(chosen)) else ""
+    comments = "".join(f"# {line}\n" for line in (title(study, chosen), *(f"{use}{permission}" for use in _USE)))
     return f"{comments}\n{block}\n{config}"
 
 
@@ -100,6 +102,7 @@ def provenance_of(study: Study, trial: Trial, ranked: list[Standing] | None = No
         data_hash=header.data.hash,
         commit=header.commit,
         dirty=header.dirty,
+        own_code={name: digest for name, digest in header.own_code.items() if name in trial.config.values()},
     )
 
 

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 TEST_SCORES = "test_scores.npz"
 
 
-def finalize(folder: Path) -> Study:
+def finalize(folder: Path, allow_code: bool = False) -> Study:
     """Score the finalists' runs that have no test metrics yet and write these to the journal. Returns the study.
 
+    allow_code: own losses and models may be imported, and an own corpus may run where it is not prepared yet.
     Raises UserError without finalists, while a driver runs the study, where the corpus has changed since, or without
     a test split.
     """
@@ -36,7 +37,7 @@ def finalize(folder: Path) -> Study:
         study = read_study(folder)
         left = [trial for trial in finalist_runs(study) if trial.test is None]
         if left:
-            _score(folder, study, left)
+            _score(folder, study, left, allow_code)
     return read_study(folder)
 
 
@@ -56,7 +57,7 @@ def finalist_runs(study: Study) -> list[Trial]:
     return runs
 
 
-def _score(folder: Path, study: Study, trials: list[Trial]) -> None:
+def _score(folder: Path, study: Study, trials: list[Trial], allow_code: bool) -> None:
     from data.prepare import load_test
     from trainer.rescore import rescore
 
@@ -64,14 +65,14 @@ def _score(folder: Path, study: Study, trials: list[Trial]) -> None:
     for trial in trials:  # raise every possible error before scoring anything
         config = TrainConfig.model_validate(trial.config)
         if config.tokenizer not in datasets:
-            datasets[config.tokenizer] = dataset_of(study, config)
+            datasets[config.tokenizer] = dataset_of(study, config, allow_code)
     tests = {name: load_test(data.path) for name, data in datasets.items()}
     ledger = Ledger(folder)
     try:
         for trial in trials:
             tokenizer = trial.config["tokenizer"]
             place = trial_folder(folder, trial.number)
-            result = rescore(place, datasets[tokenizer], tests[tokenizer])
+            result = rescore(place, datasets[tokenizer], tests[tokenizer], allow_code)
             result.scores.save(place / TEST_SCORES)
             metrics = {
                 "test_loss": result.loss,
@@ -85,11 +86,14 @@ def _score(folder: Path, study: Study, trials: list[Trial]) -> None:
         ledger.close()
 
 
-def dataset_of(study: Study, config: TrainConfig) -> Dataset:
-    """The prepared corpus that the study ran on. Raises UserError where its hash has changed."""
+def dataset_of(study: Study, config: TrainConfig, allow_code: bool = False) -> Dataset:
+    """The prepared corpus that the study ran on. allow_code: an own one may run where it is not prepared yet.
+
+    Raises UserError where its hash has changed.
+    """
     from data.prepare import prepare
 
-    data = prepare(config.corpus, config.tokenizer, config.split)
+    data = prepare(config.corpus, config.tokenizer, config.split, allow_code=allow_code)
     tokenized = study.header.data.tokenizers.get(config.tokenizer)
     expected = study.header.data.hash if tokenized is None else tokenized.hash
     if data.hash != expected:

@@ -74,7 +74,7 @@ def search(prepared: Prepared, each: Share, scratch: Path, console: Console, tra
                 scheduler.interrupt("the driver failed")
                 raise
         gallery.attempt(spec.folder)  # before the tracker's last act, which takes them along
-        page.write_beside(spec.folder)  # before the tracker ends, which takes it along
+        page.write_beside(spec.folder, prepared.own_code.allowed)  # before the tracker ends, which takes it along
 
 
 def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console, scratch: Path) -> None:
@@ -98,7 +98,7 @@ def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console,
 def _begin(prepared: Prepared, each: Share, ledger: DriverLedger) -> None:
     """The first records of a driver: the study; and trials that an earlier driver left running do not run."""
     spec = prepared.spec
-    fields = header.fields(spec, prepared.base, prepared.data, spec.rungs(prepared.length))
+    fields = header.fields(spec, prepared.base, prepared.data, spec.rungs(prepared.length), prepared.own_code.digests)
     ledger.write("study", **fields, workers={"slots": each.slots, "cpus": each.cpus, "gpus": each.gpus})
     write_spec(spec)
     if prepared.earlier_trials:
@@ -114,7 +114,7 @@ def _fit(prepared: Prepared, scratch: Path, searcher: Any, scheduler: Any, watch
     references = {name: ray.put(dataset) for name, dataset in prepared.datasets.items()}
     # tune.run and not Tuner, which would pickle searcher and scheduler, and with them the data, for a snapshot
     tune.run(
-        tune.with_parameters(trial, datasets=references, threads=each.threads),
+        tune.with_parameters(trial, datasets=references, threads=each.threads, own_code=prepared.own_code),
         resources_per_trial={"cpu": each.cpus, "gpu": each.gpus},
         search_alg=searcher,
         scheduler=scheduler,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from search.run.own_code import OwnCode
 from search.study.environment import packages
 
 PATIENCE = 120.0  # seconds for a node to answer: it may have to unpack the code first
@@ -20,19 +21,23 @@ PATIENCE = 120.0  # seconds for a node to answer: it may have to unpack the code
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node said. writes: whether it reads and writes the study's folder; None: it did not answer."""
+    """What a node said. writes: whether it reads and writes the study's folder; None: it did not answer.
+
+    code: why it cannot use the user's own code; empty where it can.
+    """
 
     node: str
     writes: bool | None
     packages: Mapping[str, str]
+    code: str = ""
 
 
-def check(folder: Path, name: str = "storage:") -> None:
+def check(folder: Path, name: str = "storage:", own_code: OwnCode | None = None) -> None:
     """Ask every node of the Ray that we are connected to. name: how the user gave the folder.
 
-    Raises UserError, one line that names the nodes.
+    own_code: what trials import. Raises UserError, one line that names the nodes.
     """
-    if why := complaint(folder, _ask(folder), name=name):
+    if why := complaint(folder, _ask(folder, own_code or OwnCode()), name=name):
         raise UserError(why)
 
 
@@ -55,6 +60,9 @@ def complaint(
             )
     if without := [answer.node for answer in answers if not answer.writes]:
         return f"{name} {folder} cannot be read and written from {_names(without)}; give a path that all nodes share"
+    for answer in answers:
+        if answer.code:
+            return f"node {answer.node}: {answer.code}; nanosweep submit sends own code along"
     return None
 
 
@@ -74,7 +82,7 @@ def _names(nodes: list[str]) -> str:
     return ", ".join(sorted(set(nodes)))
 
 
-def _ask(folder: Path) -> list[Answer]:
+def _ask(folder: Path, own_code: OwnCode) -> list[Answer]:
     """What each node says; one that is lost meanwhile has no say."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -86,7 +94,7 @@ def _ask(folder: Path) -> list[Answer]:
         nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
         for id_ in nodes:
             there = NodeAffinitySchedulingStrategy(id_, soft=False)
-            asked[id_] = look.options(scheduling_strategy=there).remote(str(mark))
+            asked[id_] = look.options(scheduling_strategy=there).remote(str(mark), own_code)
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=PATIENCE)
         said = {id_: _got(answer) for id_, answer in asked.items()}
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
@@ -95,24 +103,24 @@ def _ask(folder: Path) -> list[Answer]:
         mark.unlink()
 
 
-def _got(answer: Any) -> tuple[bool | None, Mapping[str, str]]:
-    """What a node said; (None, {}) when it was lost or has not answered."""
+def _got(answer: Any) -> tuple[bool | None, Mapping[str, str], str]:
+    """What a node said; (None, {}, "") when it was lost or has not answered."""
     import ray
 
     try:
-        writes, packages = ray.get(answer, timeout=1)
+        writes, packages, code = ray.get(answer, timeout=1)
     except ray.exceptions.RayError:
-        return None, {}
-    return bool(writes), packages
+        return None, {}, ""
+    return bool(writes), packages, str(code)
 
 
-def _look(mark: str) -> tuple[bool, Mapping[str, str]]:
-    """On a node: whether it sees the mark and can write beside it, and what is installed."""
+def _look(mark: str, own_code: OwnCode) -> tuple[bool, Mapping[str, str], str]:
+    """On a node: whether it sees the mark and can write beside it, what is installed, what own code lacks."""
     path = Path(mark)
     probe = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
     try:
         probe.touch()
         probe.unlink()
-        return path.exists(), packages()
+        return path.exists(), packages(), own_code.problem()
     except OSError:
-        return False, packages()
+        return False, packages(), ""

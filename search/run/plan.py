@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from data.errors import UserError
+from data.own_code import is_reference
 from search.run import resources
+from search.run.own_code import OwnCode
 from search.run.prepare import Prepared, prepare
 from search.spec import points, space
 from search.spec.check import check
+from search.spec.own_code import references
 from search.spec.parameter import Parameter
 from search.spec.start_points import known_points
 from search.spec.study_spec import Budget, StudySpec
@@ -25,15 +28,19 @@ from trainer.yaml_file import YamlFile
 _SHAPES = 200  # points whose parameters are counted; a larger space is sampled
 
 
-def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
-    """Lines of text. Raises UserError for whatever `run` would refuse before it starts Ray."""
+def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: bool = False) -> str:
+    """Lines of text. Raises UserError for whatever `run` would refuse before it starts Ray.
+
+    allow_code: own code that the spec names may be imported, and is tried; without, a line says what was not looked at.
+    """
     check(spec, base, file)
     share = resources.share(spec.resources, [this_machine()], file, base.device)
     folder = find_folder(spec.folder)
     known = read_study(folder) if folder else Study()
     header.check_same(spec, base, known.header)
-    plan = prepare(spec, base, file, known)
-    sizes = _parameters(spec, base, {name: dataset.n_classes for name, dataset in plan.datasets.items()})
+    plan = prepare(spec, base, file, known, allow_code=allow_code, trains=False)
+    classes = {name: dataset.n_classes for name, dataset in plan.datasets.items()}
+    sizes = _parameters(spec, base, classes, plan.own_code)
     rungs = ", ".join(units.count(rung) for rung in spec.rungs(plan.length)) or "none: every trial runs to its end"
     each = f"{share.cpus:g} CPU" + (f", {share.gpus:g} GPU" if share.gpus else "")
     lines = {
@@ -42,6 +49,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile) -> str:
         "space": f"{len(spec.space)} parameters, by {spec.sampler}{_turns(spec)}",
         **{f"  {name}": _range(parameter) for name, parameter in spec.space.items()},
         **_start(spec),
+        **_own_code(spec, base, allow_code),
         **_warm_start(plan, known),
         "trial": f"{_span([plan.shortest, plan.length])} tokens, {_span(sizes)} parameters",
         "rungs": rungs + _treatment(spec),
@@ -125,22 +133,35 @@ def _warm_start(plan: Prepared, known: Study) -> dict[str, str]:
     return {"warm start": f"{spec.warm_start}: {warm_start.summary(told, spec.sampler)}{note}"}
 
 
-def _parameters(spec: StudySpec, base: TrainConfig, classes: dict[str, int]) -> list[int]:
-    """Sizes of models that the space holds."""
+def _own_code(spec: StudySpec, base: TrainConfig, allow_code: bool) -> dict[str, str]:
+    named = ", ".join(f"{key} {reference}" for reference, key in references(spec, base).items())
+    missing = "" if allow_code else "; not imported: --allow-code tries it, and run needs it"
+    return {"own code": named + missing} if named else {}
+
+
+def _parameters(spec: StudySpec, base: TrainConfig, classes: dict[str, int], own_code: OwnCode) -> list[int]:
+    """Sizes of models that the space holds; of own ones only where they may be imported."""
     from search.run.trainable import count_parameters
 
     values = {name: points.candidates(name, parameter) for name, parameter in spec.space.items()}
-    shapes = set()
+    sizes: dict[str, int] = {}
     for point in points.some_points(spec.space, values, _SHAPES):
         try:
             config = space.configure(base, spec.space, point)
         except UserError:  # a corner that the sampler would not propose either
             continue
-        shapes.add(config.model(classes[config.tokenizer]))
-    return [count_parameters(shape) for shape in shapes]
+        if is_reference(config.model) and not own_code.allowed:
+            continue
+        n_classes = classes[config.tokenizer]
+        shape = repr((config.shape(n_classes), config.model, config.model_params))
+        if shape not in sizes:
+            sizes[shape] = count_parameters(config, n_classes, own_code)
+    return list(sizes.values())
 
 
 def _span(sizes: list[int]) -> str:
+    if not sizes:
+        return "an unknown number of"
     low, high = units.count(min(sizes)), units.count(max(sizes))
     return low if low == high else f"{low} to {high}"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
-from search.spec import points, space
+from search.run.own_code import OwnCode, try_all
+from search.spec import own_code, points, space
 from search.spec.check import check_length
 from search.spec.study_spec import StudySpec
 from search.strategy import warm_start
@@ -22,7 +24,7 @@ class Prepared:
 
     base: with eval_tokens filled in; data: for the header; length: of the longest trial, shortest: of the shortest
     (they differ where max_tokens is searched); earlier_trials: an earlier study's, to be taken over into a
-    study that has neither them nor trials of its own.
+    study that has neither them nor trials of its own; own_code: the user's, which trials may import.
     """
 
     spec: StudySpec
@@ -32,19 +34,38 @@ class Prepared:
     length: int
     shortest: int
     earlier_trials: list[dict[str, Any]]
+    own_code: OwnCode = field(default_factory=OwnCode)
 
     def tokens(self, config: TrainConfig) -> int:
         """What a config trains on: its max_tokens, epochs counted out."""
         return config.length(self.datasets[config.tokenizer].train.n_targets)
 
 
-def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Study, show: bool = False) -> Prepared:
-    """Prepare the corpus for each tokenizer, and see that spec, data and the study so far fit. Raises UserError."""
+def prepare(
+    spec: StudySpec,
+    base: TrainConfig,
+    file: YamlFile,
+    known: Study,
+    show: bool = False,
+    *,
+    allow_code: bool = False,
+    trains: bool = True,
+) -> Prepared:
+    """Prepare the corpus for each tokenizer, and see that spec, data and the study so far fit. Raises UserError.
+
+    allow_code: whether the user's own code may be imported, which is then tried. trains: False for who only looks: the
+    own code that trials would need may then be missing the permission.
+    """
     from data.prepare import prepare as prepare_data
     from data.tokens import Batches
 
+    digests = own_code.digests(spec, base)
+    header.check_same_own_code(digests, known.header)
+    if trains or allow_code:
+        try_all(spec, base, allow_code)
     datasets = {
-        name: prepare_data(base.corpus, name, base.split, progress=show) for name in space.tokenizers(spec, base)
+        name: prepare_data(base.corpus, name, base.split, progress=show, allow_code=allow_code)
+        for name in space.tokenizers(spec, base)
     }
     for source in space.values_of("init_from", spec, base):
         if source is not None:
@@ -68,8 +89,9 @@ def prepare(spec: StudySpec, base: TrainConfig, file: YamlFile, known: Study, sh
     data = header.describe(datasets, pinned)
     header.check_same_data(data, known.header)
     begun = known.trials or known.earlier_trials
-    earlier_trials = [] if begun else warm_start.take_over(spec, data, length, file)
-    return Prepared(spec, pinned, datasets, data, length, shortest, earlier_trials)
+    earlier_trials = [] if begun else warm_start.take_over(spec, data, length, file, digests)
+    own = OwnCode(allow_code, str(Path.cwd()), digests)
+    return Prepared(spec, pinned, datasets, data, length, shortest, earlier_trials, own)
 
 
 def _steps(spec: StudySpec, base: TrainConfig) -> set[tuple[int, int]]:

@@ -39,11 +39,18 @@ if TYPE_CHECKING:
 
 
 def run(
-    spec: StudySpec, base: TrainConfig, file: YamlFile, *, address: str | None = None, console: Console | None = None
+    spec: StudySpec,
+    base: TrainConfig,
+    file: YamlFile,
+    *,
+    address: str | None = None,
+    console: Console | None = None,
+    allow_code: bool = False,
 ) -> Study:
     """Run a study to the end of its budget, or resume it. Returns what its journal says.
 
     address: of a Ray cluster; default RAY_ADDRESS (set inside a Ray job), else Ray is started on this machine.
+    allow_code: whether own code that the spec names (`loss: my_module:MyLoss`) may be imported, here and by trials.
     Ctrl-C stops it: what ran is `interrupted` and will be continued. A second one raises KeyboardInterrupt at once.
     Raises UserError for whatever is wrong with spec, data or machines; a fresh study then leaves nothing behind.
     """
@@ -63,11 +70,11 @@ def run(
     with held(spec.folder):
         earlier = _read(spec.folder)
         header.check_same(spec, base, earlier.header)
-        prepared = prepare(spec, base, file, earlier, show=console.is_terminal)
+        prepared = prepare(spec, base, file, earlier, show=console.is_terminal, allow_code=allow_code)
         for line in advice(spec, prepared.base, prepared.length):
             print(f"note: {line}", file=console.file)
         if _over(spec, earlier):
-            page.write_beside(spec.folder)
+            page.write_beside(spec.folder, allow_code)
             _track(spec, tracker)  # nothing to do but to send what it may still lack
         else:
             with ExitStack() as stack:
@@ -75,7 +82,7 @@ def run(
                     scratch = stack.enter_context(ray_session(address, machine))
                     each = share(spec.resources, cluster(), file, base.device)
                     if address:
-                        nodes.check(spec.folder)
+                        nodes.check(spec.folder, own_code=prepared.own_code)
                     from search.run.driver import search  # loads Ray Tune: a second or two
 
                 search(prepared, each, scratch, console, tracker)

@@ -27,10 +27,12 @@ from ray.train.torch import TorchTrainer
 
 from data import tokenizers
 from data.errors import Lost, UserError
+from search.run.own_code import OwnCode
 from search.run.resources import Share
 from search.run.watch import beating
 from trainer.__main__ import Order
 from trainer.config import TrainConfig
+from trainer.criterion import own_code
 from trainer.report import Report, Result
 
 NOTES, ERROR = "workers.jsonl", "error.txt"
@@ -47,7 +49,7 @@ _PATIENCE = 20.0  # seconds for Ray's client to let go of a Ray that is gone; no
 def worker(job: dict[str, Any]) -> dict[str, Any]:
     """What each worker runs: the only training loop, in the process group that Ray Train has made.
 
-    job: {"config", "data", "out", "resume", "threads", "allow_code"}; data: a reference into Ray's object store.
+    job: {"config", "data", "out", "resume", "threads", "own_code"}; data: a reference into Ray's object store.
     Returns the fields of the Result, and the worker's machine in words.
     """
     import torch
@@ -65,7 +67,11 @@ def worker(job: dict[str, Any]) -> dict[str, Any]:
         raise OSError(f"{out / CHECKPOINT} is not to be seen from {os.uname().nodename} yet")
     resume = out / CHECKPOINT if begun else job["resume"]
     config = TrainConfig.model_validate(job["config"])
-    result = train(config, ray.get(job["data"]), _nobody, resume, out_dir=out, allow_code=job["allow_code"])
+    own_code = OwnCode(**job["own_code"])
+    own_code.check(config)
+    data = ray.get(job["data"])
+    allowed, code_dir = own_code.allowed, own_code.here()
+    result = train(config, data, _nobody, resume, out_dir=out, allow_code=allowed, code_dir=code_dir)
     context = get_context()
     machine = device.describe(device.choose(config, context.get_local_rank()), context.get_world_size())
     return {"result": dataclasses.asdict(result), "machine": machine}
@@ -188,7 +194,7 @@ class Group:
                 "out": str(order.out.resolve()),
                 "resume": order.resume and order.resume.resolve(),
                 "threads": each.threads,
-                "allow_code": order.allow_code,
+                "own_code": dataclasses.asdict(OwnCode(order.allow_code, str(Path.cwd()), own_code(order.config))),
             }
             fitted = TorchTrainer(
                 worker,

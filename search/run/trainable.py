@@ -19,6 +19,7 @@ from typing import Any
 from data.dataset import Dataset
 from data.errors import UserError
 from models.config import GPTConfig
+from search.run.own_code import OwnCode
 from trainer.config import TrainConfig
 from trainer.report import Report
 
@@ -27,21 +28,28 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 ERROR = "error.txt"
 
 
-def trial(config: dict[str, Any], datasets: dict[str, Any], threads: int) -> None:
+def trial(config: dict[str, Any], datasets: dict[str, Any], threads: int, own_code: OwnCode) -> None:
     """The function that Tune runs in a worker.
 
     config: {"trial", "config", "resume", "out_dir", "rungs", "objective", "micro_batch"}, as the searcher suggested
         it. micro_batch: sequences in one pass that are known to fit the trial's shape, or None.
     datasets: by tokenizer, a reference into Ray's object store: the workers of a node share its arrays.
+    own_code: the user's, which the trial may import.
     """
     import ray
     from ray import tune
 
     dataset = ray.get(datasets[config["config"]["tokenizer"]])
-    run(config, dataset, tune.report, threads)
+    run(config, dataset, tune.report, threads, own_code)
 
 
-def run(job: dict[str, Any], data: Dataset, send: Callable[[Message], Any], threads: int) -> None:
+def run(
+    job: dict[str, Any],
+    data: Dataset,
+    send: Callable[[Message], Any],
+    threads: int,
+    own_code: OwnCode | None = None,
+) -> None:
     """Train one trial and send its messages: one per report, the last one with the status. No Ray in here.
 
     Whatever the training raises is sent as a status; what `send` raises (SystemExit, when the scheduler stops the
@@ -63,17 +71,20 @@ def run(job: dict[str, Any], data: Dataset, send: Callable[[Message], Any], thre
             send(_message(measured, facts))
 
     try:
-        status, cause = _train(job, data, report, facts)
+        status, cause = _train(job, data, report, facts, own_code or OwnCode())
     except Exception as error:
         status, cause, final = *_failure(error, Path(job["out_dir"])), None
     send({**_message(final, facts), "status": status, "cause": cause})
 
 
-def _train(job: dict[str, Any], data: Dataset, report: Callable[[Report], None], facts: Message) -> tuple[str, str]:
+def _train(
+    job: dict[str, Any], data: Dataset, report: Callable[[Report], None], facts: Message, own_code: OwnCode
+) -> tuple[str, str]:
     from trainer.loop import train
 
     config = TrainConfig.model_validate(job["config"])
-    facts["n_parameters"] = count_parameters(config.model(data.n_classes))
+    own_code.check(config)
+    facts["n_parameters"] = count_parameters(config, data.n_classes, own_code)
     out_dir = Path(job["out_dir"])
     result = train(
         config,
@@ -83,6 +94,8 @@ def _train(job: dict[str, Any], data: Dataset, report: Callable[[Report], None],
         out_dir=out_dir,
         rungs=job["rungs"],
         micro_batch=job.get("micro_batch"),
+        allow_code=own_code.allowed,
+        code_dir=own_code.here(),
     )
     return result.status, result.message
 
@@ -173,7 +186,16 @@ def _release() -> None:
         torch.cuda.empty_cache()
 
 
-def count_parameters(model: GPTConfig) -> int:
+def count_parameters(config: TrainConfig, n_classes: int, own_code: OwnCode) -> int:
+    """What the `n_parameters` of a config's model says. Raises UserError as `build_model.build`."""
+    from trainer import build_model
+
+    if build_model.load_own(config, own_code.allowed, own_code.here()) is None:
+        return count_gpt(config.shape(n_classes))
+    return build_model.count_own(config, n_classes, own_code.here())
+
+
+def count_gpt(model: GPTConfig) -> int:
     """What `GPT.n_parameters` would say, without making the weights: position table and an untied lookup left out."""
     import torch
 

@@ -6,13 +6,12 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter
 
 from search.spec.parameter import Parameter
 from trainer.config import TrainConfig
-from trainer.lengths import Number
 
 Space = Mapping[str, Parameter]
 Point = dict[str, Any]
@@ -133,16 +132,25 @@ def number_kind(field: str) -> Literal["int", "float"] | None:
     def kinds(annotation: Any) -> set[Any]:
         return {annotation}.union(*(kinds(part) for part in get_args(annotation)))
 
-    if "." in field:  # an entry of a mapping of numbers
+    if "." in field:  # an entry of a mapping; its whole numbers come by a choice
         return "float"
     types = kinds(TrainConfig.model_fields[field].annotation)
     return "float" if float in types else "int" if int in types and bool not in types else None
 
 
+def _entry(annotation: Any) -> Any:
+    """The type of the values of a key that holds a mapping."""
+    if get_origin(annotation) is dict:
+        return get_args(annotation)[1]
+    return next((kind for part in get_args(annotation) if (kind := _entry(part)) is not None), None)
+
+
 @cache
 def _adapter(field: str) -> TypeAdapter[Any]:
     if "." in field:
-        return TypeAdapter(Number, config=ConfigDict(strict=True))
+        return TypeAdapter(
+            _entry(TrainConfig.model_fields[field.partition(".")[0]].annotation), config=ConfigDict(strict=True)
+        )
     info = TrainConfig.model_fields[field]
     kind: Any = info.annotation
     for rule in info.metadata:

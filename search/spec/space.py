@@ -15,7 +15,8 @@ from trainer.units import count
 
 _SHORT = {"learning_rate": "lr", "weight_decay": "wd", "batch_size": "batch", "max_tokens": "tokens"}
 _LETTER = {"n_layer": "L", "n_head": "H", "n_embd": "D", "block_size": "T"}
-_PLAIN = ("loss", "optimizer", "schedule", "tokenizer", "mlp", "norm", "position")  # shown by value alone
+# shown by value alone
+_PLAIN = ("model", "loss", "optimizer", "schedule", "tokenizer", "mlp", "norm", "position")
 
 
 def configure(base: TrainConfig, space: Space, point: Point) -> TrainConfig:

@@ -7,7 +7,7 @@ earlier study's own trials are copied, not those that it had copied itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from data.errors import UserError, nearest
@@ -28,10 +28,17 @@ from trainer.yaml_file import YamlFile
 _ASIDE = ("eval_", "checkpoint_every", "device", "dtype", "compile", "seed", "max_tokens")
 
 
-def take_over(spec: StudySpec, data: dict[str, Any], length: int, file: YamlFile | None = None) -> list[dict[str, Any]]:
+def take_over(
+    spec: StudySpec,
+    data: dict[str, Any],
+    length: int,
+    file: YamlFile | None = None,
+    own_code: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
     """The earlier trials for the `prior` record of `spec.warm_start`; none without one.
 
     data: of this study, as in its header; length: tokens of its full-length trials; file: the spec's, for line numbers.
+    own_code: digests of the user's own code by reference, as in its header.
     A trial counts with its objective where it trained to this study's length, else with its scores at rungs. Points
     outside the present space and trials without any score are left out, except broken trials. Raises UserError when
     there is no such study, when it cannot be compared with this one, or when no trial is left.
@@ -42,6 +49,7 @@ def take_over(spec: StudySpec, data: dict[str, Any], length: int, file: YamlFile
     where = f"{file.where(('warm_start',))}: {spec.warm_start}"
     earlier = _earlier(spec, where)
     _check_comparable(spec, data, earlier, where)
+    _check_own_code(own_code or {}, earlier, where)
     name = earlier.header.name
     taken = [_taken(spec, earlier, trial, data, length, where) for trial in earlier.searched]
     kept = [{"study": name, **entry} for entry in taken if entry is not None]
@@ -103,6 +111,16 @@ def _check_comparable(spec: StudySpec, data: dict[str, Any], earlier: Study, whe
         parts.append(f"it searched {', '.join(sorted(searched - ours))} too")
     if parts:
         raise UserError(f"{where}: its space is another: {', and '.join(parts)}; both must search the same parameters")
+
+
+def _check_own_code(digests: Mapping[str, str], earlier: Study, where: str) -> None:
+    for reference, digest in digests.items():
+        theirs = earlier.header.own_code.get(reference, digest)
+        if theirs != digest:
+            raise UserError(
+                f"{where}: its trials ran other code of {reference} (sha256 {theirs[:12]}; here {digest[:12]}); they "
+                "cannot be compared"
+            )
 
 
 def _present(space: Space, point: Point) -> Point | None:

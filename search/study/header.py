@@ -20,9 +20,19 @@ from search.study.study_record import Header, Reading
 from trainer.config import TrainConfig, replace
 
 
-def fields(spec: StudySpec, base: TrainConfig, data: dict[str, Any], rungs: list[int]) -> dict[str, Any]:
-    """The fields of the study record that a driver writes when it starts. data: from `describe`."""
+def fields(
+    spec: StudySpec,
+    base: TrainConfig,
+    data: dict[str, Any],
+    rungs: list[int],
+    own_code: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The fields of the study record that a driver writes when it starts. data: from `describe`.
+
+    own_code: {reference: sha256 of its source} of the user's own code that the study names.
+    """
     record = {"version": VERSION, "spec": plain(spec), "base": plain(base), "data": data, "rungs": rungs}
+    record |= {"own_code": dict(own_code)} if own_code else {}
     return {**record, **environment.facts()}
 
 
@@ -149,6 +159,17 @@ def check_same_data(data: dict[str, Any], header: Header) -> None:
             f"{data['corpus']} has changed since the study began (hash {header.data.hash[:12]}, is now "
             f"{data['hash'][:12]}); bring the old text back, or begin another study (study:)"
         )
+
+
+def check_same_own_code(digests: Mapping[str, str], header: Header) -> None:
+    """Trials of different code cannot stand on one leaderboard. digests: of now, by reference. Raises UserError."""
+    for reference, digest in digests.items():
+        before = header.own_code.get(reference, digest)
+        if before != digest:
+            raise UserError(
+                f"the code of {reference} has changed since the study began (sha256 {before[:12]}, is now "
+                f"{digest[:12]}); restore that code, or begin another study (study:)"
+            )
 
 
 def differences(earlier: TrainConfig, base: TrainConfig) -> list[tuple[str, str]]:

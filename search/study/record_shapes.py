@@ -98,6 +98,7 @@ class _Study(_Any):
     base: NotRequired[dict[str, Any]]
     data: NotRequired[_Data | None]
     rungs: NotRequired[list[Count] | None]
+    own_code: NotRequired[dict[str, str] | None]
     commit: NotRequired[str | None]
     dirty: NotRequired[bool | None]
     packages: NotRequired[dict[str, Any] | None]

@@ -64,6 +64,7 @@ class Header:
     """The parsed study record. record: as it is in the journal; {} before a driver has written one.
 
     packages: versions by name. host: name, system, cpu, cpus, memory_gb, as far as recorded.
+    own_code: sha256 of the source by reference, of the user's own code that the study names.
     workers: slots (trials at once), cpus and gpus of each; {} where the release did not write them.
     """
 
@@ -76,6 +77,7 @@ class Header:
     packages: Mapping[str, str] = field(default_factory=dict)
     host: Mapping[str, Any] = field(default_factory=dict)
     workers: Mapping[str, float] = field(default_factory=dict)
+    own_code: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def spec_reading(self) -> Reading[StudySpec]:
@@ -119,6 +121,7 @@ def read_header(record: Record) -> Header:
         packages={name: str(version) for name, version in (record.get("packages") or {}).items()},
         host=record.get("host") or {},
         workers=record.get("workers") or {},
+        own_code=record.get("own_code") or {},
     )
 
 

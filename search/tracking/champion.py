@@ -40,7 +40,7 @@ class Champion(PythonModel):
     def load_context(self, context: Any) -> None:
         from trainer.portable import load
 
-        self.run = load(Path(context.artifacts["run"]))
+        self.run = load(Path(context.artifacts["run"]), allow_code=True)  # whoever loads an MLflow model runs its code
 
     def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
         import pandas as pd

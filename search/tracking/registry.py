@@ -9,16 +9,18 @@ are used: its fluent API keeps its state in globals.
 
 from __future__ import annotations
 
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data import tokenizers
 from data.errors import UserError
+from data.own_code import is_reference, sources_of
 from search.results import export
 from search.spec.objective import Objective
 from search.study.folder import trial_folder
@@ -66,11 +68,20 @@ class Registered:
         return f"{what}; load it as models:/{self.name}@{ALIAS}" if self.leads else f"{what}; it is not the {ALIAS}"
 
 
-def register(folder: Path, number: int | None = None, name: str | None = None, uri: str | None = None) -> Registered:
+def register(
+    folder: Path,
+    number: int | None = None,
+    name: str | None = None,
+    uri: str | None = None,
+    *,
+    allow_code: bool = False,
+) -> Registered:
     """Register a trial of the study in `folder`: by default the leader, which then is `champion`.
 
     number: another trial, which is registered and takes no alias unless it leads. name: of the registered model;
-    default the study's. A version that exists already is not made again. Raises UserError where there is no leader,
+    default the study's. allow_code: an own corpus that is not cached may run, for its tokenizer; no other
+    own code is imported: the source of a loss or model travels with the version. A version that
+    exists already is not made again. Raises UserError where there is no leader,
     where a trial has no weights any more, and where MLflow is away or does not know the study.
     """
     study = read_study(folder)
@@ -88,7 +99,7 @@ def register(folder: Path, number: int | None = None, name: str | None = None, u
     client = connect(uri)
     tags = _tags(study, folder, trial, run)
     earlier = _find_version(client, name, tags)
-    model = earlier or _make(client, name, tags, folder, trial, run)
+    model = earlier or _make(client, name, tags, folder, trial, run, allow_code)
     leads = best(study) is trial and _take_lead(client, name, model, tags, objective_of(study))
     return Registered(name, str(model.version), trial.number, earlier is None, leads, uri)
 
@@ -135,6 +146,7 @@ def _tags(study: Study, folder: Path, trial: Trial, run: Trial) -> dict[str, str
             "data": source.data_hash or None,
             "commit": source.commit or None,
             "dirty": source.dirty,
+            "own_code": "; ".join(f"{name} sha256 {digest}" for name, digest in source.own_code.items()) or None,
         }
     )
 
@@ -145,7 +157,7 @@ def _find_version(client: MlflowClient, name: str, tags: dict[str, str]) -> Mode
 
 
 def _make(
-    client: MlflowClient, name: str, tags: dict[str, str], folder: Path, trial: Trial, run: Trial
+    client: MlflowClient, name: str, tags: dict[str, str], folder: Path, trial: Trial, run: Trial, allow_code: bool
 ) -> ModelVersion:
     """Log the model to the trial's MLflow run, and make it a version. What an earlier try has left is used."""
     from mlflow.entities import LoggedModelStatus
@@ -164,7 +176,7 @@ def _make(
     if model.status != LoggedModelStatus.READY:
         with tempfile.TemporaryDirectory(prefix="nanosweep-champion-") as place:
             saved = Path(place) / "model"
-            _save(folder, run, saved, model.model_id, run_id)
+            _save(folder, run, saved, model.model_id, run_id, allow_code)
             client.log_model_artifacts(model.model_id, str(saved))
         client.finalize_logged_model(model.model_id, "READY")
     text = f"study {tags['study']}, trial {trial.number} ({trial.name})"
@@ -190,7 +202,7 @@ def _mlflow_run(client: MlflowClient, folder: Path, number: int) -> Run:
     return runs[0]
 
 
-def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str) -> None:
+def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str, allow_code: bool) -> None:
     """The MLflow model as a folder."""
     import pandas as pd
     from mlflow.models import Model, ModelSignature
@@ -205,7 +217,7 @@ def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str) -> 
 
         files = Path(scratch) / "run"
         origin = trial_folder(folder, run.number)
-        save(origin, files, _tokenizer(origin, run))
+        save(origin, files, _tokenizer(origin, run, allow_code))
         outputs = [("string", "text"), ("double", "nats"), ("long", "tokens")]
         save_model(
             path=str(place),
@@ -218,7 +230,9 @@ def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str) -> 
                 ParamSchema([ParamSpec(key, kind, default) for key, (kind, default) in PARAMS.items()]),
             ),
             input_example=pd.DataFrame({"prompt": ["Once upon a time"]}),
-            pip_requirements=[f"{package}=={number}" for package in NEEDS if (number := _version(package))],
+            pip_requirements=[
+                f"{package}=={number}" for package in (*NEEDS, *_distributions(run)) if (number := _version(package))
+            ],
             mlflow_model=Model(model_id=model_id, run_id=run_id),
         )
     for cache in place.rglob("__pycache__"):
@@ -227,14 +241,22 @@ def _save(folder: Path, run: Trial, place: Path, model_id: str, run_id: str) -> 
         cache.rmdir()
 
 
-def _tokenizer(origin: Path, run: Trial) -> tokenizers.Tokenizer:
+def _tokenizer(origin: Path, run: Trial, allow_code: bool) -> tokenizers.Tokenizer:
     """The trial's own; from the cache where another node trained it, whose folder has none."""
     if (origin / tokenizers.JSON_FILE).exists():
         return tokenizers.load(origin)
     from data.prepare import prepare
 
     config = TrainConfig.model_validate(run.config)
-    return tokenizers.load(prepare(config.corpus, config.tokenizer, config.split).path)
+    return tokenizers.load(prepare(config.corpus, config.tokenizer, config.split, allow_code=allow_code).path)
+
+
+def _distributions(run: Trial) -> list[str]:
+    """The installed packages that hold the trial's own loss or model: their code is not logged with it."""
+    named = [str(run.config.get(key)) for key in ("loss", "model")]
+    installed = sources_of({text: "code" for text in named if is_reference(text)}).installed
+    owners = packages_distributions()
+    return [owner for text in installed for owner in owners.get(re.split("[.:]", text)[0], [])]
 
 
 def _version(package: str) -> str | None:

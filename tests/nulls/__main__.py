@@ -48,7 +48,7 @@ def trial(config: TrainConfig, data: Dataset) -> list[float]:
     with tempfile.TemporaryDirectory(prefix="nanosweep-nulls-") as folder:
         train(config, data, lambda report: None, out_dir=Path(folder))
         saved = checkpoint.load(Path(folder) / checkpoint.CHECKPOINT, machine.device)
-    model = GPT(config.model(data.n_classes), torch.Generator())
+    model = GPT(config.shape(data.n_classes), torch.Generator())
     model.load_state_dict(saved.model)
     found = evaluate(model, data.val, config, data.token_bytes, machine)
     return [round(float(nats), 2) for nats in found.scores.nll]
