@@ -29,7 +29,6 @@ def build(config: TrainConfig, allow_code: bool = False, code_dir: Path | None =
     allow_code: whether an own loss may be imported; code_dir: from where, default the working directory.
     Raises UserError where it may not, and for one that is no `Loss`, cannot be imported, lacks a parameter or
     read-out that the config names, or fails on the first logits.
-    read-out that the config names, or fails on the first logits.
     """
     if not is_reference(config.loss):
         loss = LOSSES[config.loss]
