@@ -124,9 +124,10 @@ def test_plan_says_where_records_go(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_unknown_tracker_is_one_line_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tracking: no tracker is called mlfow; did you mean mlflow") as caught:
-        specs.read(tmp_path, "space: {learning_rate: {log: [1e-3, 1e-2]}}\ntracking: mlfow\n")
-    assert "spec.yaml:5" in str(caught.value)
+    text = "space: {learning_rate: {log: [1e-3, 1e-2]}}\ntracking: mlfow\n"
+    error = specs.refusal(lambda: specs.read(tmp_path, text))
+    assert (specs.place(error), error.kind) == ("5: tracking", "unknown")
+    assert error.problem == "no tracker is called mlfow; did you mean mlflow?"
 
 
 class Broken(Tracker):

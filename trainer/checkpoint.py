@@ -101,9 +101,9 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> Checkpoint:
     try:
         content = torch.load(file, map_location=map_location, weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{file}: no checkpoint there") from None
+        raise UserError(f"{file}: no checkpoint there", kind="missing") from None
     except Exception as error:  # torch raises half a dozen types for a file that is none of its own
-        raise UserError(f"{file}: not a readable checkpoint ({type(error).__name__})") from None
+        raise UserError(f"{file}: not a readable checkpoint ({type(error).__name__})", kind="unreadable") from None
     return _checked(content, file)
 
 
@@ -111,9 +111,9 @@ def _checked(content: Any, file: Path) -> Checkpoint:
     """A checkpoint of this release, or of an earlier one that lacked some fields. Raises UserError for a later one."""
     number = content.get("format") if isinstance(content, dict) else None
     if not isinstance(number, int) or number < 1:
-        raise UserError(f"{file}: not a checkpoint of this program (format {FORMAT})")
+        raise UserError(f"{file}: not a checkpoint of this program (format {FORMAT})", kind="unreadable")
     if number > FORMAT:
-        raise _newer(file, f"format {number}, this one reads up to {FORMAT}")
+        raise _newer(file, f"format {number}, this one reads up to {FORMAT}", "format")
     content = {name: value for name, value in content.items() if name != "format"}
     try:
         config = yaml_file.parse(content["config"], f"{file} config")
@@ -123,22 +123,23 @@ def _checked(content: Any, file: Path) -> Checkpoint:
             ("key of its config", config.value, TrainConfig.model_fields),
         ):
             if unknown := [str(name) for name in names if name not in model]:
-                raise _newer(file, f"{kind} that this one does not know: {', '.join(unknown)}")
+                raise _newer(file, f"{kind} that this one does not know: {', '.join(unknown)}", *unknown)
         content["state"] = State(**content["state"])
         content["config"] = yaml_file.validate(TrainConfig, config)
         return Checkpoint(**content)
     except (KeyError, TypeError, AttributeError) as error:  # something that every release writes is not there
-        raise UserError(f"{file}: not a readable checkpoint ({type(error).__name__}: {error})") from None
+        problem = f"{file}: not a readable checkpoint ({type(error).__name__}: {error})"
+        keys = tuple(map(str, error.args)) if isinstance(error, KeyError) else ()
+        raise UserError(problem, kind="unreadable", keys=keys) from None
 
 
 class NewerReleaseError(UserError):
-    """A valid checkpoint of a newer release, whose state this release cannot read."""
+    """A valid checkpoint of a newer release, whose state this release cannot read. keys: those it does not know."""
 
 
-def _newer(file: Path, difference: str) -> NewerReleaseError:
-    return NewerReleaseError(
-        f"{file}: written by a newer release of nanosweep ({difference}); read it with that release"
-    )
+def _newer(file: Path, difference: str, *keys: str) -> NewerReleaseError:
+    problem = f"{file}: written by a newer release of nanosweep ({difference}); read it with that release"
+    return NewerReleaseError(problem, kind="newer", keys=keys)
 
 
 def check_resumable(
@@ -149,11 +150,12 @@ def check_resumable(
     own_code: reference -> sha256 of the present source, as in `Checkpoint`; None: not checked.
     """
     if checkpoint.optimizer is None:
-        raise UserError(f"{name} holds weights only; resume from {CHECKPOINT}")
+        raise UserError(f"{name} holds weights only; resume from {CHECKPOINT}", kind="weights_only")
     if checkpoint.data_hash != data.hash:
         raise UserError(
             f"{name} was trained on other data ({checkpoint.config.corpus}, {checkpoint.config.tokenizer}, hash "
-            f"{checkpoint.data_hash[:12]}); this is {data.corpus}, {data.tokenizer}, hash {data.hash[:12]}"
+            f"{checkpoint.data_hash[:12]}); this is {data.corpus}, {data.tokenizer}, hash {data.hash[:12]}",
+            kind="other_data",
         )
     if own_code is not None:
         check_own_code(checkpoint, own_code, name)
@@ -163,7 +165,8 @@ def check_resumable(
     for key in kept_keys(TrainConfig):
         was, wanted = (getattr(source, key) for source in (shapes if hasattr(shapes[0], key) else (before, now)))
         if was != wanted:
-            raise UserError(f"{name} has {key}: {was}, the config has {key}: {wanted}; a resumed run keeps it")
+            problem = f"{name} has {key}: {was}, the config has {key}: {wanted}; a resumed run keeps it"
+            raise UserError(problem, kind="changed", keys=key)
 
 
 def check_own_code(checkpoint: Checkpoint, own_code: Mapping[str, str], name: str) -> None:
@@ -173,7 +176,9 @@ def check_own_code(checkpoint: Checkpoint, own_code: Mapping[str, str], name: st
         if before != digest:
             raise UserError(
                 f"{name} was trained with other code of {reference} (sha256 {before[:12]}, now {digest[:12]}); restore "
-                "that code, or begin anew in another folder"
+                "that code, or begin anew in another folder",
+                kind="other_code",
+                keys=reference,
             )
 
 

@@ -313,7 +313,8 @@ def assign(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         if not dot:
             result[name] = value
         elif not has_key(name):
-            raise UserError(f"{name}: unknown key; {nearest(name, TrainConfig.model_fields)}")
+            problem = f"{name}: unknown key; {nearest(name, TrainConfig.model_fields)}"
+            raise UserError(problem, kind="unknown", keys=name)
         else:
             before = result.get(key)
             result[key] = {**(before if isinstance(before, dict) else {}), entry: value}
@@ -331,9 +332,10 @@ def load(path: Path, overrides: list[str] | None = None) -> TrainConfig:
     for text in overrides or []:
         key, sign, value_text = text.partition("=")
         if not sign:
-            raise UserError(f"--set {text}: expected key=value")
+            raise UserError(f"--set {text}: expected key=value", kind="form")
         if not has_key(key):
-            raise UserError(f"--set {text}: unknown key {key}; {nearest(key, TrainConfig.model_fields)}")
+            problem = f"--set {text}: unknown key {key}; {nearest(key, TrainConfig.model_fields)}"
+            raise UserError(problem, kind="unknown", keys=key)
         value = assign(value, {key: yaml_file.scalar(value_text)})
         lines.pop(tuple(key.split(".")), None)
     return yaml_file.validate(TrainConfig, yaml_file.YamlFile(file.name, value, lines))

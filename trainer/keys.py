@@ -39,9 +39,10 @@ class Key:
 class RuleError(ValueError):
     """A value breaks a rule of a config or a spec. The keys are data, and the message begins with the first of them.
 
-    keys: the key to change first, then the others that the rule compares it with.
-    kind: `conflict` of several values, `unused` where another key's value leaves it without an effect, or `unknown`
-    for a name that does not exist.
+    keys: the key to change first, then the others that the rule compares it with. The message of a rule between keys
+    begins with the first.
+    kind: `conflict` of several values, `unused` where another key's value leaves it without an effect, `unknown` for a
+    name that does not exist; rules on one value have a word each (`twice`, `outside`, `empty`, `form`).
     """
 
     def __init__(self, keys: str | tuple[str, ...], message: str, kind: str = "conflict") -> None:

@@ -128,7 +128,9 @@ class _Run:
         if state.step > self.total_steps or (state.step == self.total_steps and not state.ended):
             raise UserError(
                 f"{path} is at {state.step * self.config.tokens_per_step:,} tokens and max_tokens is "
-                f"{self.config.max_tokens}: nothing is left to train; raise max_tokens"
+                f"{self.config.max_tokens}: nothing is left to train; raise max_tokens",
+                kind="nothing_left",
+                keys="max_tokens",
             )
         if state.eval_tokens != self.state.eval_tokens or evaluate.rule(saved.config) != evaluate.rule(self.config):
             state.best, state.stale = {}, 0  # it was measured on other text, or with another context

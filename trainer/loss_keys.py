@@ -28,19 +28,19 @@ REFERENCE = rf"^{_WORD}(\.{_WORD})*:{_WORD}$"  # for the JSON Schema; data.own_c
 
 
 def check_name(value: str) -> str:
-    """A declared loss, or `module.path:Name`. Raises ValueError with the nearest name."""
+    """A declared loss, or `module.path:Name`. Raises RuleError with the nearest name."""
     if value in LOSSES or is_reference(value):
         return value
     if (near := nearest(value, LOSSES)).startswith("did you mean"):
-        raise ValueError(f"there is no such loss, got {value!r}; {near}")
+        raise RuleError("loss", f"there is no such loss, got {value!r}; {near}", "unknown")
     names = ", ".join(repr(name) for name in LOSSES)
-    raise ValueError(f"input should be {names} or your own as module:Name, got {value!r}")
+    raise RuleError("loss", f"input should be {names} or your own as module:Name, got {value!r}", "unknown")
 
 
 def _check_own_parameters(values: dict[str, float]) -> dict[str, float]:
     for name in values:
         if not re.fullmatch(_WORD, name):
-            raise ValueError(f"{name!r} is no name of a parameter: letters, digits and _")
+            raise RuleError("loss_params", f"{name!r} is no name of a parameter: letters, digits and _", "form")
     return values
 
 

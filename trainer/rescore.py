@@ -24,11 +24,12 @@ def rescore(folder: Path, data: Dataset, split: Split, allow_code: bool = False)
     """
     saved = checkpoint.load(folder)
     if saved.state.ended is None:
-        raise UserError(f"{folder}: its run has not ended")
+        raise UserError(f"{folder}: its run has not ended", kind="not_ended")
     if saved.data_hash != data.hash:
         raise UserError(
             f"{folder} was trained on other data (hash {saved.data_hash[:12]}) than {data.corpus}, {data.tokenizer} "
-            f"(hash {data.hash[:12]})"
+            f"(hash {data.hash[:12]})",
+            kind="other_data",
         )
     criterion = criteria.build(saved.config, allow_code)
     checkpoint.check_own_code(saved, criteria.own_code(saved.config, keys=("loss", "model")), str(folder))

@@ -250,7 +250,7 @@ def parser(prog: str = "python -m trainer.sample") -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1337)
     parser.add_argument("--json", action="store_true", help="as JSON: prompt, temperature, sample and text of each")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write to a file instead of the screen")
-    help_text = "import the run's own model, and own loss for its read-out (module:Name); it runs as you would run it"
+    help_text = "import the run's own model, and own loss for its read-out (module:Name), which runs that code"
     parser.add_argument("--allow-code", action="store_true", help=help_text)
     return parser
 

@@ -74,9 +74,10 @@ def load(path: Path) -> Scores:
             absent = {f.name for f in fields(Scores) if f.name.startswith("tempered_")} - {*content}
             values = {f.name: content[f.name] for f in fields(Scores) if f.name not in absent}
     except FileNotFoundError:
-        raise UserError(f"{path}: no scores there") from None
+        raise UserError(f"{path}: no scores there", kind="missing") from None
     except (OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path}: not a readable file of scores ({type(error).__name__})") from None
+        problem = f"{path}: not a readable file of scores ({type(error).__name__})"
+        raise UserError(problem, kind="unreadable") from None
     return Scores(**{**values, "one_document": bool(values["one_document"])})
 
 

@@ -13,6 +13,7 @@ tracker.
 from __future__ import annotations
 
 from data.errors import nearest
+from trainer.keys import RuleError
 
 TRACKERS = {  # name in a spec: module and class
     "mlflow": "search.tracking.mlflow_tracker:MlflowTracker",
@@ -24,8 +25,8 @@ DEFAULT = "mlflow"
 def check_name(name: str) -> str:
     """Return the name if it is a tracker's.
 
-    Raises ValueError with the nearest name otherwise.
+    Raises RuleError with the nearest name otherwise.
     """
     if name not in TRACKERS:
-        raise ValueError(f"no tracker is called {name}; {nearest(name, TRACKERS)}")
+        raise RuleError("tracking", f"no tracker is called {name}; {nearest(name, TRACKERS)}", "unknown")
     return name
