@@ -175,7 +175,7 @@ def order(arguments: argparse.Namespace, show: bool = True) -> Order:
 
 
 def _note_changed_code(path: Path, config: TrainConfig) -> None:
-    """Say where the own code of an exported config is not that of the trial any more: the run may go another way."""
+    """Print a note where the own code of an exported config has changed since its trial: results may differ."""
     from trainer import provenance
     from trainer.criterion import own_code
 

@@ -79,7 +79,7 @@ class _Keys(BaseModel):
     model: Annotated[ModelName, _SHAPE] = "gpt"
     """gpt, or your own as module:Name (see trainer/build_model.py), which is imported only with --allow-code"""
     model_params: Annotated[dict[str, Value] | None, _OF_OWN_MODEL] = None
-    """{name: value}: what an own model is called with, beside the config's shape and the generator of its weights"""
+    """arguments of your own model: {name: value}, besides the config's shape and the generator of its weights"""
     n_layer: Annotated[Whole, _SHAPE] = 4
     n_head: Annotated[Whole, _SHAPE] = 4
     n_embd: Annotated[Whole, _SHAPE] = 128

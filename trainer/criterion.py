@@ -27,8 +27,8 @@ def build(config: TrainConfig, allow_code: bool = False, code_dir: Path | None =
     """The config's loss with its parameters and read-out.
 
     allow_code: whether an own loss may be imported; code_dir: from where, default the working directory.
-    Raises UserError where it may not, and for one that is no `Loss`,
-    cannot be imported, lacks a parameter or read-out that the config names, or fails on the first logits.
+    Raises UserError where it may not, and for one that is no `Loss`, cannot be imported, lacks a parameter or
+    read-out that the config names, or fails on the first logits.
     """
     if not is_reference(config.loss):
         loss = LOSSES[config.loss]

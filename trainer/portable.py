@@ -33,8 +33,9 @@ _NEEDED = ("loss", "model")  # what own code a trained run still runs
 
 
 def save(run: Path, folder: Path, tokenizer: Tokenizer | None = None) -> None:
-    """Write what a run's last report was about into a new folder. tokenizer: default the one in the run folder.
+    """Write the weights of a run's last report, config and tokenizer into a new folder.
 
+    tokenizer: default: the one in the run folder.
     Imports no own code: of an own loss or model the source files are copied, from the working directory. That of an
     installed package is not: it must be installed where the run is loaded. Raises UserError where the run folder has
     no readable checkpoint, or where the own code has changed since the run.
