@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from search.spec.check import check
 from search.spec.load import load_spec
 from search.spec.study_spec import StudySpec
 from trainer.config import TrainConfig
-from trainer.yaml_file import RefusedError, YamlFile, dotted
+from trainer.yaml_file import YamlFile
 
 BASE = "n_layer: 2\nn_head: 4\nn_embd: 128\nmax_tokens: 2M\n"
 HEAD = "study: s\nbase: base.yaml\nbudget: {trials: 4}\n"  # what follows begins on line 4
@@ -32,19 +29,6 @@ def read(
     spec, config, file = load_spec(write(folder, text, base, head), overrides)
     check(spec, config, file)
     return spec, config, file
-
-
-def refusal(call: Callable[[], object]) -> RefusedError:
-    """The error with which a call refuses a spec; its message is one line."""
-    with pytest.raises(RefusedError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return caught.value
-
-
-def place(error: RefusedError) -> str:
-    """The line and the place that an error is about: `5: space.n_layer`."""
-    return f"{error.line}: {dotted(error.place)}"
 
 
 def space(**parameters: object) -> StudySpec:

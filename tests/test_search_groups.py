@@ -26,6 +26,7 @@ from search.study.folder import Weights
 from search.study.ledger import Ledger
 from search.study.study import Study
 from tests import journals, specs
+from tests.refusals import key_refusal
 from tests.test_search_folder import having_weights, with_weights
 from tests.test_search_sampler import Told
 from trainer.config import TrainConfig
@@ -257,7 +258,7 @@ def test_a_mistake_is_refused_with_its_place(
 ) -> None:
     space = "space:\n  loss: {choice: [cross_entropy, squentropy]}\n  learning_rate: {log: [1e-4, 1e-2]}\n"
     space += "  mlp: {choice: [gelu]}\n  squentropy_lambda: {choice: [0.1, 1], when: {loss: squentropy}}\n"
-    error = specs.refusal(lambda: specs.read(tmp_path, text + space))
+    error = key_refusal(lambda: specs.read(tmp_path, text + space))
     assert (error.line, error.kind, error.keys, error.problem) == (4, kind, keys, problem)
 
 

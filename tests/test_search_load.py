@@ -8,7 +8,7 @@ import pytest
 
 from search.spec.load import load_spec
 from tests import specs
-from tests.refusals import facts, refusal
+from tests.refusals import facts, key_refusal, place, refusal
 
 TEXT = """set: {dropout: 0.1, max_tokens: 1M}
 space:
@@ -84,5 +84,5 @@ def test_an_unknown_scale_is_answered_with_the_nearest(tmp_path: Path, text: str
 def test_a_base_that_can_be_no_path_is_a_mistake_on_its_line(tmp_path: Path, base: str, kind: str) -> None:
     head = specs.HEAD.replace("base.yaml", base)
     path = specs.write(tmp_path, "space: {dropout: {uniform: [0, 0.5]}}\n", head=head)
-    error = specs.refusal(lambda: load_spec(path))
-    assert (specs.place(error), error.kind) == ("2: base", kind)
+    error = key_refusal(lambda: load_spec(path))
+    assert (place(error), error.kind) == ("2: base", kind)

@@ -18,6 +18,7 @@ from search.strategy.advice import advice
 from search.strategy.stopping import rebuild
 from search.study.ledger import Ledger
 from tests import journals, specs
+from tests.refusals import key_refusal, place
 
 SPACE = "space: {learning_rate: {log: [1e-4, 1e-2]}}\n"
 NUMBERS = st.floats(-1e6, 1e6)
@@ -94,15 +95,15 @@ def test_rungs_are_as_far_apart_as_every_says() -> None:
     ],
 )
 def test_what_cannot_be_is_refused_with_its_place(tmp_path: Path, settings: str, where: str, kind: str) -> None:
-    error = specs.refusal(lambda: specs.read(tmp_path, f"{SPACE}scheduler: {{median: {settings}}}\n"))
-    assert (specs.place(error), error.kind) == (f"5: {where}", kind)
+    error = key_refusal(lambda: specs.read(tmp_path, f"{SPACE}scheduler: {{median: {settings}}}\n"))
+    assert (place(error), error.kind) == (f"5: {where}", kind)
 
 
 @pytest.mark.parametrize(
     ("settings", "rungs"), [("{first_rung: 1k, every: 1}", "1,999,000"), ("{first_rung: 1k}", "1,999")]
 )
 def test_the_rungs_that_are_too_many_are_counted(tmp_path: Path, settings: str, rungs: str) -> None:
-    error = specs.refusal(lambda: specs.read(tmp_path, f"{SPACE}scheduler: {{median: {settings}}}\n"))
+    error = key_refusal(lambda: specs.read(tmp_path, f"{SPACE}scheduler: {{median: {settings}}}\n"))
     assert error.problem.partition("tokens ")[2] == (
         f"make {rungs} rungs, at most 1,000 are compared; use at least 2,000"
     )
@@ -135,8 +136,8 @@ def test_the_largest_number_of_rungs_is_taken(tmp_path: Path) -> None:
 def test_another_scheduler_is_answered_with_the_names_that_there_are(
     tmp_path: Path, scheduler: str, where: str, kind: str, problem: str
 ) -> None:
-    error = specs.refusal(lambda: specs.read(tmp_path, f"{SPACE}scheduler: {scheduler}\n"))
-    assert (specs.place(error), error.kind, error.problem) == (f"5: {where}", kind, problem)
+    error = key_refusal(lambda: specs.read(tmp_path, f"{SPACE}scheduler: {scheduler}\n"))
+    assert (place(error), error.kind, error.problem) == (f"5: {where}", kind, problem)
 
 
 def test_too_few_trials_for_a_median_is_said(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from search.spec.points import candidates, ordered, points
 from search.spec.space import configure, readable, tokenizers
 from search.strategy.sampler import Sampler
 from search.study.study import Study
-from tests.specs import BASE, place, read, refusal, space
+from tests.refusals import key_refusal, place
+from tests.specs import BASE, read, space
 from trainer.config import TrainConfig
 from trainer.yaml_file import YamlFile
 
@@ -133,7 +134,7 @@ LAMBDA = "  squentropy_lambda: {log: [1e-3, 1]%s}\n"
 def test_a_mistake_is_refused_with_its_place(
     tmp_path: Path, text: str, where: str, kind: str, keys: tuple[str, ...]
 ) -> None:
-    error = refusal(lambda: read(tmp_path, "space:\n" + text))
+    error = key_refusal(lambda: read(tmp_path, "space:\n" + text))
     assert (place(error), error.kind, error.keys) == (where, kind, keys)
 
 
@@ -194,7 +195,7 @@ def test_a_mistake_is_refused_with_its_place(
     ],
 )
 def test_what_each_refusal_says(tmp_path: Path, text: str, problem: str) -> None:
-    error = refusal(lambda: read(tmp_path, "space:\n" + text))
+    error = key_refusal(lambda: read(tmp_path, "space:\n" + text))
     assert error.problem == problem
     assert str(error) == f"{tmp_path / 'spec.yaml'}:{place(error)}: {problem}"
 
@@ -243,12 +244,12 @@ def test_what_each_refusal_says(tmp_path: Path, text: str, problem: str) -> None
 def test_a_mistake_between_keys_is_refused_with_its_place(
     tmp_path: Path, text: str, base: str, where: str, kind: str, keys: tuple[str, ...]
 ) -> None:
-    error = refusal(lambda: read(tmp_path, text, base))
+    error = key_refusal(lambda: read(tmp_path, text, base))
     assert (place(error), error.kind, error.keys) == (where, kind, keys)
 
 
 def test_an_override_of_a_searched_parameter_is_answered(tmp_path: Path) -> None:
-    error = refusal(lambda: read(tmp_path, "space: {n_layer: {choice: [1]}}\n", overrides=["n_layer=3"]))
+    error = key_refusal(lambda: read(tmp_path, "space: {n_layer: {choice: [1]}}\n", overrides=["n_layer=3"]))
     assert (error.line, error.place, error.kind, error.keys) == (None, ("set", "n_layer"), "conflict", ("n_layer",))
     where = f"{tmp_path / 'spec.yaml'}:4: space.n_layer"
     assert str(error) == f"--set n_layer: n_layer is searched too ({where}); remove one of them"
@@ -296,7 +297,7 @@ def test_a_forbidden_combination_is_found_among_too_many_to_try_all() -> None:
     sizes = {name: {"choice": list(range(1, 41))} for name in ("n_layer", "batch_size", "block_size")}
     spec = space(**sizes, n_head={"choice": [1, 2, 3]})
     started = time.process_time()
-    error = refusal(lambda: check(spec, TrainConfig(), YamlFile("spec", {}, {})))
+    error = key_refusal(lambda: check(spec, TrainConfig(), YamlFile("spec", {}, {})))
     assert (error.kind, error.keys) == ("conflict", ("n_embd", "n_head"))
     assert error.problem.startswith("n_embd (128) is not divisible by n_head (3)")
     fine = space(**sizes, n_head={"choice": [1, 2, 4]})
@@ -308,7 +309,7 @@ def test_first_rung_is_compared_with_epochs_once_the_data_is_known(tmp_path: Pat
     text = "scheduler: {asha: {first_rung: 2k}}\nspace: {max_tokens: {choice: [1 epoch, 3 epochs]}}\n"
     spec, base, file = read(tmp_path, text)
     check_length(spec, base, 2001, file)
-    error = refusal(lambda: check_length(spec, base, 1500, file))
+    error = key_refusal(lambda: check_length(spec, base, 1500, file))
     assert (place(error), error.kind) == ("4: scheduler.asha.first_rung", "conflict")
     assert error.keys == ("first_rung", "max_tokens")
 
@@ -383,5 +384,5 @@ def test_each_loss_may_have_a_learning_rate_of_its_own(tmp_path: Path) -> None:
 def test_two_parameters_of_one_field_must_exclude_each_other(
     tmp_path: Path, before: str, after: str, kind: str, keys: tuple[str, ...]
 ) -> None:
-    error = refusal(lambda: read(tmp_path, OWN_RATES.replace(before, after)))
+    error = key_refusal(lambda: read(tmp_path, OWN_RATES.replace(before, after)))
     assert (error.place, error.kind, error.keys) == (("space", "lr_mse"), kind, keys)

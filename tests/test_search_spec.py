@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from data.errors import UserError
 from search.spec.load import load_spec
 from search.spec.study_spec import StudySpec
-from tests.specs import BASE, HEAD, place, refusal, space, write
+from tests.refusals import key_refusal, place
+from tests.specs import BASE, HEAD, space, write
 from trainer.yaml_file import dotted
 
 SPACE = "space:\n  n_layer: {choice: [1, 2]}\n"
@@ -64,7 +65,7 @@ SPACE = "space:\n  n_layer: {choice: [1, 2]}\n"
     ],
 )
 def test_a_mistake_is_refused_with_its_place(tmp_path: Path, text: str, where: str, kind: str) -> None:
-    error = refusal(lambda: load_spec(write(tmp_path, text)))
+    error = key_refusal(lambda: load_spec(write(tmp_path, text)))
     assert (place(error), error.kind) == (where, kind)
 
 
@@ -101,7 +102,7 @@ def test_a_mistake_is_refused_with_its_place(tmp_path: Path, text: str, where: s
 def test_what_a_refusal_of_a_key_says(tmp_path: Path, text: str, problem: str) -> None:
     key = text.partition(":")[0]
     head = "".join(line for line in HEAD.splitlines(keepends=True) if not line.startswith(key))
-    assert refusal(lambda: load_spec(write(tmp_path, SPACE + text, head=head))).problem == problem
+    assert key_refusal(lambda: load_spec(write(tmp_path, SPACE + text, head=head))).problem == problem
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_what_a_refusal_of_a_key_says(tmp_path: Path, text: str, problem: str) -
     ],
 )
 def test_what_a_refusal_of_a_parameter_says(tmp_path: Path, parameter: str, problem: str) -> None:
-    error = refusal(lambda: load_spec(write(tmp_path, f"space:\n  dropout: {parameter}\n")))
+    error = key_refusal(lambda: load_spec(write(tmp_path, f"space:\n  dropout: {parameter}\n")))
     assert error.problem == problem
     assert str(error) == f"{tmp_path / 'spec.yaml'}:5: {dotted(error.place)}: {problem}"
 
@@ -139,19 +140,19 @@ def test_what_a_refusal_of_a_parameter_says(tmp_path: Path, parameter: str, prob
     ],
 )
 def test_a_wrong_head_is_refused_with_its_place(tmp_path: Path, head: str, where: str, kind: str) -> None:
-    error = refusal(lambda: load_spec(write(tmp_path, SPACE, head=head)))
+    error = key_refusal(lambda: load_spec(write(tmp_path, SPACE, head=head)))
     assert (place(error), error.kind) == (where, kind)
 
 
 @pytest.mark.parametrize("key", ["study", "base", "space", "budget"])
 def test_a_key_without_a_default_that_is_missing_is_named(tmp_path: Path, key: str) -> None:
     text = "".join(f"{line}\n" for line in f"{HEAD}space: {{n_layer: {{choice: [1]}}}}".splitlines() if key not in line)
-    error = refusal(lambda: load_spec(write(tmp_path, text, head="")))
+    error = key_refusal(lambda: load_spec(write(tmp_path, text, head="")))
     assert (error.kind, error.keys, error.problem) == ("missing", (key,), f"{key} is missing")
 
 
 def test_a_mistake_in_the_base_names_the_base(tmp_path: Path) -> None:
-    error = refusal(lambda: load_spec(write(tmp_path, SPACE, BASE + "n_layerr: 2\n")))
+    error = key_refusal(lambda: load_spec(write(tmp_path, SPACE, BASE + "n_layerr: 2\n")))
     assert (error.head, error.kind) == (f"{tmp_path / 'base.yaml'}:5: n_layerr", "extra_forbidden")
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from search.spec.start_points import known_points
-from tests.specs import place, read, refusal
+from tests.refusals import key_refusal, place
+from tests.specs import read
 from trainer.yaml_file import dotted
 
 SPACE = """space:
@@ -79,7 +80,7 @@ def test_ends_of_a_range_belong_to_it(tmp_path: Path) -> None:
 def test_each_mistake_is_refused_with_its_place(
     tmp_path: Path, start: str, where: str, kind: str, keys: tuple[str, ...]
 ) -> None:
-    error = refusal(lambda: read(tmp_path, SPACE + f"start:\n{start}\n"))
+    error = key_refusal(lambda: read(tmp_path, SPACE + f"start:\n{start}\n"))
     assert (place(error), error.kind, error.keys) == (where, kind, keys)
 
 
@@ -111,29 +112,29 @@ def test_each_mistake_is_refused_with_its_place(
     ],
 )
 def test_what_each_refusal_says(tmp_path: Path, start: str, problem: str) -> None:
-    error = refusal(lambda: read(tmp_path, SPACE + f"start: [{start}]\n"))
+    error = key_refusal(lambda: read(tmp_path, SPACE + f"start: [{start}]\n"))
     assert error.problem == problem
     assert str(error) == f"{tmp_path / 'spec.yaml'}:13: {dotted(error.place)}: {problem}"
 
 
 def test_two_equal_whole_points_in_other_words_are_refused(tmp_path: Path) -> None:
     start = "start: [{max_tokens: 1M, dropout: 0}, {dropout: 0.0, max_tokens: 1000000}]\n"
-    error = refusal(lambda: read(tmp_path, SPACE + start))
+    error = key_refusal(lambda: read(tmp_path, SPACE + start))
     assert (place(error), error.kind) == ("13: start[1]", "twice")
 
 
 def test_a_grid_needs_whole_points_that_may_lie_off_it_but_make_a_config(tmp_path: Path) -> None:
     spec, _, _ = read(tmp_path, GRID + "start: [{learning_rate: 3e-3, n_embd: 128}]\n")
     assert known_points(spec) == [{"learning_rate": 3e-3, "n_embd": 128}]
-    error = refusal(lambda: read(tmp_path, GRID + "start: [{learning_rate: 3e-3}]\n"))
+    error = key_refusal(lambda: read(tmp_path, GRID + "start: [{learning_rate: 3e-3}]\n"))
     assert (place(error), error.kind, error.keys) == ("8: start[0]", "missing", ("n_embd",))
     assert error.problem == "a grid proposes no values itself; give n_embd too"
-    error = refusal(lambda: read(tmp_path, GRID + "start: [{learning_rate: 3e-3, n_embd: 130}]\n"))
+    error = key_refusal(lambda: read(tmp_path, GRID + "start: [{learning_rate: 3e-3, n_embd: 130}]\n"))
     assert (place(error), error.kind, error.keys) == ("8: start[0].n_embd", "conflict", ("n_embd", "n_head"))
-    error = refusal(lambda: read(tmp_path, GRID + "start: [{learning_rate: -1, n_embd: 128}]\n"))
+    error = key_refusal(lambda: read(tmp_path, GRID + "start: [{learning_rate: -1, n_embd: 128}]\n"))
     assert (place(error), error.kind) == ("8: start[0].learning_rate", "greater_than")
     lengths = "space: {max_tokens: {choice: [1M, 2M]}}\nsampler: grid\nstart: [{max_tokens: 3M}]\n"
-    error = refusal(lambda: read(tmp_path, lengths))
+    error = key_refusal(lambda: read(tmp_path, lengths))
     assert (place(error), error.kind) == ("6: start[0].max_tokens", "outside")
 
 
@@ -141,7 +142,7 @@ def test_a_range_whose_middle_makes_no_config_is_found_at_the_start_point(tmp_pa
     """Only the ends of ranges are tried for the space: warm-up of 0.6 alone is too much beside decay_frac 0.5."""
     space = "space:\n  warmup_frac: {choice: [0.1, 0.5]}\n  decay_frac: {choice: [0.1, 0.5]}\nsampler: grid\n"
     start = "set: {schedule: wsd}\nstart: [{warmup_frac: 0.6, decay_frac: 0.5}]\n"
-    error = refusal(lambda: read(tmp_path, space + start))
+    error = key_refusal(lambda: read(tmp_path, space + start))
     assert (place(error), error.kind) == ("9: start[0].warmup_frac", "conflict")
     assert error.keys == ("warmup_frac", "decay_frac")
 
@@ -149,6 +150,6 @@ def test_a_range_whose_middle_makes_no_config_is_found_at_the_start_point(tmp_pa
 @pytest.mark.parametrize("sampler", ["grid", "random"])
 def test_a_sampler_that_learns_nothing_refuses_an_earlier_study(tmp_path: Path, sampler: str) -> None:
     text = f"space: {{dropout: {{choice: [0, 0.1]}}}}\nsampler: {sampler}\nwarm_start: before\n"
-    error = refusal(lambda: read(tmp_path, text))
+    error = key_refusal(lambda: read(tmp_path, text))
     assert (place(error), error.kind, error.keys) == ("6: warm_start", "unused", ("warm_start", "sampler"))
     assert error.problem.startswith(f"sampler: {sampler} learns from no trial")

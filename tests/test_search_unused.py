@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from search.spec.space import configure
-from tests.specs import BASE, place, read, refusal
+from tests.refusals import key_refusal, place
+from tests.specs import BASE, read
 
 MUON_RATE = "  muon_learning_rate: {log: [5e-3, 5e-2]%s}\n"
 OPTIMIZERS = "  optimizer: {choice: [sgd, muon]}\n"
@@ -58,7 +59,7 @@ OPTIMIZERS = "  optimizer: {choice: [sgd, muon]}\n"
 def test_a_key_that_is_not_used_is_refused_with_its_place(
     tmp_path: Path, base: str, space: str, where: str, kind: str, keys: tuple[str, ...]
 ) -> None:
-    error = refusal(lambda: read(tmp_path, f"space:\n{space}", BASE + base))
+    error = key_refusal(lambda: read(tmp_path, f"space:\n{space}", BASE + base))
     assert (place(error), error.kind, error.keys) == (where, kind, keys)
 
 
@@ -82,7 +83,7 @@ def test_a_key_that_is_not_used_is_refused_with_its_place(
     ],
 )  # fmt: skip
 def test_what_each_refusal_says(tmp_path: Path, base: str, space: str, problem: str) -> None:
-    assert refusal(lambda: read(tmp_path, f"space:\n{space}", BASE + base)).problem == problem
+    assert key_refusal(lambda: read(tmp_path, f"space:\n{space}", BASE + base)).problem == problem
 
 
 @pytest.mark.parametrize(
@@ -121,11 +122,11 @@ def test_one_number_of_an_own_optimizer_is_searched_beside_those_that_the_base_g
     text = "space:\n  beta: {field: optimizer_params.beta, log: [0.1, 0.9]}\n"
     spec, config, _ = read(tmp_path, text, base)
     assert configure(config, spec.space, {"beta": 0.25}).optimizer_params == {"decay": 0.5, "beta": 0.25}
-    error = refusal(lambda: read(tmp_path, text))
+    error = key_refusal(lambda: read(tmp_path, text))
     assert (place(error), error.kind, error.keys) == ("5: space.beta", "unused", ("beta", "optimizer"))
-    error = refusal(lambda: read(tmp_path, "space:\n  optimizer_params: {log: [0.1, 0.9]}\n", base))
+    error = key_refusal(lambda: read(tmp_path, "space:\n  optimizer_params: {log: [0.1, 0.9]}\n", base))
     assert (place(error), error.kind) == ("5: space.optimizer_params", "not_searched")
-    error = refusal(lambda: read(tmp_path, text.replace("optimizer_params.", "momentum."), base))
+    error = key_refusal(lambda: read(tmp_path, text.replace("optimizer_params.", "momentum."), base))
     assert (place(error), error.kind, error.keys) == ("5: space.beta", "unknown", ("momentum.beta",))
     _, changed, _ = read(tmp_path, "space: {n_layer: {choice: [1, 2]}}\n", base, ["optimizer_params.beta=0.1"])
     assert changed.optimizer_params == {"decay": 0.5, "beta": 0.1}

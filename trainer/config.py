@@ -228,7 +228,8 @@ class TrainConfig(_KeysOfLosses):
             )
         if stride is not None and context is None:
             raise RuleError(
-                "eval_stride", f"eval_stride ({stride}) needs eval_context, the windows that it moves; set both"
+                ("eval_stride", "eval_context"),
+                f"eval_stride ({stride}) needs eval_context, the windows that it moves; set both",
             )
         if stride is not None and stride > (context or 0):
             raise RuleError(

@@ -85,11 +85,14 @@ def build(
     except Exception as error:  # of the user's own code, or torch's for a value that it does not take
         called = ", ".join(f"{name}={value}" for name, value in {"lr": config.learning_rate, **parameters}.items())
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"optimizer {config.optimizer}: called with {called}, it raised {reason}") from error
+        problem = f"optimizer {config.optimizer}: called with {called}, it raised {reason}"
+        raise UserError(problem, kind="call_failed", keys=("optimizer_params", "optimizer")) from error
     if not isinstance(part, torch.optim.Optimizer):
         raise UserError(
             f"optimizer {config.optimizer}: expected a torch.optim.Optimizer, got {type(part).__name__}; name a "
-            "subclass, or a function that returns one"
+            "subclass, or a function that returns one",
+            kind="no_optimizer",
+            keys="optimizer",
         )
     return Optimizers([part], settings={"lr", "initial_lr", "weight_decay", *parameters})
 
@@ -103,5 +106,6 @@ def load_own(config: TrainConfig, allow_code: bool, code_dir: Path | None = None
         return None
     make = own_code.load(config.optimizer, allow_code=allow_code, kind="optimizer", directory=code_dir)
     if not callable(make):
-        raise UserError(f"optimizer {config.optimizer} is a {type(make).__name__}; name a torch.optim.Optimizer")
+        problem = f"optimizer {config.optimizer} is a {type(make).__name__}; name a torch.optim.Optimizer"
+        raise UserError(problem, kind="no_optimizer", keys="optimizer")
     return make

@@ -13,9 +13,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from data.errors import UserError
 from trainer import yaml_file
-from trainer.yaml_file import YamlFile
+from trainer.yaml_file import RefusedError, YamlFile
 
 KEY = "provenance"
 
@@ -65,8 +64,9 @@ def parse(file: YamlFile) -> Provenance | None:
         return None
     try:
         return yaml_file.validate(_Head, YamlFile(file.name, {KEY: file.value[KEY]}, file.lines)).provenance
-    except UserError as error:
-        raise UserError(f"{error}; export the config again, or remove its block {KEY}") from None
+    except RefusedError as error:
+        problem = f"{error.problem}; export the config again, or remove its block {KEY}"
+        raise RefusedError(error.head, problem, error.place, error.keys, error.kind, error.line) from None
 
 
 def read(path: Path) -> Provenance | None:
