@@ -87,6 +87,7 @@ class Head:
 
     def add(self, cpus: int, **more: str) -> None:
         """One more node on this machine; returns when it has joined. more: its environment."""
+        until(self._joined, "the dashboard's list of nodes")  # empty while it is too busy to answer
         there = self._joined()
         for _ in range(3):  # Ray gives a node 30 seconds to join, which on a busy machine is not enough
             self._ray(f"--address=127.0.0.1:{self.port}", cpus=cpus, **more)
