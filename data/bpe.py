@@ -51,7 +51,9 @@ def train_bpe(texts: Iterable[str], n_classes: int, name: str) -> BpeTokenizer:
     if len(ranks) != n_classes - 1:
         raise UserError(
             f"{name}: too short a text for bpe:{n_classes}: its training split yields {len(ranks) + 1} classes; "
-            f"use bpe:{len(ranks) + 1} or fewer, or char"
+            f"use bpe:{len(ranks) + 1} or fewer, or char",
+            kind="too_short",
+            keys=f"bpe:{n_classes}",
         )
     return BpeTokenizer(f"bpe:{n_classes}", ranks)
 
@@ -85,13 +87,16 @@ def _read_ranks(path: Path, source: str) -> dict[bytes, int]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{source}: cannot read {path}: {error.strerror}; {_INSTEAD}") from None
+        problem = f"{source}: cannot read {path}: {error.strerror}; {_INSTEAD}"
+        raise UserError(problem, kind="cannot_read") from None
     try:
         ranks = parse_ranks(content)
     except ValueError as error:
-        raise UserError(f"{source}: {path} is not a tiktoken ranks file ({error}); {_INSTEAD}") from None
+        problem = f"{source}: {path} is not a tiktoken ranks file ({error}); {_INSTEAD}"
+        raise UserError(problem, kind="unreadable") from None
     if hashlib.sha256(dump_ranks(ranks)).hexdigest() != RANKS_SHA256:
-        raise UserError(f"{source}: {path} holds {len(ranks):,} ranks that are not GPT-2's; {_INSTEAD}")
+        problem = f"{source}: {path} holds {len(ranks):,} ranks that are not GPT-2's; {_INSTEAD}"
+        raise UserError(problem, kind="other_ranks")
     return ranks
 
 

@@ -52,11 +52,13 @@ def find(name: str, cache: Path, allow_code: bool = False) -> Corpus:
         hint = nearest(word, [each.name for each in KINDS.values() if each.argument])
         return kind_own.find(name, allow_code, hint if hint.startswith("did you mean") else "")
     if kind is None:
-        raise UserError(f"corpus {name} is not known; {_hint(name, word, colon)}")
+        raise UserError(f"corpus {name} is not known; {_hint(name, word, colon)}", kind="unknown", keys=name)
     if colon and not kind.argument:
-        raise UserError(f"corpus {name}: {kind.name} takes nothing after it; write {kind.name}")
+        problem = f"corpus {name}: {kind.name} takes nothing after it; write {kind.name}"
+        raise UserError(problem, kind="form", keys=name)
     if not argument and kind.argument and not kind.optional:
-        raise UserError(f"corpus {name} names no {kind.noun}: write {kind.spelling}, for example {kind.example}")
+        problem = f"corpus {name} names no {kind.noun}: write {kind.spelling}, for example {kind.example}"
+        raise UserError(problem, kind="missing", keys=name)
     return kind.find(name, argument, cache)
 
 

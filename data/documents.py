@@ -81,13 +81,15 @@ def write_documents(rows: Iterable[tuple[Any, int]], path: Path, name: str, unit
                 skipped += 1
                 continue
             if not isinstance(text, str):
-                raise UserError(f"{name}: {unit} {number}: {field_name} holds {type(text).__name__}, not text")
-            encoded = encode_utf8(text, f"{name}: {unit} {number}")
+                problem = f"{name}: {unit} {number}: {field_name} holds {type(text).__name__}, not text"
+                raise UserError(problem, kind="not_text", line=number)
+            encoded = encode_utf8(text, f"{name}: {unit} {number}", number)
             file.write(encoded)
             offsets.append(offsets[-1] + len(encoded))
             official.append(split)
     if not official:
-        raise UserError(f"{name}: no documents with text in it ({skipped} empty {unit}s); nothing to train on")
+        problem = f"{name}: no documents with text in it ({skipped} empty {unit}s); nothing to train on"
+        raise UserError(problem, kind="empty")
     ends = np.frombuffer(offsets, dtype=np.int64)
     splits = np.frombuffer(bytes(official), dtype=np.uint8)
     facts = {"empty_left_out": skipped} if skipped else {}
@@ -100,14 +102,19 @@ def write_documents(rows: Iterable[tuple[Any, int]], path: Path, name: str, unit
     )
 
 
-def encode_utf8(text: str, place: str) -> bytes:
-    """UTF-8 bytes of a text; UserError with the character offset for lone surrogates, which no tokenizer can keep."""
+def encode_utf8(text: str, place: str, line: int | None = None) -> bytes:
+    """UTF-8 bytes of a text; UserError with the character offset for lone surrogates, which no tokenizer can keep.
+
+    line: of the file, for the error.
+    """
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(
             f"{place}: lone surrogate U+{ord(text[error.start]):04X} at character {error.start} cannot be encoded: "
-            "repair or remove it (it is half of a character)"
+            "repair or remove it (it is half of a character)",
+            kind="surrogate",
+            line=line,
         ) from None
 
 

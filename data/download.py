@@ -29,10 +29,11 @@ def download(url: str, sha256: str, target: Path, instead: str) -> Path:
             content = response.read()
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise UserError(f"cannot download {url} ({reason}): {instead}") from None
+        raise UserError(f"cannot download {url} ({reason}): {instead}", kind="no_network") from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
-        raise UserError(f"{url} has changed (its sha256 is {digest[:12]}..., expected {sha256[:12]}...): {instead}")
+        problem = f"{url} has changed (its sha256 is {digest[:12]}..., expected {sha256[:12]}...): {instead}"
+        raise UserError(problem, kind="changed")
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
     try:

@@ -1,4 +1,5 @@
-"""Tokenise one split in parallel and stream it to .npy files; memory does not grow with the corpus."""
+"""Tokenise one split in parallel and stream it to .npy files, with a progress bar; memory does not grow with the
+corpus."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from data.documents import Documents, pieces
-from data.progress import bar
 from data.tokenizers import Tokenizer
 
 CHUNK = 1 << 20  # bytes of text per task
@@ -105,6 +106,25 @@ def _in_order(tasks: Iterable[Callable[[], Encoded]], workers: int) -> Iterator[
 def processors() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def bar(label: str, total: int, show: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr. Yields a function that advances it by n of `total`; without effect if not `show`.
+
+    with bar("tokenising train", n_bytes, show) as advance:
+        advance(n)
+    """
+    if not show:
+        yield lambda n: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda n: progress.advance(task, n)
 
 
 class NpyWriter:

@@ -17,10 +17,19 @@ class UserError(Exception):
 
     The message is reduced to one line of printable characters, as the input that it quotes may hold control sequences
     that a terminal would execute.
+
+    kind, keys and line say as data what the message says, where the code that raises it knows. kind: of the mistake,
+    one word; keys: the key, field or name to change first, then those that it conflicts with; line: of the file, from
+    1.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(
+        self, message: str, *, kind: str = "", keys: str | tuple[str, ...] = (), line: int | None = None
+    ) -> None:
         super().__init__(_line(message))
+        self.kind = kind
+        self.keys = (keys,) if isinstance(keys, str) else keys
+        self.line = line
 
 
 def _line(text: str) -> str:

@@ -112,9 +112,11 @@ def _write(
     if field is None:
         field = "text" if "text" in texts or len(texts) != 1 else texts[0]
     if field not in features:
-        raise UserError(f"{name}: no field {field}; {nearest(field, texts or list(features))}")
+        problem = f"{name}: no field {field}; {nearest(field, texts or list(features))}"
+        raise UserError(problem, kind="unknown", keys=field)
     if field not in texts:
-        raise UserError(f"{name}: field {field} is not text; text is in: {', '.join(texts) or 'no field'}")
+        problem = f"{name}: field {field} is not text; text is in: {', '.join(texts) or 'no field'}"
+        raise UserError(problem, kind="not_text", keys=field)
     rows = arrange(splits, field, name)
     documents = write_documents(rows, scratch / "documents.txt", name, "row", f"field {field}")
     documents.facts.update(facts)

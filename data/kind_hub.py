@@ -39,14 +39,14 @@ def _find_hf(name: str, argument: str, cache: Path) -> Corpus:
     location, field = split_field(argument)
     path = at_home(location)
     if path.is_file():
-        raise UserError(f"{name}: {path} is a file; use text:, jsonl: or parquet: for files")
+        raise UserError(f"{name}: {path} is a file; use text:, jsonl: or parquet: for files", kind="is_file")
     if path.is_dir():
         from data import hub
 
         read = lambda scratch, progress: hub.read_directory(name, path, field, scratch, progress)
         return Corpus(name, f"hf-{path.name}", f"{hub.directory_key(path)}#{field}", read)
     if location[0] in "./~" or location.count("/") > 2:
-        raise UserError(f"{name}: no such directory: {path.absolute()}")
+        raise UserError(f"{name}: no such directory: {path.absolute()}", kind="missing")
     read_hub = _reader(name, location, field, "own_splits", _HF_OFFLINE)
     return Corpus(name, f"hf-{location.replace('/', '-')}", f"{location}#{field}", read_hub)
 

@@ -41,7 +41,7 @@ def find(name: str, allow_code: bool, hint: str = "") -> Corpus:
     except UserError as error:
         if not hint:
             raise
-        raise UserError(f"{error}; {hint}") from None
+        raise UserError(f"{error}; {hint}", kind=error.kind, keys=error.keys) from None
 
     def read(scratch: Path, progress: bool) -> Documents:
         return _read(name, digest, allow_code, scratch)
@@ -58,7 +58,8 @@ def _read(name: str, digest: str, allow_code: bool, scratch: Path) -> Documents:
     if isinstance(value, Mapping):
         labels = {"train": TRAIN, "val": VAL, "test": TEST}
         if not {"train", "val"} <= set(value) <= set(labels):
-            raise UserError(f"corpus {name} has the splits {', '.join(map(str, value)) or 'none'}; {_FORMS}")
+            problem = f"corpus {name} has the splits {', '.join(map(str, value)) or 'none'}; {_FORMS}"
+            raise UserError(problem, kind="splits", keys=tuple(map(str, value)))
         parts = [(value[split], label) for split, label in labels.items() if split in value]
     else:
         parts = [(value, UNDECIDED)]
@@ -70,7 +71,8 @@ def _read(name: str, digest: str, allow_code: bool, scratch: Path) -> Documents:
 
 def _texts(name: str, value: Any) -> Iterator[Any]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise UserError(f"corpus {name} gives {type(value).__name__}, not documents; {_FORMS}")
+        problem = f"corpus {name} gives {type(value).__name__}, not documents; {_FORMS}"
+        raise UserError(problem, kind="no_documents")
     texts = _run(name, lambda: iter(value))
     while (text := _run(name, lambda: next(texts, _END))) is not _END:
         yield text
@@ -81,7 +83,8 @@ def _run(name: str, action: Callable[[], T]) -> T:
     try:
         return action()
     except Exception as error:
-        raise UserError(f"corpus {name}: {own_code.describe_failure(error, 'reading it failed')}") from error
+        problem = f"corpus {name}: {own_code.describe_failure(error, 'reading it failed')}"
+        raise UserError(problem, kind="reading_failed") from error
 
 
 KIND = CorpusKind(

@@ -23,7 +23,8 @@ def _find(name: str, count: str, cache: Path) -> Corpus:
     elif count.isdecimal() and int(count) >= 3:
         n = int(count)
     else:
-        raise UserError(f"corpus {name}: {count or 'nothing'} is not a number of stories; write stories:N with N >= 3")
+        problem = f"corpus {name}: {count or 'nothing'} is not a number of stories; write stories:N with N >= 3"
+        raise UserError(problem, kind="form", keys=name)
     sources = sorted(Path(__file__).parent.glob("stories*.py"))
     generator = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 

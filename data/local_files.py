@@ -27,20 +27,21 @@ def check_file(name: str, path: Path) -> None:
         inside = sorted(entry.name for entry in path.iterdir() if entry.is_file())[:3]
         raise UserError(
             f"{name}: {path} is a directory; give one file in it ({', '.join(inside) or 'it has none'}), or "
-            f"hf:{path} for a directory that Hugging Face datasets can load"
+            f"hf:{path} for a directory that Hugging Face datasets can load",
+            kind="is_directory",
         )
     if not path.exists():
         neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = nearest(path.name, neighbours)
         where = hint if hint.startswith("did you mean") else f"looked in {path.parent.absolute()}"
-        raise UserError(f"{name}: no such file: {path}; {where}")
+        raise UserError(f"{name}: no such file: {path}; {where}", kind="missing")
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
     except OSError as error:
         raise UserError(f"{name}: cannot read {path}: {error.strerror}") from None
     if empty:
-        raise UserError(f"{name}: {path} is empty; give a file with text in it")
+        raise UserError(f"{name}: {path} is empty; give a file with text in it", kind="empty")
 
 
 def sha256_of(path: Path) -> str:
@@ -62,7 +63,7 @@ def read_text(name: str, path: Path) -> Documents:
         separators = list(_separator_lines(view, first))
         if not separators:
             if not re.search(rb"\S", view):
-                raise UserError(f"{name}: {path} is blank; give a file with text in it")
+                raise UserError(f"{name}: {path} is blank; give a file with text in it", kind="empty")
             return Documents(blob, np.array([first]), np.array([len(view)]))
         begin = first
         for line_start, line_end in [*separators, (len(view), len(view))]:
@@ -76,7 +77,7 @@ def read_text(name: str, path: Path) -> Documents:
                 stops.append(stop)
             begin = line_end
     if not starts:
-        raise UserError(f"{name}: {path} has separators and no text between them")
+        raise UserError(f"{name}: {path} has separators and no text between them", kind="empty")
     return Documents(blob, np.frombuffer(starts, dtype=np.int64), np.frombuffer(stops, dtype=np.int64))
 
 
@@ -109,14 +110,17 @@ def _check_utf8(name: str, path: Path) -> None:
                 line = lines + chunk[: max(0, error.start - pending)].count(b"\n") + 1
                 raise UserError(
                     f"{name}: {path} is not UTF-8 text: byte {at} (line {line}) is 0x{error.object[error.start]:02X}; "
-                    "convert it, for example with iconv -t UTF-8"
+                    "convert it, for example with iconv -t UTF-8",
+                    kind="not_utf8",
+                    line=line,
                 ) from None
             seen += len(chunk)
             lines += chunk.count(b"\n")
         else:
             if nuls <= 0.1 * seen:
                 return
-    raise UserError(f"{name}: {path} looks binary (or UTF-16): it is full of NUL bytes; give UTF-8 text")
+    problem = f"{name}: {path} looks binary (or UTF-16): it is full of NUL bytes; give UTF-8 text"
+    raise UserError(problem, kind="binary")
 
 
 def read_jsonl(name: str, path: Path, field: str | None, scratch: Path) -> Documents:
@@ -136,11 +140,14 @@ def _json_lines(name: str, path: Path, field: str) -> Iterator[Any]:
             try:
                 record = json.loads(line.decode("utf-8"))
             except ValueError as error:  # not JSON, or not UTF-8
-                raise UserError(f"{name}: line {number} is not JSON in UTF-8: {error}") from None
+                problem = f"{name}: line {number} is not JSON in UTF-8: {error}"
+                raise UserError(problem, kind="not_json", line=number) from None
             if not isinstance(record, dict):
-                raise UserError(f"{name}: line {number} is a JSON {type(record).__name__}, not an object with fields")
+                problem = f"{name}: line {number} is a JSON {type(record).__name__}, not an object with fields"
+                raise UserError(problem, kind="no_object", line=number)
             if field not in record:
-                raise UserError(f"{name}: line {number} has no field {field}; {nearest(field, record)}")
+                problem = f"{name}: line {number} has no field {field}; {nearest(field, record)}"
+                raise UserError(problem, kind="unknown", keys=field, line=number)
             yield record[field]
 
 
@@ -154,9 +161,10 @@ def read_parquet(name: str, path: Path, field: str | None, scratch: Path) -> Doc
         with pq.ParquetFile(path, memory_map=True) as table:
             columns = table.schema_arrow.names
             if field not in columns:
-                raise UserError(f"{name}: no field {field}; {nearest(field, columns)}")
+                problem = f"{name}: no field {field}; {nearest(field, columns)}"
+                raise UserError(problem, kind="unknown", keys=field)
             batches = table.iter_batches(batch_size=1000, columns=[field])
             rows = ((text, UNDECIDED) for batch in batches for text in batch.column(0).to_pylist())
             return write_documents(rows, scratch / "documents.txt", name, "row", f"field {field}")
     except pa.ArrowInvalid as error:
-        raise UserError(f"{name}: {path} is not a Parquet file: {error}") from None
+        raise UserError(f"{name}: {path} is not a Parquet file: {error}", kind="not_parquet") from None

@@ -67,7 +67,9 @@ def load(text: str, *, allow_code: bool, kind: str, directory: Path | None = Non
     import that fails (with file and line of the failure).
     """
     if not is_reference(text):
-        raise UserError(f"{kind} {text}: a name of your own code is written module:Name, both Python identifiers")
+        raise UserError(
+            f"{kind} {text}: a name of your own code is written module:Name, both Python identifiers", kind="form"
+        )
     name = text.partition(":")[2]
     if not allow_code:
         refuse(text, kind)
@@ -77,14 +79,17 @@ def load(text: str, *, allow_code: bool, kind: str, directory: Path | None = Non
     except AttributeError:
         public = [key for key, value in vars(module).items() if key[0] != "_" and not isinstance(value, ModuleType)]
         hint = nearest(name, public) if public else "it defines no name"
-        raise UserError(f"{kind} {text}: {_origin(module)} has no {name}; {hint}") from None
+        problem = f"{kind} {text}: {_origin(module)} has no {name}; {hint}"
+        raise UserError(problem, kind="unknown", keys=name) from None
 
 
 def refuse(text: str, kind: str) -> NoReturn:
     """Raises UserError: what may not be imported without permission, and how the permission is given."""
     raise UserError(
         f"{kind} {text} is code of your own: using it runs the code of the module {text.partition(':')[0]}; "
-        f"add {FLAG} if you trust that code"
+        f"add {FLAG} if you trust that code",
+        kind="not_allowed",
+        keys=text,
     )
 
 
@@ -195,7 +200,9 @@ def _find_top(name: str, text: str, kind: str, directory: Path) -> tuple[ModuleS
         near = f"; {hint}" if hint.startswith("did you mean") else ""
         raise UserError(
             f"{kind} {text}: no module {name} in the working directory ({directory}) or among the installed "
-            f"packages{near}"
+            f"packages{near}",
+            kind="unknown",
+            keys=name,
         )
     if local.origin is None:
         raise UserError(f"{kind} {text}: the folder {directory / name} has no __init__.py; add one, it may be empty")
@@ -265,7 +272,8 @@ def _import(text: str, kind: str, directory: Path) -> ModuleType:
         for name in _family(top.name) - before:
             del sys.modules[name]
         if isinstance(error, (Exception, SystemExit)):
-            raise UserError(f"{kind} {text}: {describe_failure(error, 'importing it failed', directory)}") from error
+            problem = f"{kind} {text}: {describe_failure(error, 'importing it failed', directory)}"
+            raise UserError(problem, kind="import_failed") from error
         raise
     finally:
         sys.dont_write_bytecode = writes_bytecode

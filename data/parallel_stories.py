@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data.documents import Documents, open_blob
-from data.encode import processors
-from data.progress import bar
+from data.encode import bar, processors
 
 
 def generate_stories(seed: int, n: int, scratch: Path, progress: bool) -> Documents:

@@ -14,12 +14,16 @@ def at_home(path: Path | str) -> Path:
         expanded = Path(path).expanduser()
         expanded.is_file()
     except RuntimeError:
-        raise UserError(f"{path}: there is no user {Path(path).parts[0].removeprefix('~')} here") from None
+        raise UserError(
+            f"{path}: there is no user {Path(path).parts[0].removeprefix('~')} here", kind="no_user"
+        ) from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:  # whoever reads the file reports that it may not
             return expanded
         text = str(path)
-        raise UserError(f"{text[:60]}...: {len(text)} characters are too long for a file's name") from None
+        raise UserError(
+            f"{text[:60]}...: {len(text)} characters are too long for a file's name", kind="too_long"
+        ) from None
     return expanded
 
 

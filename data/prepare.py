@@ -29,9 +29,8 @@ from data import corpora, splits, titles
 from data.corpus_kind import Corpus
 from data.dataset import Dataset, Split
 from data.documents import Documents, pieces
-from data.encode import write_split
+from data.encode import bar, write_split
 from data.errors import UserError
-from data.progress import bar
 from data.tokenizers import JSON_FILE, RANKS_FILE, CharTokenizer, Tokenizer, characters_of, check_name
 
 FORMAT = 1  # version of the folder's layout and meaning
@@ -114,7 +113,8 @@ def _build(
     for name, part in parts.items():
         n_tokens = write_split(part, tokenizer, eot, dtype, folder / name, f"tokenising {name}", progress)
         if n_tokens < 2:
-            raise UserError(f"{corpus.name}: too short a corpus: {name} has {n_tokens} tokens; give more text")
+            problem = f"{corpus.name}: too short a corpus: {name} has {n_tokens} tokens; give more text"
+            raise UserError(problem, kind="too_short", keys=name)
         summary[name] = {"documents": len(part), "bytes": part.n_bytes, "tokens": n_tokens}
         if part.floor_nll is not None:
             summary[name]["floor_nats"] = float(part.floor_nll.sum())
@@ -198,7 +198,10 @@ def load_test(path: Path) -> Split:
     """The test split of a prepared corpus. UserError where there is none (`split: nanogpt | mainrun`)."""
     meta = _read_meta(path)
     if "test" not in meta["splits"]:
-        raise UserError(f"{meta['corpus']} with split: {meta['split']} has no test split; use split: documents")
+        raise UserError(
+            f"{meta['corpus']} with split: {meta['split']} has no test split; use split: documents",
+            kind="no_test_split",
+        )
     return _open_split(path / "test")
 
 
@@ -206,7 +209,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads((path / _META).read_text(encoding="utf-8"))
     except OSError:
-        raise UserError(f"{path} is not a prepared corpus (it has no {_META}); prepare it first") from None
+        problem = f"{path} is not a prepared corpus (it has no {_META}); prepare it first"
+        raise UserError(problem, kind="unprepared") from None
     if meta["format"] != FORMAT:
         raise UserError(f"{path} was prepared in format {meta['format']}, this version reads {FORMAT}; prepare it anew")
     return meta
@@ -234,7 +238,9 @@ def _disk_errors(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left in {cache} for the prepared corpus: make room, or {advice}") from None
+            problem = f"no space left in {cache} for the prepared corpus: make room, or {advice}"
+            raise UserError(problem, kind="full_disk") from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise UserError(f"cannot write to the cache {cache} ({error.strerror}): {advice}") from None
+            problem = f"cannot write to the cache {cache} ({error.strerror}): {advice}"
+            raise UserError(problem, kind="cannot_write") from None
         raise

@@ -26,7 +26,7 @@ RULES = ("documents", "nanogpt", "mainrun")
 def check_rule(rule: str) -> None:
     """Raises UserError for a name that is not among `RULES`."""
     if rule not in RULES:
-        raise UserError(f"split: {rule} is not known; {nearest(rule, RULES)}")
+        raise UserError(f"split: {rule} is not known; {nearest(rule, RULES)}", kind="unknown", keys=rule)
 
 
 def divide(documents: Documents, rule: str, name: str) -> dict[str, Documents]:
@@ -38,7 +38,8 @@ def divide(documents: Documents, rule: str, name: str) -> dict[str, Documents]:
         if len(documents) > 1:
             raise UserError(
                 f"{name}: split: nanogpt cuts one document at 90 % of its characters, and this corpus has "
-                f"{len(documents):,} documents; use split: documents"
+                f"{len(documents):,} documents; use split: documents",
+                kind="many_documents",
             )
         return _contiguous(documents, {"train": 0.9, "val": 1.0}, name)
     if rule == "mainrun":
@@ -58,7 +59,8 @@ def _labels(documents: Documents, name: str) -> np.ndarray:
         if len(distinct) < 3:
             raise UserError(
                 f"{name}: {len(distinct)} different documents cannot make train, val and test: give at least 3, or "
-                "one document without separators"
+                "one document without separators",
+                kind="too_few",
             )
         n = max(1, round(HELD_OUT * len(distinct)))
         labels = np.full(len(documents), TRAIN, dtype=np.uint8)
@@ -73,12 +75,13 @@ def _labels(documents: Documents, name: str) -> np.ndarray:
         distinct = np.unique(hashes)
         if len(distinct) < 2:
             raise UserError(
-                f"{name}: its validation split has {len(distinct)} different documents, and val and test need one each"
+                f"{name}: its validation split has {len(distinct)} different documents, and val and test need one each",
+                kind="too_few",
             )
         labels[held_out[hashes >= distinct[len(distinct) // 2]]] = TEST
     for i, split in enumerate(SPLITS):
         if not (labels == i).any():
-            raise UserError(f"{name}: its {split} split is empty")
+            raise UserError(f"{name}: its {split} split is empty", kind="empty", keys=split)
     return labels
 
 
@@ -97,9 +100,8 @@ def _contiguous(documents: Documents, ends: dict[str, float], name: str) -> dict
     previous = 0
     for split, limit in limits.items():
         if limit - previous < 2:
-            raise UserError(
-                f"{name}: {n} characters are too short a corpus: {split} would have {limit - previous}; give more text"
-            )
+            problem = f"{n} characters are too short a corpus: {split} would have {limit - previous}; give more text"
+            raise UserError(f"{name}: {problem}", kind="too_short", keys=split)
         end = stop if limit == n else start + _byte_of_character(documents.blob[start:stop], limit)
         result[split] = replace(documents, starts=np.array([begin]), stops=np.array([end]))
         begin, previous = end, limit

@@ -53,13 +53,15 @@ def divide(documents: Documents, name: str) -> dict[str, Documents]:
     if documents.official is None:
         val = np.arange(n) >= int(n * TRAIN_SHARE)
     elif (documents.official == TEST).any():
-        raise UserError(f"{name}: split: mainrun has no test split, and this corpus has one; use split: documents")
+        problem = f"{name}: split: mainrun has no test split, and this corpus has one; use split: documents"
+        raise UserError(problem, kind="test_split")
     else:
         val = documents.official == VAL
     if val.all() or not val.any():
         raise UserError(
             f"{name}: split: mainrun needs titles to train on and to validate, and there are {n}: give at least 2 "
-            "documents, or a text with a title on each line"
+            "documents, or a text with a title on each line",
+            kind="too_few",
         )
     return {"train": documents.take(np.flatnonzero(~val)), "val": documents.take(np.flatnonzero(val))}
 

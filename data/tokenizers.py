@@ -72,7 +72,9 @@ class CharTokenizer:
             shown = self.characters if len(self.characters) <= 100 else f"{self.characters[:100]}..."
             raise UserError(
                 f"character {text[at]!r} (U+{ord(text[at]):04X}) at position {at} is not in the vocabulary of this "
-                f"corpus, which has {len(self.characters)} characters: {shown!r}"
+                f"corpus, which has {len(self.characters)} characters: {shown!r}",
+                kind="unknown",
+                keys=text[at],
             )
         return ids.astype(np.uint32)
 
@@ -158,8 +160,10 @@ def check_name(name: str) -> str:
         # 256 bytes, at least one merge, EOT; ids must fit the widest token type
         if rest.isdecimal() and 258 <= int(rest) <= 1 << 32:
             return f"bpe:{int(rest)}"
-        raise UserError(f"tokenizer {name}: write bpe:N with N classes, 258 <= N <= {1 << 32:,} (256 are the bytes)")
-    raise UserError(f"tokenizer {name} is not known; {nearest(name, ('char', 'gpt2', 'gpt2:PATH', 'bpe:N'))}")
+        problem = f"tokenizer {name}: write bpe:N with N classes, 258 <= N <= {1 << 32:,} (256 are the bytes)"
+        raise UserError(problem, kind="form", keys=name)
+    hint = nearest(name, ("char", "gpt2", "gpt2:PATH", "bpe:N"))
+    raise UserError(f"tokenizer {name} is not known; {hint}", kind="unknown", keys=name)
 
 
 def split_path(name: str) -> tuple[str, str, str]:

@@ -39,17 +39,22 @@ class Batches:
 
     def __init__(self, split: Split, block_size: int, order: Order, seed: int, rows_per_step: int = 1) -> None:
         if order not in get_args(Order):
-            raise UserError(f"data_order: {order} is not known; {nearest(order, get_args(Order))}")
+            problem = f"data_order: {order} is not known; {nearest(order, get_args(Order))}"
+            raise UserError(problem, kind="unknown", keys="data_order")
         if split.n_targets < block_size:
             raise UserError(
                 f"the split has {len(split.tokens):,} tokens, fewer than one block (block_size {block_size} + 1): "
-                "lower block_size or give more text"
+                "lower block_size or give more text",
+                kind="too_short",
+                keys="block_size",
             )
         step = block_size * rows_per_step
         if order == "sequential" and split.n_targets < step:
             raise UserError(
                 f"the split has {len(split.tokens):,} tokens, fewer than one step of data_order: sequential "
-                f"({rows_per_step} sequences of {block_size}, + 1): lower batch_size or give more text"
+                f"({rows_per_step} sequences of {block_size}, + 1): lower batch_size or give more text",
+                kind="too_short",
+                keys="batch_size",
             )
         self._tokens = np.asarray(split.tokens)
         self._block_size = block_size

@@ -64,20 +64,21 @@ GPT2_SHAPES: dict[str, GPTConfig] = {
 }
 
 
-def misfit(given: GPTConfig, weights: GPTConfig) -> tuple[str, str] | None:
-    """Why weights of one shape cannot begin a model of the `given` one: (key, reason); None where they can.
+def misfit(config: GPTConfig, weights: GPTConfig) -> tuple[str, str] | None:
+    """Why pretrained weights of shape `weights` cannot initialise a model of shape `config`: (key, reason), or None.
 
-    block_size may be smaller (positions are cropped) and vocab_size larger (rows of padding); dropout is no shape.
+    block_size may be smaller (positions are cropped) and vocab_size larger (the extra rows are padding). dropout may
+    differ, as no weight depends on it.
     """
-    if given.block_size > weights.block_size:
+    if config.block_size > weights.block_size:
         return (
             "block_size",
-            f"block_size is {given.block_size}, the weights have positions for at most {weights.block_size}",
+            f"block_size is {config.block_size}, the weights have positions for at most {weights.block_size}",
         )
-    if given.vocab_size < weights.vocab_size:
-        return "vocab_size", f"vocab_size is {given.vocab_size}, the weights need at least {weights.vocab_size}"
+    if config.vocab_size < weights.vocab_size:
+        return "vocab_size", f"vocab_size is {config.vocab_size}, the weights need at least {weights.vocab_size}"
     for name in ("n_layer", "n_head", "n_embd", "bias", "mlp", "norm", "position", "tied_head"):
-        got, wanted = getattr(given, name), getattr(weights, name)
+        got, wanted = getattr(config, name), getattr(weights, name)
         if got != wanted:
             return name, f"{name} is {_plain(got)}, the weights need {name}: {_plain(wanted)}"
     return None

@@ -1,4 +1,4 @@
-"""One GPT: nanoGPT's architecture and state_dict names by default, a few well-tried options beside it.
+"""The GPT: nanoGPT's architecture and state_dict names by default, with a few well-tried options.
 
     model = GPT(GPTConfig(n_layer=4, n_head=4, n_embd=128), torch.Generator().manual_seed(1337))
     hidden = model(idx)             # (B, T, n_embd): what models.losses takes, together with model.head_weight
@@ -25,12 +25,12 @@ EPSILON = 1e-5  # of both norms
 
 class Linear(nn.Linear):
     def reset_parameters(self) -> None:
-        """Nothing: torch would draw from its global generator; `initialise` sets every weight."""
+        """Do nothing: torch would draw from its global generator; `initialise` sets every weight."""
 
 
 class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
-        """Nothing, as above."""
+        """Do nothing, as above."""
 
 
 class Norm(nn.Module):
@@ -119,7 +119,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """All but the head. (B, T) int64 -> (B, T, n_embd), after ln_f"""
+    """The network without its head. (B, T) int64 -> (B, T, n_embd), after ln_f"""
 
     rotation: Tensor | None
 
@@ -132,7 +132,7 @@ class Transformer(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = Norm(config)
-        # computed, hence no part of a checkpoint
+        # computed from the config, so checkpoints do not hold it
         self.register_buffer("rotation", None if learned else rotations(config), persistent=False)
 
     def forward(self, idx: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class Transformer(nn.Module):
         T = idx.shape[1]
         x = self.wte(idx)  # (B, T, n_embd)
         if self.wpe is not None:
-            x = x + self.wpe.weight[:T]  # a slice: a lookup would pay for a scatter on the way back
+            x = x + self.wpe.weight[:T]  # a slice: the backward pass of a lookup would be a scatter
         rotation = None if self.rotation is None else self.rotation[:, :T]
         x = self.drop(x)
         for block in self.h:
@@ -150,9 +150,9 @@ class Transformer(nn.Module):
 
 
 class GPT(nn.Module):
-    """The network without its loss. Its initial weights come from `generator` (a CPU one) and nothing else.
+    """The network with its head, without a loss. The initial weights are drawn from `generator` (on the CPU) only.
 
-    Dropout masks come from torch's default generator: whoever trains owns that one.
+    Dropout masks are drawn from torch's default generator, which trainer.loop seeds and saves.
     """
 
     def __init__(self, config: GPTConfig, generator: torch.Generator) -> None:
@@ -178,8 +178,8 @@ class GPT(nn.Module):
         return self.lm_head(hidden)
 
     def n_parameters(self, non_embedding: bool = True) -> int:
-        """Parameters, each counted once. non_embedding, as in nanoGPT, leaves out the position table but not a
-        tied token table, which works as the head; an untied one is a mere lookup and left out as well."""
+        """The number of parameters, each counted once. non_embedding, as in nanoGPT, leaves out the position table. A
+        tied token table is counted, because it is also the head; an untied one is left out."""
         total = sum(p.numel() for p in self.parameters())
         if non_embedding and self.transformer.wpe is not None:
             total -= self.transformer.wpe.weight.numel()
@@ -211,7 +211,7 @@ def rotations(config: GPTConfig) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the pairs (i, i + hs/2) of x (B, T, n_head, hs) by rotation (2, T, 1, hs/2)."""
+    """Rotate the pairs (i, i + hs/2) of x (B, T, n_head, hs) by rotation (2, T, 1, hs/2)."""
     cos, sin = rotation
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)

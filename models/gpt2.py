@@ -1,4 +1,4 @@
-"""Hugging Face's GPT-2 as ours: config.json and model.safetensors of a directory -> shape and state_dict.
+"""Read a Hugging Face GPT-2 directory (config.json, model.safetensors) as a GPTConfig and a state_dict of our GPT.
 
 Only safetensors are read: a pickle may run code. Source of names and layout: transformers, modeling_gpt2.py, whose
 Conv1D keeps its matrices as (in, out); torch's Linear has (out, in).
@@ -21,7 +21,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ACTIVATIONS: dict[str, Mlp] = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 MASKS = (".attn.bias", ".attn.masked_bias")  # constants that old files carry along
-# what GPT-2's config may also say, with the one value that our network computes; the value is also its default
+# further keys of GPT-2's config.json, each with the only value that our network computes, which is also its default
 USUAL: dict[str, Any] = {
     "model_type": "gpt2",
     "layer_norm_epsilon": EPSILON,
@@ -32,9 +32,9 @@ USUAL: dict[str, Any] = {
 
 
 def load_gpt2(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
-    """The shape and the weights, float32 on the CPU, for `start_from`.
+    """Read the shape and the weights, float32 on the CPU, for `start_from`.
 
-    Raises ValueError where the directory holds no GPT-2 that our network computes, OSError where it cannot be read.
+    Raises ValueError where the directory holds no GPT-2 that our network can compute, OSError where it cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -43,56 +43,57 @@ def load_gpt2(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     if not file.is_file():
         raise ValueError(f"{folder} has no {WEIGHTS} (pickled or sharded weights are not read)")
     try:
-        found = load_file(file)
+        tensors = load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file} is not a readable safetensors file ({error})") from None
     state = {}
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         if name.endswith(MASKS):
             continue
         ours = name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
         state[ours] = tensor.float().T.contiguous() if name.endswith(CONV1D) else tensor.float()
-    if shape.tied_head:  # one tensor, which safetensors keeps once
+    if shape.tied_head:  # a tied weight, which safetensors stores once
         state["lm_head.weight"] = state.get("transformer.wte.weight", torch.empty(0))
     _check_tensors(state, shape, file)
     return shape, state
 
 
 def read_shape(folder: Path) -> GPTConfig:
-    """The shape in a directory's config.json. Raises ValueError and OSError as `load_gpt2`."""
+    """Read the shape from a directory's config.json. Raises ValueError and OSError as `load_gpt2`."""
     file = folder / CONFIG
     if not file.is_file():
         raise ValueError(f"{folder} has no {CONFIG}: not a Hugging Face model")
     try:
-        given = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
         shape: dict[str, Any] = {
-            name: operator.index(given[name]) for name in ("n_layer", "n_head", "n_embd", "vocab_size")
+            name: operator.index(content[name]) for name in ("n_layer", "n_head", "n_embd", "vocab_size")
         }
-        shape["block_size"] = operator.index(given["n_positions"])
+        shape["block_size"] = operator.index(content["n_positions"])
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not a GPT-2's config ({type(error).__name__}: {error})") from None
     for key, usual in {**USUAL, "n_inner": 4 * shape["n_embd"]}.items():
-        value = given.get(key)
+        value = content.get(key)
         if value is not None and value != usual:
             raise ValueError(f"{file}: {key} is {value}; only {usual} is read")
-    activation = given.get("activation_function", "gelu_new")
+    activation = content.get("activation_function", "gelu_new")
     if activation not in ACTIVATIONS:
         raise ValueError(f"{file}: activation_function is {activation}; read are {', '.join(ACTIVATIONS)}")
-    return GPTConfig(**shape, mlp=ACTIVATIONS[activation], tied_head=bool(given.get("tie_word_embeddings", True)))
+    return GPTConfig(**shape, mlp=ACTIVATIONS[activation], tied_head=bool(content.get("tie_word_embeddings", True)))
 
 
 @torch.no_grad()
 def start_from(model: GPT, shape: GPTConfig, state: dict[str, Tensor]) -> None:
-    """Put weights of `shape` into a model that may see less (block_size) and have more rows (vocab_size).
+    """Copy weights of `shape` into a model, whose block_size may be smaller and whose vocab_size may be larger.
 
-    Rows of padding keep what they have: they are no classes. Raises ValueError where the shapes do not fit.
+    Rows of padding keep their initial values: they are no classes of the tokenizer. Raises ValueError where the shapes
+    do not fit.
     """
     problem = misfit(model.config, shape)
     if problem is not None:
         raise ValueError(problem[1])
     for name, parameter in model.named_parameters():  # a tied weight comes once
-        source = state[name][: len(parameter)]
-        parameter[: len(source)].copy_(source)
+        values = state[name][: len(parameter)]
+        parameter[: len(values)].copy_(values)
 
 
 def _check_tensors(state: dict[str, Tensor], shape: GPTConfig, file: Path) -> None:

@@ -1,11 +1,11 @@
-"""The loss of a linear head: of a small one by its definition, of a large one without its logits.
+"""The training loss of a linear head: by its definition for a small head, without holding all logits for a large one.
 
-N x V logits of a large head would outweigh everything else in memory. Two tools. A softmax needs every logit of a
-row, but not all rows at once: rows are taken a chunk at a time, and the gradient by the logits is made on the way
-forward while the chunk is there, in closed form where the loss declares one, else by torch. A sum of squares needs
-no logit at all: sum_j f_j^2 = h^T (W^T W) h (Vincent et al. 2015, arXiv 1412.7091).
+The N x V logits of a large head would need more memory than everything else. A softmax needs every logit of a row, but
+not all rows at once: rows are processed in chunks, and the gradient with respect to the logits is computed during the
+forward pass, while the chunk is in memory; in closed form if the loss declares one, else by autograd. A sum of squares
+needs no logits at all: sum_j f_j^2 = h^T (W^T W) h (Vincent et al. 2015, arXiv 1412.7091).
 
-Rows of the head from n_classes on are padding: no loss sees them, and their gradient is zero.
+Rows of the head from n_classes on are padding: the loss ignores them, and their gradient is zero.
 
 Why not torch's F.linear_cross_entropy (2.13): its chunks of 8 to 16 rows are slower on a CPU than dense logits
 (tests/benchmarks/bench_loss.py), torch 2.11 lacks it, and it computes no other loss.
@@ -33,12 +33,12 @@ WithGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def wide(x: Tensor) -> Tensor:
-    """x in fp32, or as it is where it is wider (tests compare in fp64)."""
+    """x in fp32; a wider dtype is kept (tests compare in fp64)."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def per_token_loss(loss: Loss, parameters: Parameters, logits: Tensor, targets: Tensor) -> Tensor:
-    """The definition. logits (N, C), targets (N,) int64 -> (N,), in fp32 or wider.
+    """The loss of each token by its definition. logits (N, C), targets (N,) int64 -> (N,), in fp32 or wider.
 
     ValueError for a parameter that the loss does not have, and for one outside its range.
     """
@@ -56,10 +56,11 @@ def per_token_loss(loss: Loss, parameters: Parameters, logits: Tensor, targets: 
 def training_loss(
     loss: Loss, parameters: Parameters, hidden: Tensor, weight: Tensor, targets: Tensor, n_classes: int
 ) -> Tensor:
-    """The mean of per_token_loss over the logits hidden @ weight[:n_classes].T, never holding all of many logits.
+    """The mean of per_token_loss over the logits hidden @ weight[:n_classes].T, a large head's logits in chunks.
 
     hidden (N, d), weight (V, d), targets (N,) int64 below n_classes <= V -> scalar, in fp32 or wider.
-    A large head's softmax follows autocast; squares never do: they want all the digits of f.
+    For a large head the matrix products of the softmax are in autocast's dtype; sums of squares are always in fp32,
+    whose precision they need.
     ValueError as per_token_loss.
     """
     if n_classes <= hidden.shape[-1]:  # a small head: its logits are no larger than hidden

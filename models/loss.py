@@ -1,4 +1,4 @@
-"""What a loss is, as a declaration: parameters with their ranges, read-outs, and its formula.
+"""The declaration of a loss: its parameters with their ranges, its read-outs and its formula.
 
     MINE = Loss(
         name="mine",
@@ -8,9 +8,9 @@
         per_token=formula,          # formula(parameters, logits (N, C), targets (N,)) -> (N,)
     )
 
-Everything else derives from it: the config's keys, their ranges in the JSON Schema, the training of large heads, the
-scoring, the tests. models.losses holds the declarations of this program. A declaration imports no torch: a formula
-imports it inside its function.
+The config's keys, their ranges in the JSON Schema, training with large heads, evaluation and the tests are derived from
+it. models.losses holds the declarations of this program. A declaration imports no torch; a formula imports it inside
+its function.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Parameters = Mapping[str, float]
 class Parameter:
     """One number of a loss. Its range in a config: gt (>), ge (>=), lt (<), le (<=), as in pydantic; always finite.
 
-    meaning: one line, shown by editors. closed: the formula also holds at the bounds that gt and lt leave out. A
-    config does not offer them, because there the loss is another one of the table (lambda = 0 is cross_entropy).
+    meaning: one line, shown by editors. closed: the formula is also defined at the bounds that gt and lt exclude. A
+    config does not accept them, because there the loss equals another declared loss (lambda = 0 is cross_entropy).
     """
 
     default: float
@@ -43,7 +43,7 @@ class Parameter:
     closed: bool = False
 
     def admits(self, value: float) -> bool:
-        """Whether the formula has a value there."""
+        """Whether the formula is defined at `value`."""
         return (
             math.isfinite(value)
             and (self.gt is None or value > self.gt or (self.closed and value == self.gt))
@@ -54,7 +54,7 @@ class Parameter:
 
     @property
     def allowed(self) -> str:
-        """`above 0 and at most 1`, for messages."""
+        """The range in words, for messages: `above 0 and not above 1`."""
         not_below = self.gt if self.closed else self.ge
         not_above = self.lt if self.closed else self.le
         words = [
@@ -81,9 +81,9 @@ class Readout:
     """How logits become probabilities.
 
     weights: (loss, parameters, logits (N, C) in fp32 or wider) -> (N, C), positive, or their logarithms where `log`.
-        They are normalised by the program, so that no read-out can give probabilities whose sum is not 1.
+        The program normalises them, so that the probabilities of every read-out sum to 1.
     monotone: in every row the weights rise with the logits, so that the likeliest class is that of the largest logit.
-    of_terms: it needs the loss's coefficients.
+    of_terms: it needs the loss's `terms`.
     """
 
     name: str
@@ -96,16 +96,16 @@ class Readout:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss: either a member of the family (`terms`), or a function of its own (`per_token`).
+    """A loss: either a member of the family that `Terms` describes (`terms`), or a function of its own (`per_token`).
 
     meaning: the formula in a line, f the logits, y the target, C the number of classes.
-    parameters: by name. Of a loss in models.losses the names are <loss>_<symbol>: they are keys of the config.
+    parameters: by name. In models.losses the names are <loss>_<symbol>, because they are keys of the config.
     readouts: the default first.
     terms: (parameters, C) -> Terms.
     per_token: (parameters, logits (N, C) in fp32 or wider, targets (N,) int64) -> (N,), differentiable by torch.
     with_gradient: (parameters, logits (n, C), targets (n,)) -> values (n,), their gradient by the logits (n, C); for
         heads of many classes. Without it torch differentiates per_token, a chunk of rows at a time.
-    proper: where the expected loss is least, the default read-out gives the true distribution. Tests hold it to that.
+    proper: at the minimum of the expected loss the default read-out gives the true distribution. The tests check it.
     Raises ValueError for a declaration that contradicts itself.
     """
 
@@ -137,7 +137,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A loss, all of its parameters, and the read-out that scores it: what a run trains with and is scored by."""
+    """What a run trains with and is evaluated by: a loss, all of its parameters, and a read-out."""
 
     loss: Loss
     parameters: Parameters
@@ -172,7 +172,7 @@ def find_readout(loss: Loss, name: str) -> Readout:
 
 
 def registry(*losses: Loss) -> dict[str, Loss]:
-    """Losses by name. Raises ValueError where two of them share a name or a parameter, or mean two read-outs by one."""
+    """Losses by name. Raises ValueError where two share a name or a parameter, or two read-outs share a name."""
     table: dict[str, Loss] = {}
     owners: dict[str, str] = {}
     readouts: dict[str, Readout] = {}

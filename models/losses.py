@@ -1,6 +1,6 @@
-"""The losses of this program: a new one is a declaration in `LOSSES`, and nothing else.
+"""The losses of this program. To add one, add a declaration to `LOSSES`; nothing else is needed.
 
-But for the Brier score every loss here is of one family. For the logits f of C classes and the true class y:
+Every loss here except the Brier score belongs to one family. For the logits f of C classes and the true class y:
 
     L = ce (logsumexp(f) - f_y)  +  others sum_{j != y} f_j^2  +  target (f_y - M)^2
 

@@ -1,4 +1,4 @@
-"""nanoGPT's ckpt.pt, both ways: its checkpoints load here, and ours continue in its train.py and sample.py.
+"""Read and write nanoGPT's ckpt.pt: its checkpoints load here, and ours continue in its train.py and sample.py.
 
 The file is torch.save of a dict: model (state_dict), model_args, optimizer (state_dict), iter_num,
 best_val_loss, config (the run's settings). Source: karpathy/nanoGPT, train.py.
@@ -22,7 +22,7 @@ COMPILED = "_orig_mod."  # torch.compile's prefix
 
 
 def load_nanogpt(path: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
-    """The shape and the weights in a ckpt.pt, on the CPU, for GPT.load_state_dict.
+    """Read the shape and the weights from a ckpt.pt, on the CPU, for GPT.load_state_dict.
 
     Only tensors and plain values are unpickled, so a stranger's file runs no code.
     Raises ValueError where the file is no such checkpoint, OSError where it cannot be read.
@@ -54,7 +54,7 @@ def save_nanogpt(
 
     optimizer: the state_dict of an AdamW over nanoGPT's two groups (matrices with decay, then the rest); without
     one a fresh AdamW's is written, so that train.py can resume all the same. best_val_loss: nats per token; the
-    default is nanoGPT's own start value. Raises ValueError for a model that nanoGPT cannot hold.
+    default is nanoGPT's own initial value. Raises ValueError for a model that nanoGPT cannot represent.
     """
     plain = GPTConfig()
     for name in ("mlp", "norm", "position", "tied_head"):

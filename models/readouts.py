@@ -1,9 +1,9 @@
-"""Read-outs: how probabilities are read from logits that a loss has trained.
+"""Read-outs: how the logits of a trained model become probabilities.
 
     log_p = log_probs(loss, parameters, logits, SOFTMAX)       # (N, C)
 
-softmax is what cross_entropy and brier are trained for; inverse undoes the bias that squares of logits bring. A loss
-names its read-outs in its declaration (models.losses), and may bring one of its own. Imports no torch by itself.
+cross_entropy and brier train for softmax; inverse corrects the bias that squared logits in a loss cause. A loss names
+its read-outs in its declaration (models.losses), and may add its own. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from models.loss import Loss, Parameters, Readout, Terms, fill_parameters
 if TYPE_CHECKING:
     from torch import Tensor
 
-# An inverse read-out gives every class at least FLOOR_MASS / C, before it normalises. Of 0.1 ... 1e-5 it was the
-# best for rescaled_mse and squentropy_coded, 0.005 nats behind the best for squentropy, 0.013 behind 0.03 for mse
-# (shakespeare_char, 4 layers of 128, 1,500 steps).
+# The inverse read-out gives every class at least FLOOR_MASS / C before it normalises. Of the values 0.1 ... 1e-5 this
+# one was the best for rescaled_mse and squentropy_coded, 0.005 nats behind the best for squentropy, 0.013 behind 0.03
+# for mse (shakespeare_char, 4 layers of 128, 1,500 steps).
 FLOOR_MASS = 0.01
 
 
@@ -65,29 +65,30 @@ def _inverse(loss: Loss, parameters: Parameters, logits: Tensor) -> Tensor:
 
 
 def solve(t: Terms, f: Tensor) -> Tensor:
-    """The P, up to normalisation, whose optimal logits are f. f (N, C) -> (N, C), all positive.
+    """The P, up to normalisation, for which the logits f minimise the loss. f (N, C) -> (N, C), all positive.
 
-    Over targets drawn from P the family's mean has the derivative, with p = softmax(f),
+    For targets drawn from P the expected loss has the derivative, with p = softmax(f),
 
         dL/df_j = ce (p_j - P_j) + 2 others (1 - P_j) f_j + 2 target P_j (f_j - M)
 
-    At the optimum it is zero, which is linear in P_j:
+    At the minimum it is zero; that equation is linear in P_j:
 
         P_j = (ce p_j + 2 others f_j) / (ce + 2 others f_j - 2 target (f_j - M))
 
     With c = 2 lambda / (C - 1) that is squentropy's (p_j + c f_j) / (1 + c f_j), and rescaled_mse's
-    f_j / (k M - (k - 1) f_j). Logits of a real network are no optimum, so the quotient may leave [0, 1], and
-    its denominator may vanish or change sign. Where the numerator is positive, a denominator below it, of
-    whatever sign, means a logit too large: 1. A numerator not above 0 means a logit too small: the floor.
-    NaN stays NaN: a diverged network has no score.
+    f_j / (k M - (k - 1) f_j). The logits of a real network are not at the minimum, so the quotient may leave [0, 1],
+    and its denominator may be zero or negative. If the numerator is positive and the denominator is below it, of
+    whatever sign, the logit is too large, and the result is 1. If the numerator is not positive, the logit is too
+    small, and the result is the floor. NaN stays NaN, so that a diverged network has no score.
 
-    Weak squares have a small bias and undo little, so they get a lower floor: by sqrt(lambda), which kept within
-    0.001 nats of the best floor for lambda from 0.1 to 0.001, and ends in softmax as lambda goes to 0.
+    Squares with a small weight cause a small bias, so the floor is lower for them: it is multiplied by sqrt(lambda),
+    which was within 0.001 nats of the best floor for lambda from 0.1 to 0.001, and the read-out becomes softmax as
+    lambda goes to 0.
     """
     import torch
 
     C, tiny = f.shape[-1], torch.finfo(f.dtype).tiny
-    # in place where it can be: at V = 50,304 every (N, C) counts
+    # in place where possible: at V = 50,304 every (N, C) tensor counts
     numerator = f.softmax(-1).mul_(t.ce).add_(f, alpha=2 * t.others) if t.ce else 2 * t.others * f
     denominator = (2 * (t.others - t.target) * f).add_(t.ce + 2 * t.target * t.M)
     denominator = torch.maximum(denominator, numerator, out=denominator).clamp_min_(tiny)

@@ -14,6 +14,7 @@ from data.errors import UserError
 from data.licences import terms
 from data.prepare import load_test, open_dataset, prepare
 from tests import tiny
+from tests.refusals import facts, refusal
 
 STORIES = "[f'A story of {i} words.' for i in range(40)]"
 SPLITS = "{'train': ['one', 'two'], 'val': ['three'], 'test': ['four']}"
@@ -37,13 +38,11 @@ def prepared(name: str = "my_corpus:Mine", allow_code: bool = True, split: str =
     return prepare(name, "char", split, cache=Path("cache"), allow_code=allow_code)
 
 
-def refused(name: str = "my_corpus:Mine", allow_code: bool = True) -> str:
-    with pytest.raises(UserError) as raised:
-        prepared(name, allow_code)
-    message = str(raised.value)
-    assert "\n" not in message
+def refused(name: str = "my_corpus:Mine", allow_code: bool = True) -> UserError:
+    error = refusal(lambda: prepared(name, allow_code))
     assert [path.name for path in Path("cache").glob("own-*")] == []  # nothing half-written
-    return message
+    assert name in str(error)
+    return error
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_changed_code_is_read_anew_and_the_digest_is_noted(here: Path) -> None:
 
 def test_what_is_in_the_cache_is_read_without_running_anything(here: Path) -> None:
     write(here, f"from pathlib import Path\nPath('ran').touch()\nMine = {STORIES}")
-    assert "--allow-code" in refused(allow_code=False)
+    assert refused(allow_code=False).kind == "not_allowed"
     assert not (here / "ran").exists()
     first = prepared()
     (here / "ran").unlink()
@@ -113,18 +112,34 @@ def test_a_tiny_run_trains_on_it(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "kind", "keys", "line"),
+    [
+        ("Mine = 3", "no_documents", (), None),
+        ("Mine = 'one text'", "no_documents", (), None),
+        ("Mine = ['a', 3]", "not_text", (), 2),
+        ("Mine = ['a', b'b']", "not_text", (), 2),
+        ("Mine = ['a', '\\ud83d']", "surrogate", (), 2),
+        ("Mine = []", "empty", (), None),
+        ("Mine = {'train': ['a']}", "splits", ("train",), None),
+        ("Mine = {'train': ['a'], 'valid': ['b']}", "splits", ("train", "valid"), None),
+        ("Mine = {'train': 'a', 'val': ['b', 'c']}", "no_documents", (), None),
+        ("Mine = ['a', 'b']", "too_few", (), None),
+        ("Miner = []", "unknown", ("Mine",), None),
+    ],
+)
+def test_what_is_no_corpus_is_refused(
+    source: str, kind: str, keys: tuple[str, ...], line: int | None, here: Path
+) -> None:
+    write(here, source)
+    assert facts(refused()) == (kind, keys, line)
+
+
+@pytest.mark.parametrize(
     ("source", "expected"),
     [
         ("Mine = 3", "gives int, not documents"),
-        ("Mine = 'one text'", "gives str, not documents"),
-        ("Mine = ['a', 3]", "document 2: it holds int, not text"),
         ("Mine = ['a', b'b']", "document 2: it holds bytes, not text"),
-        ("Mine = ['a', '\\ud83d']", "document 2: lone surrogate"),
-        ("Mine = []", "no documents with text in it"),
-        ("Mine = {'train': ['a']}", "has the splits train"),
         ("Mine = {'train': ['a'], 'valid': ['b']}", "has the splits train, valid"),
-        ("Mine = {'train': 'a', 'val': ['b', 'c']}", "gives str, not documents"),
-        ("Mine = ['a', 'b']", "at least 3"),
         ("x = 1\nraise KeyError('z')", "importing it failed at {file}:2: KeyError"),
         ("def Mine():\n    yield 'a'\n    1 / 0", "reading it failed at {file}:3: ZeroDivisionError"),
         ("class Mine:\n    def __init__(self, path): pass", "missing 1 required positional argument"),
@@ -132,17 +147,15 @@ def test_a_tiny_run_trains_on_it(here: Path) -> None:
         ("Miner = []", "has no Mine; did you mean Miner?"),
     ],
 )
-def test_what_is_no_corpus_is_one_line_with_its_place(source: str, expected: str, here: Path) -> None:
+def test_what_each_refusal_says(source: str, expected: str, here: Path) -> None:
     write(here, source)
-    message = refused()
-    assert expected.format(file=here / "my_corpus.py") in message
-    assert "my_corpus:Mine" in message
+    assert expected.format(file=here / "my_corpus.py") in str(refused())
 
 
 def test_a_missing_module_names_the_nearest_module_or_kind(here: Path) -> None:
     write(here, f"Mine = {STORIES}")
-    assert "did you mean my_corpus?" in refused("my_corpsu:Mine")
-    assert "did you mean text?" in refused("txt:notes")
+    assert "did you mean my_corpus?" in str(refused("my_corpsu:Mine"))
+    assert "did you mean text?" in str(refused("txt:notes"))
 
 
 def test_the_declared_kinds_win_over_modules_of_their_names(here: Path) -> None:

@@ -19,6 +19,7 @@ from data.errors import UserError
 from data.kind_stories import STORIES_SEED
 from data.prepare import default_cache, load_test, open_dataset, prepare, token_dtype
 from data.tokenizers import Tokenizer, load
+from tests.refusals import facts, refusal
 from tests.waiting import CEILING
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,8 +89,7 @@ def test_nanogpts_split_of_shakespeare_is_exact(sample_data: Path, tmp_path: Pat
     assert (len(dataset.train.tokens), len(dataset.val.tokens), dataset.n_classes) == (1_003_854, 111_540, 65)
     assert dataset.eot is None
     assert dataset.val.tokens.tolist() == [ids[character] for character in text[int(len(text) * 0.9) :]]
-    with pytest.raises(UserError, match="has no test split; use split: documents"):
-        load_test(dataset.path)
+    assert refusal(lambda: load_test(dataset.path)).kind == "no_test_split"
     gpt2 = prepare(corpus, f"gpt2:{sample_data}/gpt2/gpt2.tiktoken", "nanogpt", cache=tmp_path)
     assert (len(gpt2.train.tokens), len(gpt2.val.tokens)) == (301_966, 36_059)  # nanoGPT's data/shakespeare/readme.md
 
@@ -172,8 +172,9 @@ def test_the_test_split_is_not_opened_by_a_search(tmp_path: Path) -> None:
 
 
 def test_what_is_not_a_prepared_corpus_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is not a prepared corpus \(it has no meta.json\)"):
-        open_dataset(tmp_path)
+    error = refusal(lambda: open_dataset(tmp_path))
+    assert error.kind == "unprepared"
+    assert str(error) == f"{tmp_path} is not a prepared corpus (it has no meta.json); prepare it first"
 
 
 PREPARE = """
@@ -210,32 +211,34 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("documents", "tokenizer", "rule", "message"),
+    ("documents", "tokenizer", "rule", "kind", "keys"),
     [
-        (DOCUMENTS, "bpe:5000", "documents", "too short a text for bpe:5000"),
-        (DOCUMENTS, "char", "nanogpt", "40 documents; use split: documents"),
-        (DOCUMENTS, "char", "nanogtp", r"split: nanogtp is not known; did you mean nanogpt\?"),
-        (DOCUMENTS, "chr", "documents", r"did you mean char\?"),
-        (DOCUMENTS, "gpt2:/no/such/file", "documents", "cannot read /no/such/file"),
-        (["ab" * 20], "bpe:258", "documents", "too short a corpus: val has 1 tokens"),
-        (["tiny"], "char", "documents", "too short a corpus"),
-        (["a", "b"], "char", "documents", "2 different documents cannot make"),
+        (DOCUMENTS, "bpe:5000", "documents", "too_short", ("bpe:5000",)),
+        (DOCUMENTS, "char", "nanogpt", "many_documents", ()),
+        (DOCUMENTS, "char", "nanogtp", "unknown", ("nanogtp",)),
+        (DOCUMENTS, "chr", "documents", "unknown", ("chr",)),
+        (DOCUMENTS, "gpt2:/no/such/file", "documents", "cannot_read", ()),
+        (["ab" * 20], "bpe:258", "documents", "too_short", ("val",)),
+        (["tiny"], "char", "documents", "too_short", ("val",)),
+        (["a", "b"], "char", "documents", "too_few", ()),
     ],
 )
 def test_bad_input_leaves_nothing_behind(
-    documents: list[str], tokenizer: str, rule: str, message: str, tmp_path: Path
+    documents: list[str], tokenizer: str, rule: str, kind: str, keys: tuple[str, ...], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        prepare(write(tmp_path, documents), tokenizer, rule, cache=tmp_path / "cache")
-    assert "\n" not in str(caught.value)
+    corpus = write(tmp_path, documents)
+    error = refusal(lambda: prepare(corpus, tokenizer, rule, cache=tmp_path / "cache"))
+    assert facts(error) == (kind, keys, None)
     left = [entry for entry in (tmp_path / "cache").rglob("*") if entry.suffix != ".lock" and entry.name != "locks"]
     assert left == []
 
 
 def test_a_cache_that_cannot_be_made_is_the_users_to_mend(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(UserError, match=r"cannot write to the cache .*cache .*set NANOSWEEP_CACHE"):
-        prepare(write(tmp_path, DOCUMENTS), "char", cache=tmp_path / "cache")
+    error = refusal(lambda: prepare(write(tmp_path, DOCUMENTS), "char", cache=tmp_path / "cache"))
+    assert error.kind == "cannot_write"
+    assert str(error).startswith(f"cannot write to the cache {tmp_path / 'cache'} (")
+    assert str(error).endswith("): set NANOSWEEP_CACHE to a folder on another disk")
 
 
 def test_the_cache_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -291,8 +294,12 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
             super().__init__(path, dtype)
 
     monkeypatch.setattr(encode, "NpyWriter", Full)
-    with pytest.raises(UserError, match=r"no space left in .* make room, or set NANOSWEEP_CACHE"):
-        prepare(write(tmp_path, DOCUMENTS), "char", cache=tmp_path / "cache")
+    error = refusal(lambda: prepare(write(tmp_path, DOCUMENTS), "char", cache=tmp_path / "cache"))
+    assert error.kind == "full_disk"
+    assert str(error) == (
+        f"no space left in {tmp_path / 'cache'} for the prepared corpus: make room, or set NANOSWEEP_CACHE to a folder "
+        "on another disk"
+    )
     assert [entry.name for entry in (tmp_path / "cache").iterdir()] == ["locks"]
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data.documents import Documents
-from data.errors import UserError
 from data.splits import divide
+from tests.refusals import facts, refusal
 
 
 def in_memory(documents: list[str], official: list[int] | None = None) -> Documents:
@@ -43,8 +43,12 @@ def test_no_split_is_empty_and_equal_texts_share_one(n: int) -> None:
 
 
 def test_too_few_documents_for_three_splits_are_refused() -> None:
-    with pytest.raises(UserError, match="2 different documents cannot make train, val and test"):
-        split_texts(in_memory(["a", "b", "a"]))
+    error = refusal(lambda: split_texts(in_memory(["a", "b", "a"])))
+    assert error.kind == "too_few"
+    assert str(error) == (
+        "corpus: 2 different documents cannot make train, val and test: give at least 3, or one document without "
+        "separators"
+    )
 
 
 def test_a_corpus_with_two_splits_has_its_val_divided() -> None:
@@ -67,13 +71,34 @@ def test_one_document_is_cut_by_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("documents", "rule", "message"),
+    ("documents", "rule", "kind", "keys", "message"),
     [
-        (["short"], "documents", "5 characters are too short a corpus: val would have 0"),
-        (["short"], "nanogpt", "val would have 1"),
-        (["a", "b", "c"], "nanogpt", "this corpus has 3 documents; use split: documents"),
+        (
+            ["short"],
+            "documents",
+            "too_short",
+            ("val",),
+            "corpus: 5 characters are too short a corpus: val would have 0; give more text",
+        ),
+        (
+            ["short"],
+            "nanogpt",
+            "too_short",
+            ("val",),
+            "corpus: 5 characters are too short a corpus: val would have 1; give more text",
+        ),
+        (
+            ["a", "b", "c"],
+            "nanogpt",
+            "many_documents",
+            (),
+            "corpus: split: nanogpt cuts one document at 90 % of its characters, and this corpus has 3 documents; use "
+            "split: documents",
+        ),
     ],
 )
-def test_what_cannot_be_split_is_refused(documents: list[str], rule: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        split_texts(in_memory(documents), rule)
+def test_what_cannot_be_split_is_refused(
+    documents: list[str], rule: str, kind: str, keys: tuple[str, ...], message: str
+) -> None:
+    error = refusal(lambda: split_texts(in_memory(documents), rule))
+    assert (facts(error), str(error)) == ((kind, keys, None), message)

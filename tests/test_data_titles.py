@@ -10,9 +10,9 @@ import pytest
 
 from data import titles, tokenizers
 from data.dataset import Dataset, Split
-from data.errors import UserError
 from data.prepare import load_test, prepare
 from tests import made_up
+from tests.refusals import refusal
 from tests.test_data_splits import in_memory
 
 
@@ -31,8 +31,8 @@ def test_titles_come_back_in_order_and_to_the_byte_from_their_tokens(tmp_path: P
     assert texts_of(data, data.train) == stripped[:360]
     assert texts_of(data, data.val) == stripped[360:]
     assert data.meta["splits"]["val"]["text_length"] == len("<eos>".join(stripped[360:]) + "<eos>")
-    with pytest.raises(UserError, match="split: mainrun has no test split"):
-        load_test(data.path)
+    error = refusal(lambda: load_test(data.path))
+    assert (error.kind, "split: mainrun" in str(error)) == ("no_test_split", True)
 
 
 def test_lines_of_a_text_and_rows_of_a_jsonl_are_the_same_titles(tmp_path: Path) -> None:
@@ -54,15 +54,28 @@ def test_a_corpus_with_a_validation_split_of_its_own_keeps_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("documents", "official", "message"),
+    ("documents", "official", "kind", "message"),
     [
-        (["one title\n \n"], None, "there are 1: give at least 2 documents, or a text with a title on each line"),
-        (["a", "b", "c"], [0, 1, 2], "has no test split, and this corpus has one; use split: documents"),
+        (
+            ["one title\n \n"],
+            None,
+            "too_few",
+            "corpus: split: mainrun needs titles to train on and to validate, and there are 1: give at least 2 "
+            "documents, or a text with a title on each line",
+        ),
+        (
+            ["a", "b", "c"],
+            [0, 1, 2],
+            "test_split",
+            "corpus: split: mainrun has no test split, and this corpus has one; use split: documents",
+        ),
     ],
 )
-def test_what_cannot_be_split_is_refused(documents: list[str], official: list[int] | None, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        titles.divide(titles.titles_of(in_memory(documents, official)), "corpus")
+def test_what_cannot_be_split_is_refused(
+    documents: list[str], official: list[int] | None, kind: str, message: str
+) -> None:
+    error = refusal(lambda: titles.divide(titles.titles_of(in_memory(documents, official)), "corpus"))
+    assert (error.kind, str(error)) == (kind, message)
 
 
 def test_characters_are_counted_not_bytes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,9 +19,9 @@ from hypothesis import strategies as st
 from data import bpe
 from data.bpe import RANKS_URL, load_gpt2, train_bpe
 from data.documents import pieces
-from data.errors import UserError
 from data.stories import generate
 from data.tokenizers import BpeTokenizer, CharTokenizer, Tokenizer, characters_of, check_name, load
+from tests.refusals import facts, refusal
 
 HOSTILE = [
     "",
@@ -83,15 +84,20 @@ def test_gpt2_is_gpt2(gpt2: BpeTokenizer) -> None:
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 @pytest.mark.parametrize("text", ["abc\ud83d", "abc\udc00def"])
 def test_half_a_character_is_refused_with_its_place(kind: str, text: str) -> None:
-    with pytest.raises(UserError, match=r"lone surrogate U\+D[8C][30][D0] at character 3"):
-        tokenizer_for(kind, "abc").encode(text)
+    error = refusal(lambda: tokenizer_for(kind, "abc").encode(text))
+    assert error.kind == "surrogate"
+    assert str(error).startswith(f"text: lone surrogate U+{ord(text[3]):04X} at character 3 ")
 
 
 def test_a_prompt_with_a_character_the_corpus_lacks_is_refused_by_name() -> None:
     tokenizer = CharTokenizer("abc", ends=False)
     for prompt in ("ab€", "ab!"):
-        with pytest.raises(UserError, match=rf"character '{prompt[2]}' .* at position 2 .*vocabulary.*'abc'"):
-            tokenizer.encode(prompt)
+        error = refusal(lambda: tokenizer.encode(prompt))  # noqa: B023
+        assert facts(error) == ("unknown", (prompt[2],), None)
+        assert str(error) == (
+            f"character '{prompt[2]}' (U+{ord(prompt[2]):04X}) at position 2 is not in the vocabulary of this corpus, "
+            "which has 3 characters: 'abc'"
+        )
 
 
 def test_char_has_nanogpts_65_classes(sample_data: Path) -> None:
@@ -112,8 +118,14 @@ def test_bpe_has_the_classes_it_was_asked_for(n_classes: int) -> None:
 
 
 def test_bpe_that_a_text_is_too_short_for_names_what_it_yields() -> None:
-    with pytest.raises(UserError, match=r"tiny: too short a text for bpe:5000: .* yields 2\d\d classes; use bpe:2\d\d"):
-        train_bpe(["a short text, a short text"], 5000, "tiny")
+    error = refusal(lambda: train_bpe(["a short text, a short text"], 5000, "tiny"))
+    assert facts(error) == ("too_short", ("bpe:5000",), None)
+    n_classes = re.findall(r"bpe:(\d+)", str(error))[1]
+    assert train_bpe(["a short text, a short text"], int(n_classes), "tiny").n_classes == int(n_classes)
+    assert str(error) == (
+        f"tiny: too short a text for bpe:5000: its training split yields {n_classes} classes; use bpe:{n_classes} or "
+        "fewer, or char"
+    )
 
 
 def test_tiktoken_encodes_as_the_library_that_trained(sample_data: Path) -> None:
@@ -161,20 +173,30 @@ def test_a_tokenizer_is_known_by_name(name: str, kept: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "kind"),
     [
-        ("chars", r"did you mean char\?"),
-        ("gpt-2", r"did you mean gpt2\?"),
-        ("bpe:", "write bpe:N"),
-        ("bpe:1k", "write bpe:N"),
-        ("bpe:257", "258 <= N"),
-        ("bpe:9999999999", "N <= 4,294,967,296"),
-        ("char:x", "not known"),
+        ("chars", "unknown"),
+        ("gpt-2", "unknown"),
+        ("bpe:", "form"),
+        ("bpe:1k", "form"),
+        ("bpe:257", "form"),
+        ("bpe:9999999999", "form"),
+        ("char:x", "unknown"),
     ],
 )
-def test_an_unknown_tokenizer_is_refused(name: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        check_name(name)
+def test_an_unknown_tokenizer_is_refused(name: str, kind: str) -> None:
+    assert facts(refusal(lambda: check_name(name))) == (kind, (name,), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("chars", "tokenizer chars is not known; did you mean char?"),
+        ("bpe:1k", "tokenizer bpe:1k: write bpe:N with N classes, 258 <= N <= 4,294,967,296 (256 are the bytes)"),
+    ],
+)
+def test_what_the_refusal_of_a_tokenizer_says(name: str, message: str) -> None:
+    assert str(refusal(lambda: check_name(name))) == message
 
 
 # --- GPT-2's ranks without a network ---
@@ -203,25 +225,27 @@ def test_gpt2_comes_from_tiktokens_cache(sample_data: Path, tmp_path: Path, monk
 
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "kind", "problem"),
     [
-        (None, "cannot read .*: No such file"),
-        (b"not a ranks file", "is not a tiktoken ranks file"),
-        (b"\x80\xff \xfe", "is not a tiktoken ranks file"),
-        (b"IQ== 0\nIg== 1\n", "holds 2 ranks that are not GPT-2's"),
+        (None, "cannot_read", "cannot read {}: No such file"),
+        (b"not a ranks file", "unreadable", "{} is not a tiktoken ranks file ("),
+        (b"\x80\xff \xfe", "unreadable", "{} is not a tiktoken ranks file ("),
+        (b"IQ== 0\nIg== 1\n", "other_ranks", "{} holds 2 ranks that are not GPT-2's; "),
     ],
 )
-def test_a_wrong_ranks_file_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
+def test_a_wrong_ranks_file_is_refused(content: bytes | None, kind: str, problem: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "ranks").write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        load_gpt2(f"gpt2:{tmp_path}/ranks", tmp_path)
+    error = refusal(lambda: load_gpt2(f"gpt2:{tmp_path}/ranks", tmp_path))
+    assert error.kind == kind
+    assert problem.format(tmp_path / "ranks") in str(error)
 
 
 @pytest.mark.usefixtures("no_network")
 def test_gpt2_without_a_network_names_the_file_to_give(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot download .* gpt2:PATH or in NANOSWEEP_GPT2_RANKS"):
-        load_gpt2("gpt2", tmp_path)
+    error = refusal(lambda: load_gpt2("gpt2", tmp_path))
+    assert error.kind == "no_network"
+    assert "gpt2:PATH or in NANOSWEEP_GPT2_RANKS" in str(error)
 
 
 # --- long documents are tokenised in pieces ---

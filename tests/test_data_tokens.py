@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data.dataset import Split
-from data.errors import UserError
 from data.tokens import Batches, Order, eval_batches, subset, subset_hash
+from tests.refusals import facts, refusal
 
 EOT = 0
 
@@ -123,8 +123,11 @@ def _seconds(batches: Batches, step: int) -> float:
 @pytest.mark.parametrize("order", ["random", "epoch"])
 def test_a_split_shorter_than_a_block_is_refused(order: Order) -> None:
     Batches(single(11), 10, order, seed=1).rows(0, 5)
-    with pytest.raises(UserError, match=r"has 10 tokens, fewer than one block \(block_size 10 \+ 1\)"):
-        Batches(single(10), 10, order, seed=1)
+    error = refusal(lambda: Batches(single(10), 10, order, seed=1))
+    assert facts(error) == ("too_short", ("block_size",), None)
+    assert str(error) == (
+        "the split has 10 tokens, fewer than one block (block_size 10 + 1): lower block_size or give more text"
+    )
 
 
 @pytest.mark.parametrize(("rows_per_step", "windows"), [(1, 19), (4, 16), (19, 19)])
@@ -142,13 +145,18 @@ def test_seven_epochs_in_sequence_visit_each_window_of_whole_steps_seven_times_i
 
 def test_a_sequence_shorter_than_a_step_is_refused() -> None:
     Batches(single(41), 10, "sequential", 1, rows_per_step=4)
-    with pytest.raises(UserError, match=r"has 40 tokens, fewer than one step .* \(4 sequences of 10, \+ 1\)"):
-        Batches(single(40), 10, "sequential", 1, rows_per_step=4)
+    error = refusal(lambda: Batches(single(40), 10, "sequential", 1, rows_per_step=4))
+    assert facts(error) == ("too_short", ("batch_size",), None)
+    assert str(error) == (
+        "the split has 40 tokens, fewer than one step of data_order: sequential (4 sequences of 10, + 1): lower "
+        "batch_size or give more text"
+    )
 
 
 def test_an_unknown_order_is_refused() -> None:
-    with pytest.raises(UserError, match=r"did you mean random\?"):
-        Batches(single(100), 10, "randon", seed=1)  # type: ignore[arg-type]
+    error = refusal(lambda: Batches(single(100), 10, "randon", seed=1))  # type: ignore[arg-type]
+    assert facts(error) == ("unknown", ("data_order",), None)
+    assert str(error) == "data_order: randon is not known; did you mean random?"
 
 
 @pytest.mark.parametrize("context", [1, 7, 10, 64, 99, 100, 500])

@@ -10,6 +10,7 @@ from data.errors import UserError
 from search.results import export
 from search.study.study import Study
 from tests import journals
+from tests.refusals import facts, refusal
 from trainer import provenance
 from trainer.config import TrainConfig, load
 
@@ -63,18 +64,21 @@ def test_a_name_cannot_break_out_of_its_comment(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_does_not_exist_names_those_that_do(study: Study) -> None:
-    with pytest.raises(UserError, match=r"study quick has no trial 99; its trials are 0 to 6"):
-        export.text(study, 99)
+    error = refusal(lambda: export.text(study, 99))
+    assert facts(error) == ("unknown", ("99",), None)
+    assert str(error) == "study quick has no trial 99; its trials are 0 to 6"
 
 
 def test_a_study_without_a_finished_trial_has_no_best(tmp_path: Path) -> None:
     ledger = journals.Ledger(tmp_path / "young")
     ledger.write("study", **journals.header("young"))
-    with pytest.raises(UserError, match="study young has no best trial yet"):
-        export.text(ledger.study)
+    advice = "let it continue (nanosweep run), or choose one with --trial"
+    error = refusal(lambda: export.text(ledger.study))
+    assert (error.kind, str(error)) == ("no_best", f"study young has no best trial yet (no trials); {advice}")
     journals.point(ledger, 0)
-    with pytest.raises(UserError, match="1 trials, none of which has ended at full length"):
-        export.best_config(ledger.study)
+    error = refusal(lambda: export.best_config(ledger.study))
+    progress = "1 trials, none of which has ended at full length"
+    assert (error.kind, str(error)) == ("no_best", f"study young has no best trial yet ({progress}); {advice}")
     assert export.write_best(ledger.study, tmp_path / "young") is None
     assert not (tmp_path / "young" / "best.yaml").exists()
 
@@ -93,8 +97,9 @@ def test_a_config_of_another_release_is_said(tmp_path: Path) -> None:
     ledger = journals.write_study(tmp_path / "quick")
     config = {**ledger.study.trials[0].config, "flux": 1}
     ledger.write("point", trial=7, point={}, config=config, name="x", sampler="random")
-    with pytest.raises(UserError, match="trial 7: its config is not one of this release: flux"):
-        export.text(ledger.study, 7)
+    error = refusal(lambda: export.text(ledger.study, 7))
+    assert facts(error) == ("other_release", ("flux",), None)
+    assert str(error).startswith("trial 7: its config is not one of this release: flux: ")
 
 
 def test_best_yaml_is_written_into_the_folder(study: Study, tmp_path: Path) -> None:

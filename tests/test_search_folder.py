@@ -13,6 +13,7 @@ from data.errors import UserError
 from search.study.folder import BEST, Weights, held, trial_folder
 from search.study.journal import NAME
 from tests import journals
+from tests.refusals import facts
 
 HOLD = """
 import sys, time
@@ -49,8 +50,12 @@ def test_a_second_driver_is_told_who_holds_the_study_and_a_dead_ones_lock_is_fre
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "s")], stdout=subprocess.PIPE) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match=f"being run by process {first.pid} on .* since 2"), held(tmp_path / "s"):
+        with (
+            pytest.raises(UserError, match=f"being run by process {first.pid} on .* since 2") as caught,
+            held(tmp_path / "s"),
+        ):
             pass
+        assert caught.value.kind == "held"
         first.kill()
         first.wait()
     with held(tmp_path / "s"):
@@ -59,15 +64,20 @@ def test_a_second_driver_is_told_who_holds_the_study_and_a_dead_ones_lock_is_fre
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"), held(tmp_path / "file" / "study"):
+    with pytest.raises(UserError) as caught, held(tmp_path / "file" / "study"):
         pass
+    assert facts(caught.value) == ("cannot_write", ("storage",), None)
+    assert str(caught.value) == (
+        f"storage: {tmp_path / 'file' / 'study'} cannot be written: Not a directory; give another `storage`"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_forbidden_folder_is_one_line(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(UserError, match="cannot be written"), held(tmp_path / "study"):
+    with pytest.raises(UserError) as caught, held(tmp_path / "study"):
         pass
+    assert facts(caught.value) == ("cannot_write", ("storage",), None)
 
 
 def with_weights(folder: Path, number: int) -> None:

@@ -24,8 +24,7 @@ from tests.flaky import Fault, Flaky, connecting
 from tests.stores import fresh_store
 from trainer import config, provenance
 from trainer.config import TrainConfig
-from trainer.records import METRICS
-from trainer.run_folder import Reports
+from trainer.run_folder import METRICS, Reports
 
 LAPTOP, SERVER = Node("laptop", 4, 0), Node("server", 24, 4)
 

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import UserError
 from search.results.agreement import interval, kendall
 from search.results.cautions import cautions
 from search.run.plan import _finalists, _turns
@@ -27,6 +26,7 @@ from search.study.folder import Weights
 from search.study.ledger import Ledger
 from search.study.study import Study
 from tests import journals, specs
+from tests.refusals import key_refusal
 from tests.test_search_folder import having_weights, with_weights
 from tests.test_search_sampler import Told
 from trainer.config import TrainConfig
@@ -229,20 +229,37 @@ def test_a_journal_says_each_trials_group_and_an_exempt_one_is_counted_in_it(tmp
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "kind", "keys", "problem"),
     [
-        ("compare: los\n", r"spec.yaml:4: compare: los is no parameter of the space; did you mean loss\?"),
-        ("compare: learning_rate\n", r":4: compare: learning_rate is a range"),
-        ("compare: squentropy_lambda\n", r":4: compare: squentropy_lambda does not exist everywhere"),
-        ("compare: mlp\n", r":4: compare: mlp has one value"),
-        ("finalists: {top: 1, seeds: 3}\n", r":4: finalists: top: 1 has nobody to race with; .*compare"),
+        ("compare: los\n", "unknown", ("compare",), "compare: los is no parameter of the space; did you mean loss?"),
+        (
+            "compare: learning_rate\n",
+            "no_choice",
+            ("compare",),
+            "compare: learning_rate is a range; its values cannot take turns: use a choice",
+        ),
+        (
+            "compare: squentropy_lambda\n",
+            "conditional",
+            ("compare",),
+            "compare: squentropy_lambda does not exist everywhere (when); compare one that does",
+        ),
+        ("compare: mlp\n", "single", ("compare",), "compare: mlp has one value; there is nothing to compare it with"),
+        (
+            "finalists: {top: 1, seeds: 3}\n",
+            "single",
+            ("finalists", "compare"),
+            "finalists: top: 1 has nobody to race with; use at least 2, or compare: PARAMETER",
+        ),
     ],
 )
-def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+def test_a_mistake_is_refused_with_its_place(
+    tmp_path: Path, text: str, kind: str, keys: tuple[str, ...], problem: str
+) -> None:
     space = "space:\n  loss: {choice: [cross_entropy, squentropy]}\n  learning_rate: {log: [1e-4, 1e-2]}\n"
     space += "  mlp: {choice: [gelu]}\n  squentropy_lambda: {choice: [0.1, 1], when: {loss: squentropy}}\n"
-    with pytest.raises(UserError, match=message):
-        specs.read(tmp_path, text + space)
+    error = key_refusal(lambda: specs.read(tmp_path, text + space))
+    assert (error.line, error.kind, error.keys, error.problem) == (4, kind, keys, problem)
 
 
 def test_plan_says_what_comparing_costs() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
-from search.spec.study_spec import StudySpec
+from search.spec.study_spec import MAY_CHANGE, StudySpec
 from search.study import header
 from search.study.study_record import Header, read_header
 from tests import specs, tiny
+from tests.refusals import facts, refusal
 from trainer.config import TrainConfig
 from trainer.measure import default_eval_tokens
 
@@ -50,31 +50,38 @@ def test_a_copy_of_the_base_elsewhere_is_the_same_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "base", "words"),
+    ("text", "base", "key"),
     [
-        ("space: {learning_rate: {log: [1e-4, 1e-1]}}\nsampler: random\n", specs.BASE, "space.learning_rate.log was"),
-        ("space: {dropout: {uniform: [0, 0.5]}}\nsampler: random\n", specs.BASE, "space.learning_rate was"),
-        (SPACE + "seed: 3\n", specs.BASE, "seed was 1337, is now 3"),
-        (SPACE, specs.BASE + "dropout: 0.5\n", "base config: dropout was 0.0, is now 0.5"),
-        (SPACE + "set: {beta2: 0.95}\n", specs.BASE, "base config: beta2 was 0.99, is now 0.95"),
+        ("space: {learning_rate: {log: [1e-4, 1e-1]}}\nsampler: random\n", specs.BASE, "space.learning_rate.log"),
+        ("space: {dropout: {uniform: [0, 0.5]}}\nsampler: random\n", specs.BASE, "space.learning_rate"),
+        (SPACE + "seed: 3\n", specs.BASE, "seed"),
+        (SPACE, specs.BASE + "dropout: 0.5\n", "base config: dropout"),
+        (SPACE + "set: {beta2: 0.95}\n", specs.BASE, "base config: beta2"),
     ],
 )
 def test_another_spec_under_the_same_name_is_refused_with_its_key(
-    tmp_path: Path, text: str, base: str, words: str
+    tmp_path: Path, text: str, base: str, key: str
 ) -> None:
     _, _, written = begun(tmp_path)
     spec, config, _ = specs.read(tmp_path, text, base)
-    with pytest.raises(UserError) as caught:
-        header.check_same(spec, config, written)
-    assert words in str(caught.value)
-    assert "may change" in str(caught.value)
-    assert "another name" in str(caught.value)
+    error = refusal(lambda: header.check_same(spec, config, written))
+    assert facts(error) == ("changed", (key,), None)
+
+
+def test_what_the_refusal_of_another_spec_says(tmp_path: Path) -> None:
+    _, base, written = begun(tmp_path)
+    spec, _, _ = specs.read(tmp_path, SPACE + "seed: 3\n")
+    assert str(refusal(lambda: header.check_same(spec, base, written))) == (
+        f"study s exists in {spec.folder} with another spec: seed was 1337, is now 3. Only {', '.join(MAY_CHANGE)} may "
+        "change. To resume it put seed back; to begin another give it another name (study:)"
+    )
 
 
 def test_changed_text_is_refused(tmp_path: Path) -> None:
     _, _, written = begun(tmp_path)
-    with pytest.raises(UserError, match="stories has changed since the study began"):
-        header.check_same_data({"hash": "def", "corpus": "stories"}, written)
+    error = refusal(lambda: header.check_same_data({"hash": "def", "corpus": "stories"}, written))
+    assert facts(error) == ("other_data", ("corpus",), None)
+    assert str(error).startswith("stories has changed since the study began (hash abc, is now def)")
 
 
 def test_the_subset_has_one_size_for_trials_of_every_length() -> None:

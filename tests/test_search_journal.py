@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import UserError
-from search.study.journal import Journal, decode_metrics, encode, read_records
+from search.study.journal import VERSION, Journal, decode_metrics, encode, read_records
 from search.study.ledger import Ledger
 from tests import journals
 from tests.limits import largest_file
+from tests.refusals import facts, refusal
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True, width=64)
 
@@ -64,21 +64,28 @@ def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path: Path, cut: int) -> Non
 def test_a_spoilt_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "trials.jsonl"
     path.write_text(f'{{"record":"status"}}\n{line}\n')
-    with pytest.raises(UserError, match=r"trials.jsonl:2: not a journal record"):
-        list(read_records(path))
+    error = refusal(lambda: list(read_records(path)))
+    assert facts(error) == ("unreadable", (), 2)
+    assert str(error).startswith(f"{path}:2: not a journal record (")
 
 
 def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     path.write_text('{"record":"study","version":99}\n')
-    with pytest.raises(UserError, match=r"trials.jsonl:1: journal version 99 is of a newer release"):
-        list(read_records(path))
+    error = refusal(lambda: list(read_records(path)))
+    assert facts(error) == ("newer", (), 1)
+    assert str(error) == (
+        f"{path}:1: journal version 99 is of a newer release, this one reads up to {VERSION}; use that release, or a "
+        "later one"
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"trials.jsonl: cannot be opened for writing: "):
-        Journal(tmp_path / "file" / "trials.jsonl")
+    path = tmp_path / "file" / "trials.jsonl"
+    error = refusal(lambda: Journal(path))
+    assert error.kind == "cannot_write"
+    assert str(error).startswith(f"{path}: cannot be opened for writing: ")
 
 
 def test_a_full_disk_leaves_whole_records_and_says_what_to_do(tmp_path: Path) -> None:
@@ -86,8 +93,9 @@ def test_a_full_disk_leaves_whole_records_and_says_what_to_do(tmp_path: Path) ->
     with largest_file(2000):
         for trial in range(10):
             journal.write("status", trial=trial, cause="x" * 100)
-        with pytest.raises(UserError, match=r"trials.jsonl: cannot write the journal: .*; make room and run again"):
-            journal.write("status", trial=10, cause="x" * 2000)
+        error = refusal(lambda: journal.write("status", trial=10, cause="x" * 2000))
+        assert error.kind == "cannot_write"
+        assert str(error) == f"{journal.path}: cannot write the journal: File too large; make room and run again"
         assert [record["trial"] for record in read_records(journal.path)] == list(range(10))
         # a short record still has room: the driver writes that its trials were interrupted
         journal.write("status", trial=99)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
 from search.spec.load import load_spec
 from tests import specs
+from tests.refusals import facts, key_refusal, place, refusal
 
 TEXT = """set: {dropout: 0.1, max_tokens: 1M}
 space:
@@ -43,29 +43,46 @@ def test_the_command_line_has_the_last_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "scale", "words"),
+    ("text", "scale", "line", "kind", "keys"),
     [
-        (TEXT, "tinny", r"no scale tinny; did you mean tiny"),
-        ("space: {dropout: {uniform: [0, 1]}}\n", "tiny", "the spec has no scales"),
-        (TEXT.replace("budget: {trials: 2}", "budgett: {trials: 2}"), None, r"spec.yaml:14: scales.tiny.budgett"),
-        (TEXT.replace("max_tokens: 50k", "max_token: 50k"), "tiny", r"spec.yaml:11: set.max_token: unknown key"),
+        (TEXT, "tinny", None, "unknown", ("tinny",)),
+        ("space: {dropout: {uniform: [0, 1]}}\n", "tiny", None, "unknown", ("tiny",)),
+        (TEXT.replace("budget: {trials: 2}", "budgett: {trials: 2}"), None, 14, "extra_forbidden", ("scales",)),
+        (TEXT.replace("max_tokens: 50k", "max_token: 50k"), "tiny", 11, "unknown", ("max_token",)),
         (
             TEXT.replace("[1, 2]", "[1, 1]"),
             None,
-            r"spec.yaml:12: scales.tiny.space.n_layer: choice names a value twice",
+            12,
+            "twice",
+            ("scales",),
         ),
     ],
 )
-def test_a_mistake_in_a_scale_is_found_on_its_line(tmp_path: Path, text: str, scale: str | None, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        load_spec(specs.write(tmp_path, text), scale=scale)
+def test_a_mistake_in_a_scale_is_refused_with_its_line(
+    tmp_path: Path, text: str, scale: str | None, line: int | None, kind: str, keys: tuple[str, ...]
+) -> None:
+    error = refusal(lambda: load_spec(specs.write(tmp_path, text), scale=scale))
+    assert facts(error) == (kind, keys, line)
 
 
 @pytest.mark.parametrize(
-    ("base", "words"),
-    [("~nobody-of-this-name/x", "no user nobody-of-this-name here"), ("x" * 5000, "5000 characters are too long")],
+    ("text", "scale", "problem"),
+    [
+        (TEXT, "tinny", "no scale tinny; did you mean tiny?"),
+        ("space: {dropout: {uniform: [0, 1]}}\n", "tiny", "no scale tiny; the spec has no scales"),
+    ],
 )
-def test_a_base_that_can_be_no_path_is_a_mistake_on_its_line(tmp_path: Path, base: str, words: str) -> None:
+def test_an_unknown_scale_is_answered_with_the_nearest(tmp_path: Path, text: str, scale: str, problem: str) -> None:
+    error = refusal(lambda: load_spec(specs.write(tmp_path, text), scale=scale))
+    assert str(error) == f"{tmp_path / 'spec.yaml'}: {problem}"
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"),
+    [("~nobody-of-this-name/x", "no_user"), ("x" * 5000, "too_long")],
+)
+def test_a_base_that_can_be_no_path_is_a_mistake_on_its_line(tmp_path: Path, base: str, kind: str) -> None:
     head = specs.HEAD.replace("base.yaml", base)
-    with pytest.raises(UserError, match=rf"spec.yaml:2: base: .*{words}"):
-        load_spec(specs.write(tmp_path, "space: {dropout: {uniform: [0, 0.5]}}\n", head=head))
+    path = specs.write(tmp_path, "space: {dropout: {uniform: [0, 0.5]}}\n", head=head)
+    error = key_refusal(lambda: load_spec(path))
+    assert (place(error), error.kind) == ("2: base", kind)

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import UserError
 from search.run.scheduler import settle
 from search.spec.study_spec import StudySpec
 from search.stopping.median import Median, MedianSettings, median
@@ -19,6 +18,7 @@ from search.strategy.advice import advice
 from search.strategy.stopping import rebuild
 from search.study.ledger import Ledger
 from tests import journals, specs
+from tests.refusals import key_refusal, place
 
 SPACE = "space: {learning_rate: {log: [1e-4, 1e-2]}}\n"
 NUMBERS = st.floats(-1e6, 1e6)
@@ -85,18 +85,28 @@ def test_rungs_are_as_far_apart_as_every_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "where", "kind"),
     [
-        ("{first_rung: 1k, every: 1}", r"median\.every: 1 tokens make 1,999,000 rungs, .* use at least 2,000$"),
-        ("{first_rung: 1k}", r"median\.first_rung: 1k tokens make 1,999 rungs, .* use at least 2,000$"),
-        ("{first_rung: 1M, min_trials: 0}", r"median\.min_trials: .*got 0"),
-        ("{every: 1M}", r"median: first_rung is missing"),
-        ("4", r"median: expected \{first_rung: 1M\}, got 4"),
+        ("{first_rung: 1k, every: 1}", "scheduler.median.every", "conflict"),
+        ("{first_rung: 1k}", "scheduler.median.first_rung", "conflict"),
+        ("{first_rung: 1M, min_trials: 0}", "scheduler.median.min_trials", "greater_than_equal"),
+        ("{every: 1M}", "scheduler.median", "missing"),
+        ("4", "scheduler.median", "value_error"),
     ],
 )
-def test_what_cannot_be_is_one_line(tmp_path: Path, settings: str, message: str) -> None:
-    with pytest.raises(UserError, match=r"spec\.yaml:5: scheduler\." + message):
-        specs.read(tmp_path, f"{SPACE}scheduler: {{median: {settings}}}\n")
+def test_what_cannot_be_is_refused_with_its_place(tmp_path: Path, settings: str, where: str, kind: str) -> None:
+    error = key_refusal(lambda: specs.read(tmp_path, f"{SPACE}scheduler: {{median: {settings}}}\n"))
+    assert (place(error), error.kind) == (f"5: {where}", kind)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rungs"), [("{first_rung: 1k, every: 1}", "1,999,000"), ("{first_rung: 1k}", "1,999")]
+)
+def test_the_rungs_that_are_too_many_are_counted(tmp_path: Path, settings: str, rungs: str) -> None:
+    error = key_refusal(lambda: specs.read(tmp_path, f"{SPACE}scheduler: {{median: {settings}}}\n"))
+    assert error.problem.partition("tokens ")[2] == (
+        f"make {rungs} rungs, at most 1,000 are compared; use at least 2,000"
+    )
 
 
 def test_the_largest_number_of_rungs_is_taken(tmp_path: Path) -> None:
@@ -105,19 +115,29 @@ def test_the_largest_number_of_rungs_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "message"),
+    ("scheduler", "where", "kind", "problem"),
     [
-        ("{medain: {first_rung: 1M}}", r"scheduler\.medain: unknown key; did you mean median\?"),
-        ("median", r"scheduler: expected none or \{median: \{first_rung: 1M\}\} .*got 'median'"),
-        ("{asha: {first_rung: 1M}, median: {first_rung: 1M}}", "exactly one of asha, median.*; got asha and median"),
-        ("{}", "exactly one of asha, median.*; got none"),
+        ("{medain: {first_rung: 1M}}", "scheduler.medain", "extra_forbidden", "unknown key; did you mean median?"),
+        (
+            "median",
+            "scheduler",
+            "form",
+            "expected none or {median: {first_rung: 1M}} (rules: asha, median), got 'median'",
+        ),
+        (
+            "{asha: {first_rung: 1M}, median: {first_rung: 1M}}",
+            "scheduler",
+            "value_error",
+            "give exactly one of asha, median; got asha and median",
+        ),
+        ("{}", "scheduler", "value_error", "give exactly one of asha, median; got none"),
     ],
 )
 def test_another_scheduler_is_answered_with_the_names_that_there_are(
-    tmp_path: Path, scheduler: str, message: str
+    tmp_path: Path, scheduler: str, where: str, kind: str, problem: str
 ) -> None:
-    with pytest.raises(UserError, match=message):
-        specs.read(tmp_path, f"{SPACE}scheduler: {scheduler}\n")
+    error = key_refusal(lambda: specs.read(tmp_path, f"{SPACE}scheduler: {scheduler}\n"))
+    assert (place(error), error.kind, error.problem) == (f"5: {where}", kind, problem)
 
 
 def test_too_few_trials_for_a_median_is_said(tmp_path: Path) -> None:

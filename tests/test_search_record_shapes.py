@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from data.errors import UserError
 from search.cli.main import main
 from search.study.journal import NAME
 from search.study.study import read_study
 from tests import journals
+from tests.refusals import facts, refusal
 
 
 @pytest.fixture
@@ -31,39 +31,60 @@ def spoilt(folder: Path, lines: list[str], kind: str, **changes: Any) -> int:
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "words"),
+    ("kind", "changes", "error_kind", "key"),
     [
-        ("report", {"tokens": ...}, "a report record without tokens"),
-        ("report", {"tokens": "many"}, r"report record: tokens: .*integer, got 'many'"),
-        ("report", {"time": {}}, r"report record: time: .*number, got \{\}"),
-        ("report", {"trial": [0]}, r"report record: trial: .*integer"),
-        ("report", {"trial": True}, r"report record: trial: .*integer"),
-        ("report", {"metrics": {"val_loss": {}}}, r"report record: metrics.val_loss: "),
+        ("report", {"tokens": ...}, "missing", "tokens"),
+        ("report", {"tokens": "many"}, "int_type", "tokens"),
+        ("report", {"time": {}}, "float_type", "time"),
+        ("report", {"trial": [0]}, "int_type", "trial"),
+        ("report", {"trial": True}, "int_type", "trial"),
+        ("report", {"metrics": {"val_loss": {}}}, "float_type", "metrics.val_loss"),
         (
             "report",
             {"metrics": {"val_perplexity": -1.0}},
-            r"report record: metrics: val_perplexity is -1; it is positive",
+            "value_error",
+            "metrics",
         ),
-        ("report", {"tokens": 10**30}, r"report record: tokens: "),
-        ("status", {"status": "sleeping"}, r"status record: status: .*'running'"),
-        ("status", {"seconds": [1]}, r"status record: seconds: "),
-        ("point", {"point": None}, r"point record: point: .*dictionary"),
-        ("point", {"config": {"learning_rate": "x"}}, r"point record: config.learning_rate: "),
-        ("decision", {"action": "wait"}, r"decision record: action: "),
-        ("study", {"spec": {"objective": "luck"}}, r"study record: spec.objective: "),
-        ("study", {"rungs": [[]]}, r"study record: rungs\[0\]: "),
+        ("report", {"tokens": 10**30}, "less_than_equal", "tokens"),
+        ("status", {"status": "sleeping"}, "literal_error", "status"),
+        ("status", {"seconds": [1]}, "float_type", "seconds"),
+        ("point", {"point": None}, "dict_type", "point"),
+        ("point", {"config": {"learning_rate": "x"}}, "float_type", "config.learning_rate"),
+        ("decision", {"action": "wait"}, "literal_error", "action"),
+        ("study", {"spec": {"objective": "luck"}}, "value_error", "spec.objective"),
+        ("study", {"rungs": [[]]}, "int_type", "rungs[0]"),
     ],
 )
 def test_a_record_of_another_shape_is_named(
-    tmp_path: Path, lines: list[str], kind: str, changes: dict[str, Any], words: str
+    tmp_path: Path, lines: list[str], kind: str, changes: dict[str, Any], error_kind: str, key: str
 ) -> None:
     line = spoilt(tmp_path / "quick", lines, kind, **changes)
-    with pytest.raises(UserError, match=rf"{NAME}:{line}: a.* {words.removeprefix('a ')}.*; restore the file"):
-        read_study(tmp_path / "quick")
+    error = refusal(lambda: read_study(tmp_path / "quick"))
+    assert facts(error) == (error_kind, (key,), line)
+    assert str(error).startswith(f"{tmp_path / 'quick' / NAME}:{line}: a {kind} record")
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("changes", "problem"),
+    [
+        ({"tokens": ...}, "a report record without tokens"),
+        ({"tokens": "many"}, "a report record: tokens: input should be a valid integer, got 'many'"),
+        (
+            {"metrics": {"val_perplexity": -1.0}},
+            "a report record: metrics: val_perplexity is -1; it is positive, got {'val_perplexity': -1.0}",
+        ),
+    ],
+)
+def test_what_a_refusal_of_a_record_says(
+    tmp_path: Path, lines: list[str], changes: dict[str, Any], problem: str
+) -> None:
+    line = spoilt(tmp_path / "quick", lines, "report", **changes)
+    error = refusal(lambda: read_study(tmp_path / "quick"))
+    assert str(error) == f"{tmp_path / 'quick' / NAME}:{line}: {problem}; restore the file from a copy"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
     [
         (b"[" * 100_000, "maximum recursion"),
         (b'{"record": "status", "cause": "\xff"}', "invalid start byte"),
@@ -72,12 +93,13 @@ def test_a_record_of_another_shape_is_named(
     ],
     ids=["nested", "bytes", "surrogate", "digits"],
 )
-def test_a_line_that_python_cannot_take_is_named(tmp_path: Path, lines: list[str], line: bytes, words: str) -> None:
+def test_a_line_that_python_cannot_take_is_named(tmp_path: Path, lines: list[str], line: bytes, reason: str) -> None:
     lines[3:3] = ["the spoilt one"]
     path = tmp_path / "quick" / NAME
     path.write_bytes("\n".join(lines).encode().replace(b"the spoilt one", line) + b"\n")
-    with pytest.raises(UserError, match=rf"{NAME}:4: not a journal record .*{words}"):
-        read_study(tmp_path / "quick")
+    error = refusal(lambda: read_study(tmp_path / "quick"))
+    assert facts(error) == ("unreadable", (), 4)
+    assert reason in str(error)  # Python's
 
 
 def test_the_command_says_so_in_one_line(tmp_path: Path, lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,9 @@ GONE = Process(2**22 - 1, 1.0, "mark")  # above the usual number of processes
 def sleeper() -> Iterator[tuple[psutil.Process, str]]:
     """A process with a mark, and the mark."""
     popen = subprocess.Popen(["sleep", "3600"], env={**os.environ, background.MARK: "a#Ray#1"}, start_new_session=True)
-    yield psutil.Process(popen.pid), "a#Ray#1"
+    process = psutil.Process(popen.pid)
+    until(lambda: background.environ(process).get(background.MARK) == "a#Ray#1")  # /proc may show it a moment later
+    yield process, "a#Ray#1"
     popen.kill()
     popen.wait()
 

@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from data.errors import UserError
 from search.report import page
 from search.report.leader_text import Samples
 from search.results import table
@@ -32,6 +31,7 @@ from search.strategy.stopping import rebuild
 from search.study.journal import encode
 from search.study.study import Study, fold
 from tests import journals, simulated, specs
+from tests.refusals import key_refusal, place
 from trainer.config import TrainConfig
 
 # every rule with its defaults; and what of the present ones is different enough
@@ -117,15 +117,17 @@ def test_rungs_ascend_from_the_first_to_below_the_end(
 @each_rule
 def test_a_first_rung_beyond_the_end_is_refused_with_its_line(tmp_path: Path, name: str) -> None:
     text = f"space: {{n_layer: {{choice: [1, 2]}}}}\nscheduler:\n  {name}:\n    first_rung: 2M\n"
-    with pytest.raises(UserError, match=rf":7: scheduler\.{name}\.first_rung: 2M tokens is a trial's max_tokens"):
-        specs.read(tmp_path, text)
+    error = key_refusal(lambda: specs.read(tmp_path, text))
+    assert (place(error), error.kind) == (f"7: scheduler.{name}.first_rung", "conflict")
+    assert error.keys == ("first_rung", "max_tokens")
 
 
 @each_rule
 def test_an_unknown_key_is_answered_with_the_nearest(tmp_path: Path, name: str) -> None:
     text = f"space: {{n_layer: {{choice: [1, 2]}}}}\nscheduler: {{{name}: {{first_rung: 1M, exemt: 0.1}}}}\n"
-    with pytest.raises(UserError, match=rf":5: scheduler\.{name}\.exemt: unknown key; did you mean exempt\?"):
-        specs.read(tmp_path, text)
+    error = key_refusal(lambda: specs.read(tmp_path, text))
+    assert (place(error), error.kind) == (f"5: scheduler.{name}.exemt", "extra_forbidden")
+    assert error.problem == "unknown key; did you mean exempt?"
 
 
 @each_rule

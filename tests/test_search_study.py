@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
 from search.spec.study_spec import Budget
 from search.study.journal import NAME, Record, read_records
 from search.study.study import Study, fold, read_study, spent
 from tests import journals
+from tests.refusals import facts, refusal
 
 
 def test_each_kind_of_trial_is_folded(tmp_path: Path) -> None:
@@ -85,30 +85,39 @@ def test_the_budget_ends_with_whichever_comes_first(budget: Budget, text: str) -
 
 
 @pytest.mark.parametrize(
-    ("records", "message"),
+    ("records", "expected"),
     [
-        ([], r"j: holds no study record"),
+        ([], ("missing", ("study",), None)),
         (
             [
                 {"record": "study", "time": 0, "spec": {}},
                 {"record": "status", "time": 0, "trial": 3, "status": "failed"},
             ],
-            r"j:2: a status record of trial 3",
+            ("out_of_order", (), 2),
         ),
         (
             [{"record": "study", "time": 0, "spec": {}}, {"record": "status", "time": 0, "status": "failed"}],
-            r"j:2: a status record without trial",
+            ("missing", ("trial",), 2),
         ),
     ],
 )
-def test_a_journal_that_makes_no_sense_is_refused(records: list[Record], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        fold(records, "j")
+def test_a_journal_that_makes_no_sense_is_refused(
+    records: list[Record], expected: tuple[str, tuple[str, ...], int | None]
+) -> None:
+    assert facts(refusal(lambda: fold(records, "j"))) == expected
+
+
+def test_what_a_refusal_of_a_journal_says() -> None:
+    assert str(refusal(lambda: fold([], "j"))) == "j: holds no study record; was the study ever started?"
+    begun = {"record": "study", "time": 0, "spec": {}}
+    lost = {"record": "status", "time": 0, "trial": 3, "status": "failed"}
+    message = "j:2: a status record of trial 3, which has no point; restore the file from a copy"
+    assert str(refusal(lambda: fold([begun, lost], "j"))) == message
 
 
 def test_a_study_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"trials.jsonl: no such study"):
-        read_study(tmp_path)
+    error = refusal(lambda: read_study(tmp_path))
+    assert (error.kind, str(error)) == ("missing", f"{tmp_path / 'trials.jsonl'}: no such study")
 
 
 def test_a_listener_that_raises_is_said_once_and_harms_nobody_else(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from data.errors import UserError
 from search.cli.main import main
 from search.results import table
 from search.study import header
@@ -16,6 +15,7 @@ from search.study.journal import NAME, VERSION
 from search.study.study import read_study
 from search.study.study_record import Header, read_header
 from tests import journals
+from tests.refusals import facts, refusal
 
 
 def record(**changes: Any) -> Header:
@@ -101,11 +101,15 @@ def test_everything_that_reads_a_study_takes_a_spec_of_another_release(
 
 def test_a_study_of_another_release_is_not_gone_on_with(tmp_path: Path) -> None:
     written = record(spec=spec(mood="good"))
-    with pytest.raises(UserError, match=r"another release: .* the mood of its spec"):
-        header.check_same(written.spec, written.base, written)
-    written = record(base={"flux": 1})
-    with pytest.raises(UserError, match=r"another release: .* the flux of its base config"):
-        header.check_same(written.spec, written.base, written)
+    error = refusal(lambda: header.check_same(written.spec, written.base, written))
+    assert facts(error) == ("other_release", ("mood",), None)
+    assert str(error) == (
+        "study quick was begun by another release: this one does not take the mood of its spec; continue with that "
+        "release, or begin another study (study:)"
+    )
+    changed = record(base={"flux": 1})
+    error = refusal(lambda: header.check_same(changed.spec, changed.base, changed))
+    assert facts(error) == ("other_release", ("flux",), None)
     exact = record()
     header.check_same(exact.spec, exact.base, exact)
 
@@ -142,8 +146,7 @@ def test_a_record_of_a_newer_release_is_refused_and_of_an_unknown_kind_alone_pas
     assert len(read_study(folder).trials) == 7
     with (folder / NAME).open("a") as file:
         file.write(f'{{"record": "dream", "time": 1, "version": {VERSION + 1}}}\n')
-    with pytest.raises(UserError, match=f"journal version {VERSION + 1} is of a newer release"):
-        read_study(folder)
+    assert refusal(lambda: read_study(folder)).kind == "newer"
 
 
 @pytest.mark.parametrize("lacking", [["version"], ["base", "data", "rungs"], ["commit", "dirty", "packages"]])

@@ -23,6 +23,7 @@ from search.study.study import read_study
 from search.tracking.registry import register
 from search.tracking.tracker import Tracker, close, connected, finish, open_tracker
 from tests import journals, specs, tiny
+from tests.refusals import key_refusal, place
 from tests.waiting import CEILING
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,9 +125,10 @@ def test_plan_says_where_records_go(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_unknown_tracker_is_one_line_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tracking: no tracker is called mlfow; did you mean mlflow") as caught:
-        specs.read(tmp_path, "space: {learning_rate: {log: [1e-3, 1e-2]}}\ntracking: mlfow\n")
-    assert "spec.yaml:5" in str(caught.value)
+    text = "space: {learning_rate: {log: [1e-3, 1e-2]}}\ntracking: mlfow\n"
+    error = key_refusal(lambda: specs.read(tmp_path, text))
+    assert (place(error), error.kind) == ("5: tracking", "unknown")
+    assert error.problem == "no tracker is called mlfow; did you mean mlflow?"
 
 
 class Broken(Tracker):

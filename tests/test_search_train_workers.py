@@ -20,7 +20,7 @@ from tests import tiny
 from tests.drivers import children
 from tests.waiting import CEILING, until
 from trainer import checkpoint, config
-from trainer.records import METRICS
+from trainer.run_folder import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 DEAD, RESET = ActorDiedError(), RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer")

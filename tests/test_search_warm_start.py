@@ -18,6 +18,7 @@ from search.study.journal import NAME
 from search.study.ledger import Ledger
 from search.study.study import Study
 from tests import journals
+from tests.refusals import refusal
 from trainer.config import TrainConfig
 
 DATA: dict[str, Any] = journals.header()["data"]
@@ -33,11 +34,8 @@ def taken(folder: Path, earlier: str = "before", length: int = journals.LENGTH, 
     return take_over(spec(folder, earlier, **changes), DATA, length)
 
 
-def refused(folder: Path, earlier: str = "before", length: int = journals.LENGTH, **changes: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        taken(folder, earlier, length, **changes)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def refused(folder: Path, earlier: str = "before", length: int = journals.LENGTH, **changes: Any) -> UserError:
+    return refusal(lambda: taken(folder, earlier, length, **changes))
 
 
 @pytest.fixture
@@ -104,7 +102,9 @@ def test_shorter_trials_count_as_cut_short_where_they_ended(storage: Path) -> No
 
 
 def test_longer_trials_are_refused(storage: Path) -> None:
-    assert "before: its trials train on 8k tokens, those of this study on 4k" in refused(storage, length=4000)
+    error = refused(storage, length=4000)
+    assert (error.kind, error.keys) == ("longer", ("max_tokens",))
+    assert "before: its trials train on 8k tokens, those of this study on 4k" in str(error)
 
 
 def test_where_the_length_is_searched_each_trial_has_its_own(tmp_path: Path) -> None:
@@ -130,23 +130,29 @@ def test_points_outside_the_present_space_are_left_out(storage: Path) -> None:
     unconditional = {**SPACE, "squentropy_lambda": {"log": [1e-3, 1]}}
     assert [row["trial"] for row in taken(storage, space=unconditional)] == [1]  # who alone has it
     nowhere = {**SPACE, "learning_rate": {"log": [0.5, 0.9]}}
-    assert "none of its 7 trials has both a value and a point in the present space" in refused(storage, space=nowhere)
+    assert "none of its 7 trials has both a value and a point in the present space" in str(
+        refused(storage, space=nowhere)
+    )
 
 
 def test_what_cannot_be_compared_is_refused(storage: Path) -> None:
-    assert "did you mean before?" in refused(storage, "befor")
-    assert "it holds no other study" in refused(storage / "empty")
-    assert "s is this study itself" in refused(storage, "s")
-    assert "is this study itself" in refused(storage, str(storage / "s"))
+    error = refused(storage, "befor")
+    assert (error.kind, error.keys, str(error).partition("; ")[2]) == ("missing", ("befor",), "did you mean before?")
+    assert str(refused(storage / "empty")).endswith("; it holds no other study")
+    assert refused(storage, "s").kind == refused(storage, str(storage / "s")).kind == "itself"
     more = {**SPACE, "dropout": {"choice": [0, 0.1]}}
-    assert "it did not search dropout;" in refused(storage, space=more)
+    error = refused(storage, space=more)
+    assert (error.kind, error.keys) == ("other_space", ("dropout",))
     less = {"learning_rate": SPACE["learning_rate"], "dropout": {"choice": [0]}}
-    message = refused(storage, space=less)
-    assert "it did not search dropout, and it searched loss, squentropy_lambda too" in message
-    message = refused(storage, objective="val_bits_per_byte")
-    assert "its objective is val_perplexity, this study's val_bits_per_byte" in message
-    with pytest.raises(UserError, match=r"before: its data are others \(stories, hash abc123; here stories, hash def"):
-        take_over(spec(storage), {**DATA, "hash": "def456"}, journals.LENGTH)
+    error = refused(storage, space=less)
+    assert (error.kind, error.keys) == ("other_space", ("dropout", "loss", "squentropy_lambda"))
+    assert "it did not search dropout, and it searched loss, squentropy_lambda too" in str(error)
+    error = refused(storage, objective="val_bits_per_byte")
+    assert (error.kind, error.keys) == ("conflict", ("objective",))
+    assert "its objective is val_perplexity, this study's val_bits_per_byte" in str(error)
+    error = refusal(lambda: take_over(spec(storage), {**DATA, "hash": "def456"}, journals.LENGTH))
+    assert error.kind == "other_data"
+    assert "before: its data are others (stories, hash abc123; here stories, hash def456)" in str(error)
 
 
 def test_epochs_are_counted_out(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from data.corpora import KINDS
 from data.corpus_kind import UNKNOWN_LICENCE, CorpusKind
 from data.licences import terms
 from tests import tiny
-from trainer import card, config, records, scores
+from trainer import card, config, scores
 from trainer.__main__ import main
 from trainer.report import Report
+from trainer.run_folder import CARD
 
 HEADER = """\
 # nanosweep: best of study quick, trial 7 (lr=1e-3); 26k parameters
@@ -49,14 +50,14 @@ def rows(text: str) -> dict[str, list[str]]:
 
 def test_every_score_is_that_of_the_last_report(run: Path) -> None:
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    found = rows((run / records.CARD).read_text())
+    found = rows((run / CARD).read_text())
     assert {"val_perplexity", "val_loss", "val_bits_per_byte", "val_accuracy", "val_ece"} <= found.keys()
     for name, (value, *_) in found.items():
         assert float(value) == pytest.approx(last["metrics"][name], rel=1e-5), name
 
 
 def test_intervals_hold_their_value_and_are_of_the_documents(run: Path) -> None:
-    measured, found = scores.load(run / "scores.npz"), rows((run / records.CARD).read_text())
+    measured, found = scores.load(run / "scores.npz"), rows((run / CARD).read_text())
     ends = {name: [float(end) for end in span.split(" to ")] for name, (_, span) in found.items() if " to " in span}
     assert ends.keys() == {"val_perplexity", "val_loss", "val_bits_per_byte"}
     for name, (low, high) in ends.items():
@@ -69,7 +70,7 @@ def test_intervals_hold_their_value_and_are_of_the_documents(run: Path) -> None:
 
 
 def test_the_rest_is_the_runs_own_too(run: Path) -> None:
-    text, data = (run / records.CARD).read_text(), tiny.stories()
+    text, data = (run / CARD).read_text(), tiny.stories()
     reports = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert "2,560 tokens in 40 steps, seed 3" in text
     assert f"{reports[-1]['metrics']['seconds']:.1f} s of wall clock" in text
@@ -86,7 +87,7 @@ def test_the_rest_is_the_runs_own_too(run: Path) -> None:
 
 
 def test_a_model_hub_reads_the_cards_metadata(run: Path) -> None:
-    loaded = ModelCard.load(run / records.CARD)
+    loaded = ModelCard.load(run / CARD)
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["metrics"]
     results = {result.metric_type: result for result in loaded.data.eval_results or []}
     assert results["perplexity"].metric_value == last["val_perplexity"]
@@ -97,7 +98,7 @@ def test_a_model_hub_reads_the_cards_metadata(run: Path) -> None:
 
 
 def test_where_the_config_comes_from_reaches_the_card_and_how_to_use_the_file_does_not(run: Path) -> None:
-    text = (run / records.CARD).read_text()
+    text = (run / CARD).read_text()
     header = HEADER.format(hash=tiny.stories().hash).splitlines()
     assert "```text\n" + "\n".join(line.removeprefix("# ") for line in header[:3]) + "\n```" in text
     assert "THIS_FILE" not in text
@@ -134,14 +135,14 @@ def test_a_card_goes_when_its_run_goes_on_and_stays_when_there_is_nothing_left_t
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     tiny.run(tiny.config(seed=3), resume=folder, out_dir=folder)
-    assert (folder / records.CARD).exists()
+    assert (folder / CARD).exists()
 
     def stop(report: Report) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         tiny.run(tiny.config(seed=3, max_tokens=4096), resume=folder, out_dir=folder, report=stop)
-    assert not (folder / records.CARD).exists()
+    assert not (folder / CARD).exists()
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)

@@ -15,6 +15,7 @@ from data import tokenizers
 from data.errors import UserError
 from tests import tiny
 from tests.limits import largest_file
+from tests.refusals import facts, refusal
 from trainer import checkpoint, config
 from trainer.config import TrainConfig
 from trainer.optimizers import OPTIMIZERS
@@ -133,29 +134,48 @@ def test_a_best_that_was_measured_on_other_text_is_forgotten(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "kind"),
     [
-        ({"n_embd": 32}, "n_embd: 16, the config has n_embd: 32"),
-        ({"mlp": "swiglu"}, "mlp: gelu"),
-        ({"batch_size": 8}, "batch_size: 4"),
-        ({"optimizer": "sgd"}, "optimizer: adamw"),
-        ({"seed": 7}, "seed: 1337"),
-        ({"max_tokens": 64}, "at 640 tokens and max_tokens is 64: nothing is left to train"),
-        ({"max_tokens": 640}, "nothing is left to train"),
+        ({"n_embd": 32}, "changed"),
+        ({"mlp": "swiglu"}, "changed"),
+        ({"batch_size": 8}, "changed"),
+        ({"optimizer": "sgd"}, "changed"),
+        ({"seed": 7}, "changed"),
+        ({"max_tokens": 64}, "nothing_left"),
+        ({"max_tokens": 640}, "nothing_left"),
     ],
 )
-def test_another_run_is_not_resumed(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_another_run_is_not_resumed(changes: dict[str, object], kind: str, tmp_path: Path) -> None:
     settings = tiny.config()
     stopped_at(10, settings, tmp_path / "run")
-    with pytest.raises(UserError, match=message):
-        tiny.run(config.replace(settings, **changes), resume=tmp_path / "run", out_dir=tmp_path / "new")
+    other = config.replace(settings, **changes)
+    error = refusal(lambda: tiny.run(other, resume=tmp_path / "run", out_dir=tmp_path / "new"))
+    assert (error.kind, error.keys) == (kind, tuple(changes))
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"n_embd": 32}, " has n_embd: 16, the config has n_embd: 32; a resumed run keeps it"),
+        (
+            {"max_tokens": 64},
+            " is at 640 tokens and max_tokens is 64: nothing is left to train; raise max_tokens",
+        ),
+    ],
+)
+def test_what_the_refusal_to_resume_says(changes: dict[str, object], problem: str, tmp_path: Path) -> None:
+    settings = tiny.config()
+    stopped_at(10, settings, tmp_path)
+    error = refusal(lambda: tiny.run(config.replace(settings, **changes), resume=tmp_path))
+    assert str(error) == f"{tmp_path}{problem}"
 
 
 def test_other_data_is_not_resumed(tmp_path: Path) -> None:
     stopped_at(10, tiny.config(), tmp_path)
-    with pytest.raises(UserError, match="trained on other data"):
-        tiny.run(tiny.config(), resume=tmp_path, data=tiny.stories(60))
+    error = refusal(lambda: tiny.run(tiny.config(), resume=tmp_path, data=tiny.stories(60)))
+    assert error.kind == "other_data"
+    assert str(error).startswith(f"{tmp_path} was trained on other data (stories")
 
 
 def test_dropout_and_rates_may_change_on_the_way(tmp_path: Path) -> None:
@@ -169,16 +189,18 @@ def test_dropout_and_rates_may_change_on_the_way(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 torn"])
 def test_a_file_that_is_no_checkpoint_is_a_clear_error(content: bytes, tmp_path: Path) -> None:
     (tmp_path / checkpoint.CHECKPOINT).write_bytes(content)
-    with pytest.raises(UserError, match=r"checkpoint\.pt: not a readable checkpoint"):
-        tiny.run(tiny.config(), resume=tmp_path)
+    error = refusal(lambda: tiny.run(tiny.config(), resume=tmp_path))
+    assert error.kind == "unreadable"
+    assert str(error).startswith(f"{tmp_path / checkpoint.CHECKPOINT}: not a readable checkpoint (")
 
 
 def test_a_missing_checkpoint_and_one_of_weights_only_are_clear_errors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no checkpoint there"):
-        tiny.run(tiny.config(), resume=tmp_path)
+    error = refusal(lambda: tiny.run(tiny.config(), resume=tmp_path))
+    assert (error.kind, str(error)) == ("missing", f"{tmp_path / checkpoint.CHECKPOINT}: no checkpoint there")
     tiny.run(tiny.config(), out_dir=tmp_path)
-    with pytest.raises(UserError, match="weights only; resume from"):
-        tiny.run(tiny.config(), resume=tmp_path / checkpoint.BEST)
+    best = tmp_path / checkpoint.BEST
+    error = refusal(lambda: tiny.run(tiny.config(), resume=best))
+    assert (error.kind, str(error)) == ("weights_only", f"{best} holds weights only; resume from checkpoint.pt")
 
 
 def test_the_run_folder_holds_all_that_is_needed_elsewhere(tmp_path: Path) -> None:
@@ -235,23 +257,35 @@ def _new_key(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "difference"),
+    ("change", "key", "difference"),
     [
-        (lambda content: content.update(format=checkpoint.FORMAT + 1), f"format {checkpoint.FORMAT + 1}, this one"),
-        (lambda content: content.update(ema={}), "field that this one does not know: ema"),
-        (lambda content: content["state"].update(restarts=1), "field of its state that .*: restarts"),
-        (_new_key, "key of its config that .*: rotary_base"),
+        (
+            lambda content: content.update(format=checkpoint.FORMAT + 1),
+            "format",
+            f"format {checkpoint.FORMAT + 1}, this one reads up to {checkpoint.FORMAT}",
+        ),
+        (lambda content: content.update(ema={}), "ema", "field that this one does not know: ema"),
+        (
+            lambda content: content["state"].update(restarts=1),
+            "restarts",
+            "field of its state that this one does not know: restarts",
+        ),
+        (_new_key, "rotary_base", "key of its config that this one does not know: rotary_base"),
     ],
     ids=["format", "field", "state", "config"],
 )
 def test_a_checkpoint_of_a_newer_release_is_refused_in_one_line(
-    change: Callable[[dict[str, Any]], None], difference: str, tmp_path: Path
+    change: Callable[[dict[str, Any]], None], key: str, difference: str, tmp_path: Path
 ) -> None:
     stopped_at(10, tiny.config(), tmp_path)
     rewritten(tmp_path, change)
-    with pytest.raises(UserError, match=rf"checkpoint\.pt: written by a newer release .*{difference}") as caught:
-        tiny.run(tiny.config(), resume=tmp_path)
-    assert "\n" not in str(caught.value)
+    error = refusal(lambda: tiny.run(tiny.config(), resume=tmp_path))
+    assert isinstance(error, checkpoint.NewerReleaseError)
+    assert facts(error) == ("newer", (key,), None)
+    assert str(error) == (
+        f"{tmp_path / checkpoint.CHECKPOINT}: written by a newer release of nanosweep ({difference}); read it with "
+        "that release"
+    )
 
 
 def _older(content: dict[str, Any]) -> None:
@@ -282,5 +316,6 @@ def test_a_run_without_own_code_writes_only_fields_that_the_release_before_it_re
 def test_a_checkpoint_without_what_every_release_writes_is_a_clear_error(field: str, tmp_path: Path) -> None:
     stopped_at(10, tiny.config(), tmp_path)
     rewritten(tmp_path, lambda content: content.pop(field))
-    with pytest.raises(UserError, match=rf"not a readable checkpoint .*{field}"):
-        checkpoint.load(tmp_path)
+    error = refusal(lambda: checkpoint.load(tmp_path))
+    assert error.kind == "unreadable"
+    assert field in str(error)

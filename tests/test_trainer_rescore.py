@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
 from tests import tiny
+from tests.refusals import refusal
 from trainer.rescore import rescore
 
 
@@ -25,9 +25,8 @@ def test_a_run_that_has_not_ended_or_is_of_other_data_is_refused(tmp_path: Path)
 
     with pytest.raises(RuntimeError, match="enough"):
         tiny.run(tiny.config(), out_dir=tmp_path / "half", report=stop)
-    with pytest.raises(UserError, match="its run has not ended"):
-        rescore(tmp_path / "half", tiny.stories(), tiny.stories().val)
+    error = refusal(lambda: rescore(tmp_path / "half", tiny.stories(), tiny.stories().val))
+    assert (error.kind, str(error)) == ("not_ended", f"{tmp_path / 'half'}: its run has not ended")
     tiny.run(tiny.config(max_tokens=640), out_dir=tmp_path / "whole")
     other = tiny.stories(60)
-    with pytest.raises(UserError, match="trained on other data"):
-        rescore(tmp_path / "whole", other, other.val)
+    assert refusal(lambda: rescore(tmp_path / "whole", other, other.val)).kind == "other_data"

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from data.dataset import Split
-from data.errors import UserError
 from models.gpt import GPT
 from tests import tiny
+from tests.refusals import refusal
 from trainer import checkpoint, config, scores
 from trainer.device import Machine
 from trainer.evaluate import Evaluation, evaluate
@@ -77,15 +77,15 @@ def test_reading_needs_no_torch() -> None:
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04half"])
 def test_a_file_of_something_else_is_a_clear_error(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "scores.npz"
-    with pytest.raises(UserError, match="no scores there"):
-        scores.load(path)
+    error = refusal(lambda: scores.load(path))
+    assert (error.kind, str(error)) == ("missing", f"{path}: no scores there")
     path.write_bytes(content)
-    with pytest.raises(UserError, match="not a readable file of scores"):
-        scores.load(path)
+    error = refusal(lambda: scores.load(path))
+    assert error.kind == "unreadable"
+    assert str(error).startswith(f"{path}: not a readable file of scores (")
     with path.open("wb") as file:
         np.savez(file, other=np.zeros(3))
-    with pytest.raises(UserError, match="not a readable file of scores"):
-        scores.load(path)
+    assert refusal(lambda: scores.load(path)).kind == "unreadable"
 
 
 @pytest.mark.parametrize("changes", [{}, {"eval_tokens": "1M"}, {"early_stop": 1, **tiny.RUINOUS}])
@@ -134,5 +134,4 @@ def test_a_file_of_an_earlier_release_lacks_what_that_did_not_measure_and_no_mor
     assert read.tempered_count.size == read.tempered_confidence.size == read.tempered_accuracy.size == 0
     del content["nll"]
     np.savez_compressed(tmp_path / "scores.npz", **content)
-    with pytest.raises(UserError, match="not a readable file of scores"):
-        scores.load(tmp_path / "scores.npz")
+    assert refusal(lambda: scores.load(tmp_path / "scores.npz")).kind == "unreadable"

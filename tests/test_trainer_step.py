@@ -46,8 +46,8 @@ def test_a_step_that_does_not_fit_is_done_again_on_the_same_rows(changes: dict[s
     with scarce.memory(training=3, backward=backward) as limits:
         made, found = trained(settings)
     assert limits.refused == [7, 4]  # more than once, rounded up, and never again
-    assert (made.micro_batch.size, made.micro_batch.known) == (2, 2)
-    assert (whole.micro_batch.size, whole.micro_batch.known) == (7, None)
+    assert (made.micro_batch.size, made.micro_batch.fits) == (2, 2)
+    assert (whole.micro_batch.size, whole.micro_batch.fits) == (7, None)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weights(made), weights(whole), rtol=0, atol=2e-5)
 
@@ -110,7 +110,7 @@ def test_an_update_that_runs_out_is_not_done_again() -> None:
             made.step(0, 1.0)
     finally:
         handle.remove()
-    assert (calls, made.micro_batch.known) == ([1], None)
+    assert (calls, made.micro_batch.fits) == ([1], None)
 
 
 @pytest.mark.filterwarnings("ignore:Using `torch.compile:UserWarning")  # of the hooks that play the small GPU
@@ -121,7 +121,7 @@ def test_a_compiled_step_is_halved_as_well(monkeypatch: pytest.MonkeyPatch) -> N
     _, expected = trained(settings)
     with scarce.memory(training=3) as limits:
         made, found = trained(TrainConfig(**{**settings.model_dump(), "compile": True}))
-    assert (limits.refused, made.micro_batch.known) == ([8, 4], 2)
+    assert (limits.refused, made.micro_batch.fits) == ([8, 4], 2)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -4,8 +4,8 @@
     torchrun --nproc_per_node=2 -m trainer trainer/configs/gpt2-124m.yaml
 
 Writes a run folder (out/<config name>, or --out), shows its progress, and ends with the line
-`val_loss X val_perplexity Y` of the full validation split. Exit codes: 0 done; 1 diverged; 2 a mistake in what was
-given, in one line; 130 Ctrl-C, the last checkpoint kept.
+`val_loss X val_perplexity Y` of the full validation split. Exit codes: 0 completed; 1 diverged or out of memory; 2
+invalid input, explained in one line; 130 interrupted by Ctrl-C, the last checkpoint is kept.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Order:
-    """What was asked for, checked.
+    """One training run, as the command line requests it, checked.
 
-    resume: the checkpoint to resume from, or None; length: tokens to train on; source: the config file that was given,
-    with `changes` (key=value) on top of it; allow_code: own code may be imported.
+    resume: the checkpoint to resume from, or None. length: tokens to train on. source: the config file; changes: the
+    overrides (key=value) on top of it. allow_code: whether own code may be imported.
     """
 
     config: TrainConfig
@@ -45,7 +45,7 @@ class Order:
 
 
 class Follower(Protocol):
-    """Somebody who is told what the first process of a run reports, and how it ended by itself."""
+    """Receives the reports of a run's rank 0, and its result when it has ended by itself."""
 
     def report(self, report: Report) -> None: ...
 
@@ -57,12 +57,12 @@ Follow = Callable[[Order], AbstractContextManager[Follower | None]]
 
 def main(argv: list[str] | None = None, prog: str = "python -m trainer") -> int:
     """prog: what the user typed, for usage and errors. Returns the exit code."""
-    given = parser(prog).parse_args(argv)
-    return answered(prog, folder(given), lambda: train_here(given))
+    arguments = parser(prog).parse_args(argv)
+    return run_for_exit_code(prog, folder(arguments), lambda: train_here(arguments))
 
 
-def answered(prog: str, out: Path, run: Callable[[], int]) -> int:
-    """The exit code of a run: its own, or that of what stopped it, said in a line."""
+def run_for_exit_code(prog: str, out: Path, run: Callable[[], int]) -> int:
+    """Call `run` and return its exit code; an error that stops it becomes one line on stderr and an exit code."""
     try:
         return run()
     except UserError as error:
@@ -86,8 +86,8 @@ def answered(prog: str, out: Path, run: Callable[[], int]) -> int:
 
 
 def parser(prog: str = "python -m trainer") -> argparse.ArgumentParser:
-    about = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser(prog=prog, description=about)
+    summary = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog=prog, description=summary)
     parser.add_argument("config", type=Path, help="a YAML file, see trainer/configs/")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value; repeatable")
     parser.add_argument("--max-tokens", metavar="N", help="same as --set max_tokens=N (500k, 20M, 2B, `7 epochs`)")
@@ -95,17 +95,17 @@ def parser(prog: str = "python -m trainer") -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="continue from the folder's checkpoint, or begin where there is none"
     )
-    about = "import own code that the config names (loss, optimizer, corpus, model: module:Name), which runs it"
-    parser.add_argument("--allow-code", action="store_true", help=about)
+    code = "import own code that the config names (loss, optimizer, corpus, model: module:Name), which runs it"
+    parser.add_argument("--allow-code", action="store_true", help=code)
     return parser
 
 
-def folder(given: argparse.Namespace) -> Path:
-    """The run folder."""
-    return given.out or Path("out") / given.config.stem
+def folder(arguments: argparse.Namespace) -> Path:
+    """The run folder: --out, or out/<config name>."""
+    return arguments.out or Path("out") / arguments.config.stem
 
 
-def train_here(given: argparse.Namespace, follow: Follow | None = None) -> int:
+def train_here(arguments: argparse.Namespace, follow: Follow | None = None) -> int:
     """The whole command in this process, or in those that torchrun started. Returns the exit code."""
     from trainer import device
     from trainer.distributed import from_environment
@@ -114,54 +114,54 @@ def train_here(given: argparse.Namespace, follow: Follow | None = None) -> int:
 
     ranks = from_environment()
     first = ranks.rank == 0
-    made = order(given, show=first)
+    run_order = order(arguments, show=first)
     with (
-        follow(made) if first and follow else nullcontext() as follower,
-        display(made.length) if first else nullcontext(Display()) as shown,
+        follow(run_order) if first and follow else nullcontext() as follower,
+        display(run_order.length) if first else nullcontext(Display()) as screen,
     ):
 
         def report(measured: Report) -> None:
-            shown.report(measured)
+            screen.report(measured)
             if follower is not None:
                 follower.report(measured)
 
         result = train(
-            made.config,
-            made.data,
+            run_order.config,
+            run_order.data,
             report,
-            made.resume,
-            out_dir=made.out,
-            on_step=shown.on_step,
-            allow_code=made.allow_code,
+            run_order.resume,
+            out_dir=run_order.out,
+            on_step=screen.on_step,
+            allow_code=run_order.allow_code,
         )
         if follower is not None:
             follower.ended(result)
     if not first:
         return int(result.status == "diverged")
-    return conclude(result, made, device.describe(device.choose(made.config, ranks.local_rank), ranks.size))
+    return conclude(result, run_order, device.describe(device.choose(run_order.config, ranks.local_rank), ranks.size))
 
 
-def order(given: argparse.Namespace, show: bool = True) -> Order:
-    """Read the config, see whether the run folder is free, prepare the data. Raises UserError."""
+def order(arguments: argparse.Namespace, show: bool = True) -> Order:
+    """Read the config, check that the run folder is free, prepare the data. Raises UserError."""
     from data.prepare import prepare
     from trainer import build_model, criterion, optim
     from trainer import config as configs
 
-    changes = [*given.set, *([f"max_tokens={given.max_tokens}"] if given.max_tokens else [])]
-    config = configs.load(given.config, changes)
-    criterion.build(config, given.allow_code)  # what is wrong with own code is said before any work
-    optim.load_own(config, given.allow_code)
-    build_model.load_own(config, given.allow_code)
+    changes = [*arguments.set, *([f"max_tokens={arguments.max_tokens}"] if arguments.max_tokens else [])]
+    config = configs.load(arguments.config, changes)
+    criterion.build(config, arguments.allow_code)  # what is wrong with own code is said before any work
+    optim.load_own(config, arguments.allow_code)
+    build_model.load_own(config, arguments.allow_code)
     if show:
-        _note_changed_code(given.config, config)
-    out = folder(given)
-    resume = _resumable(out, config, given.resume)
+        _note_changed_code(arguments.config, config)
+    out = folder(arguments)
+    resume = _resumable(out, config, arguments.resume)
     data = prepare(
         config.corpus,
         config.tokenizer,
         config.split,
         progress=show and sys.stdout.isatty(),
-        allow_code=given.allow_code,
+        allow_code=arguments.allow_code,
     )
     length = config.length(data.train.n_targets)
     if show:
@@ -171,11 +171,11 @@ def order(given: argparse.Namespace, show: bool = True) -> Order:
         floor = data.val.floor_nll
         if floor is not None:
             print(f"floor: {floor.sum() / data.val.n_targets:.4f} nats/token: no honest model goes under it")
-    return Order(config, data, out, resume, length, given.config, changes, given.allow_code)
+    return Order(config, data, out, resume, length, arguments.config, changes, arguments.allow_code)
 
 
 def _note_changed_code(path: Path, config: TrainConfig) -> None:
-    """Say where the own code of an exported config is not that of the trial any more: the run may go another way."""
+    """Print a note where the own code of an exported config has changed since its trial: results may differ."""
     from trainer import provenance
     from trainer.criterion import own_code
 
@@ -186,9 +186,9 @@ def _note_changed_code(path: Path, config: TrainConfig) -> None:
 
 
 def conclude(result: Result, order: Order, machine: str) -> int:
-    """The last lines of a run that ended by itself, and its model card. machine: where it ended, for people.
+    """Print the last lines of a run that ended by itself, and write its model card.
 
-    Returns the exit code.
+    machine: description of the machine on which it ended. Returns the exit code.
     """
     from trainer import card
     from trainer.checkpoint import BEST
@@ -214,11 +214,11 @@ def _resumable(out: Path, config: TrainConfig, wanted: bool) -> Path | None:
         return None
     if wanted:
         return path
-    found = checkpoint.load(path)
-    other = checkpoint.differing(found.config, config)
-    what = f"another config ({', '.join(other)} differ)" if other else "this config"
+    saved = checkpoint.load(path)
+    differences = checkpoint.differing_keys(saved.config, config)
+    description = f"another config ({', '.join(differences)} differ)" if differences else "this config"
     raise UserError(
-        f"{out} holds a run of {what}, at {found.state.step * found.config.tokens_per_step:,} tokens: "
+        f"{out} holds a run of {description}, at {saved.state.step * saved.config.tokens_per_step:,} tokens: "
         "continue it with --resume, or give another folder with --out"
     )
 

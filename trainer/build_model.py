@@ -69,16 +69,16 @@ def build(
     make = load_own(config, allow_code, code_dir)
     if make is None:
         return GPT(shape, generator)
-    named = f"model {config.model}"
+    label = f"model {config.model}"
     parameters = dict(config.model_params or {})
     called = ", ".join(["config", "generator", *(f"{name}={value!r}" for name, value in parameters.items())])
     with _default_generator(generator.initial_seed()):
-        with blamed(f"{named}: building it with ({called})"):
-            made = make(shape, generator, **parameters)
-        if not isinstance(made, nn.Module):
-            raise UserError(f"{named}: expected a torch.nn.Module, got {type(made).__name__}")
-        model = OwnModel(made, shape)
-        _try(named, model)
+        with blamed(f"{label}: building it with ({called})"):
+            module = make(shape, generator, **parameters)
+        if not isinstance(module, nn.Module):
+            raise UserError(f"{label}: expected a torch.nn.Module, got {type(module).__name__}")
+        model = OwnModel(module, shape)
+        _try(label, model)
     return model
 
 
@@ -89,9 +89,9 @@ def count_own(config: TrainConfig, n_classes: int, code_dir: Path | None = None)
     shape, generator = config.shape(n_classes), torch.Generator().manual_seed(config.seed)
     try:
         with torch.device("meta"), _default_generator(config.seed):
-            made = make(shape, generator, **(config.model_params or {}))
-        if isinstance(made, nn.Module):
-            return OwnModel(made, shape).n_parameters()
+            module = make(shape, generator, **(config.model_params or {}))
+        if isinstance(module, nn.Module):
+            return OwnModel(module, shape).n_parameters()
     except Exception:  # it draws from `generator`, say: no tensor without memory takes that
         pass
     return build(config, n_classes, generator, allow_code=True, code_dir=code_dir).n_parameters()
@@ -118,56 +118,56 @@ def _default_generator(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(before)
 
 
-def _try(named: str, model: OwnModel) -> None:
+def _try(label: str, model: OwnModel) -> None:
     """A forward pass over a few tokens. Raises UserError that says what is wrong with the own model."""
     vocab_size, n_tokens = model.config.vocab_size, min(_T, model.config.block_size)
     if not isinstance(getattr(model.own, "head_weight", None), Tensor):
         # where a property raises AttributeError, Module.__getattr__ says only that the property is missing
         if isinstance(head := getattr(type(model.own), "head_weight", None), property):
-            with blamed(f"{named}: its head_weight"):
+            with blamed(f"{label}: its head_weight"):
                 head.__get__(model.own)
         raise UserError(
-            f"{named} has no head_weight: give it the weight of its last layer, (vocab_size, D), as a property "
+            f"{label} has no head_weight: give it the weight of its last layer, (vocab_size, D), as a property "
             "(return self.lm_head.weight)"
         )
     head = model.head_weight
     if head.dim() != 2 or head.shape[0] < vocab_size:
-        raise UserError(f"{named}: head_weight is {_shape(head)}; it must be (V, D), V at least {vocab_size}")
+        raise UserError(f"{label}: head_weight is {_shape(head)}; it must be (V, D), V at least {vocab_size}")
     was_training = model.training
     model.eval()
     idx = (torch.arange(2 * n_tokens) % vocab_size).view(2, n_tokens)
     other = idx.clone()
     other[:, -1] = (other[:, -1] + 1) % vocab_size
-    with blamed(f"{named}: its forward on ({2}, {n_tokens}) tokens"):
+    with blamed(f"{label}: its forward on ({2}, {n_tokens}) tokens"):
         hidden = model(idx)
-        _check_hidden(named, hidden, 2, n_tokens, head)
+        _check_hidden(label, hidden, 2, n_tokens, head)
         first = model(idx[:, :1])
-        _check_hidden(named, first, 2, 1, head)
+        _check_hidden(label, first, 2, 1, head)
         changed = model(other)
     for seen in (changed[:, :-1], first) if n_tokens > 1 else ():
         if not torch.allclose(hidden[:, : seen.shape[1]], seen, rtol=1e-3, atol=1e-5, equal_nan=True):
             raise UserError(
-                f"{named} is not causal: a later token changes an earlier hidden state, so it would see what it is to "
+                f"{label} is not causal: a later token changes an earlier hidden state, so it would see what it is to "
                 "predict; mask its attention (is_causal=True)"
             )
     model.train(was_training)
 
 
-def _check_hidden(named: str, hidden: object, rows: int, n_tokens: int, head: Tensor) -> None:
+def _check_hidden(label: str, hidden: object, rows: int, n_tokens: int, head: Tensor) -> None:
     wanted = (rows, n_tokens, head.shape[1])
     if not isinstance(hidden, Tensor):
         raise UserError(
-            f"{named}: its forward gives a {type(hidden).__name__}; it must give hidden, {wanted} here, not logits or "
+            f"{label}: its forward gives a {type(hidden).__name__}; it must give hidden, {wanted} here, not logits or "
             "a loss"
         )
     if hidden.shape != wanted:
         hint = "; that looks like logits: return what the head takes" if hidden.shape[-1] == head.shape[0] else ""
         raise UserError(
-            f"{named}: its forward gives {_shape(hidden)} for {rows} x {n_tokens} tokens; with head_weight "
+            f"{label}: its forward gives {_shape(hidden)} for {rows} x {n_tokens} tokens; with head_weight "
             f"{_shape(head)} it must give {wanted}{hint}"
         )
     if not hidden.requires_grad:
-        raise UserError(f"{named}: its forward gives hidden states without a gradient; remove no_grad or detach")
+        raise UserError(f"{label}: its forward gives hidden states without a gradient; remove no_grad or detach")
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -1,9 +1,10 @@
-"""Whether probabilities mean what they say: reliability bins, and one temperature fitted on text that is not scored.
+"""Calibration: reliability bins, and one temperature fitted on text that is not scored.
 
-The temperature T makes p_j^(1/T) / sum_k p_k^(1/T) of the read-out's p (Guo et al. 2017, arXiv 1706.04599; for a
-softmax read-out that divides the logits by T). With b = 1/T the negative log-likelihood -b log p_y + log sum_j p_j^b
-is convex in b. Its slope is measured at five b in one pass over the text, so no logits are kept; the zero lies
-between two of them, mostly at the first try, and a cubic through slopes and curvatures finds it there.
+The temperature T turns the read-out's probabilities p into p_j^(1/T) / sum_k p_k^(1/T) (Guo et al. 2017, arXiv
+1706.04599; for a softmax read-out that divides the logits by T). With b = 1/T the negative log-likelihood -b log p_y +
+log sum_j p_j^b is convex in b. Its slope is measured at five values of b in one pass over the text, so no logits are
+stored. The zero of the slope lies between two of them, mostly at the first attempt; a cubic through slopes and
+curvatures locates it.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ import torch
 from torch import Tensor
 
 BINS = 15  # of equal width, as Guo et al.
-SHARE, STRETCHES = 5, 20  # a fifth of the units, in about 20 stretches: few windows then belong to both parts
+SHARE, STRETCHES = 5, 20  # fit on a fifth of the units, in about 20 stretches, so that few windows belong to both parts
 RATIO, NODES, SHIFTS = 1.25, 5, 3  # b from 1.25^-2 to 1.25^2; moved up or down by 1.25^4 at most three times
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What one temperature does, on the part of the split on which it was not fitted.
+    """The effect of the fitted temperature on the part of the split that it was not fitted on.
 
-    raw, calibrated: nats of that part's `tokens` targets as the read-out says, and with the temperature.
+    tokens: targets in that part. raw, calibrated: their total nats without and with the temperature.
     """
 
     temperature: float
@@ -35,9 +36,9 @@ class Calibration:
 
 
 def part(starts: np.ndarray) -> np.ndarray:
-    """(N,) bool: the targets to fit on. About a fifth of the U units, whole, in stretches spread over the split.
+    """The targets to fit on, (N,) bool: about a fifth of the U units, in stretches spread over the split.
 
-    starts: (U + 1,) as `scores.unit_starts`. The same choice for every trial. All False where U is 1.
+    starts: (U + 1,) as from `scores.unit_starts`. The choice is the same for every trial. All False where U is 1.
     """
     n_units = len(starts) - 1
     stretch = max(1, n_units // (SHARE * STRETCHES))
@@ -48,7 +49,7 @@ def part(starts: np.ndarray) -> np.ndarray:
 
 
 def slopes(log_p: Tensor, targets: Tensor, powers: np.ndarray) -> Tensor:
-    """First and second derivatives of each target's nats at K powers b = 1/T.
+    """First and second derivatives of each target's nats with respect to b = 1/T, at K values of b (`powers`).
 
     log_p (n, C), targets (n,) -> (2 K, n), the K first derivatives before the K second.
     """
@@ -77,10 +78,10 @@ def tempered(log_p: Tensor, targets: Tensor, temperature: float) -> Tensor:
 
 
 def fit(measure: Callable[[np.ndarray], np.ndarray]) -> float:
-    """The temperature of least negative log-likelihood, within 1.25^-14 to 1.25^14 (about 1/23 to 23).
+    """The temperature with the least negative log-likelihood, between 1.25^-14 and 1.25^14 (about 1/23 and 23).
 
-    measure: gives, for powers (K,), the summed `slopes` (2 K,); is asked once for most models, at most four times.
-    NaN where slopes are not finite.
+    measure: returns, for powers (K,), the summed `slopes` (2 K,). It is called once for most models, at most four
+    times. Returns NaN where slopes are not finite.
     """
     powers, shift = RATIO ** np.arange(-(NODES // 2), NODES // 2 + 1.0), RATIO ** (NODES - 1)
     limit = 1.0
@@ -116,8 +117,8 @@ def reliability(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray
 
     confidence (N,) in (0, 1]; correct (N,), 1 where the likeliest class was the target. NaN goes into no bin.
     """
-    known = np.isfinite(confidence)
-    bins = np.clip(np.ceil(confidence[known] * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    finite = np.isfinite(confidence)
+    bins = np.clip(np.ceil(confidence[finite] * BINS).astype(np.int64) - 1, 0, BINS - 1)
     count = np.bincount(bins, minlength=BINS).astype(np.float64)
-    means = [np.bincount(bins, values[known], BINS) / np.maximum(count, 1) for values in (confidence, correct)]
+    means = [np.bincount(bins, values[finite], BINS) / np.maximum(count, 1) for values in (confidence, correct)]
     return count, means[0], means[1]

@@ -2,8 +2,8 @@
 
 It opens with the metadata that model hubs read (Hugging Face's model index: data, split, scores), as YAML.
 
-Everything in it is read from the run folder, from the prepared corpus and from the machine; what none of them knows
-is left out, or said to be unknown.
+Everything in it is read from the run folder, from the prepared corpus and from the machine; a fact that none of them
+contains is left out or stated as unknown.
 """
 
 from __future__ import annotations
@@ -16,32 +16,35 @@ from data.dataset import Dataset
 from data.errors import UserError
 from data.licences import terms
 from trainer import config as configs
-from trainer import curve, files, provenance, records, scores
+from trainer import curve, files, provenance, run_folder, scores
 from trainer.config import TrainConfig
 from trainer.report import Status
 from trainer.resampling import Interval, resample
 
 
 def write(folder: Path, data: Dataset, status: Status, source: Path, changes: list[str], machine: str) -> Path:
-    """status: how the run ended. source: the config file that was given, with `changes` (key=value) on top of it.
-    machine: where it ended. Raises UserError when the disk is full."""
+    """Write the card and return its path.
+
+    status: how the run ended. source: the config file; changes: the overrides (key=value) on top of it. machine:
+    description of the machine on which it ended. Raises UserError when the disk is full.
+    """
     card = text(folder, data, status, source, changes, machine)
-    files.write(folder / records.CARD, lambda file: file.write(card.encode()))
-    return folder / records.CARD
+    files.write(folder / run_folder.CARD, lambda file: file.write(card.encode()))
+    return folder / run_folder.CARD
 
 
 def text(folder: Path, data: Dataset, status: Status, source: Path, changes: list[str], machine: str) -> str:
     """The card, in Markdown. Arguments as for `write`."""
-    config = configs.load(folder / records.CONFIG)
-    reports, notes = records.read_reports(folder), records.read_notes(folder)
+    config = configs.load(folder / run_folder.CONFIG)
+    reports, notes = run_folder.read_reports(folder), run_folder.read_notes(folder)
     try:
         measured = scores.load(folder / scores.SCORES)
     except UserError:
-        measured = None  # then there are no intervals
+        measured = None  # the card then has no intervals
     parts = [
         f"---\n{_metadata(folder.resolve().name, config, reports[-1])}\n---",
         f"# {folder.resolve().name}",
-        _what(config, data, notes),
+        _describe_model(config, data, notes),
         "## Data",
         _data(config, data),
         "## Scores",
@@ -81,7 +84,7 @@ def _metadata(name: str, config: TrainConfig, report: dict[str, Any]) -> str:
     ).to_yaml()
 
 
-def _what(config: TrainConfig, data: Dataset, notes: dict[str, str]) -> str:
+def _describe_model(config: TrainConfig, data: Dataset, notes: dict[str, str]) -> str:
     size = f", {notes['parameters']} parameters as nanoGPT counts them" if "parameters" in notes else ""
     begun = notes.get("initial weights")
     return (
@@ -93,14 +96,14 @@ def _what(config: TrainConfig, data: Dataset, notes: dict[str, str]) -> str:
 
 
 def _data(config: TrainConfig, data: Dataset) -> str:
-    about = terms(config.corpus, data.meta)
+    licence_terms = terms(config.corpus, data.meta)
     sizes = [
         f"{name} {_count(part['documents'], 'document')}, {part['bytes']:,} bytes, {part['tokens'] - 1:,} tokens"
         for name, part in data.meta.get("splits", {}).items()
     ]
     return _list(
-        f"corpus: `{config.corpus}`, {about.text}",
-        f"licence of the text: {about.licence}",
+        f"corpus: `{config.corpus}`, {licence_terms.text}",
+        f"licence of the text: {licence_terms.licence}",
         *([f"splits: {'; '.join(sizes)}"] if sizes else []),
         f"hash of text and tokenizer: `{data.hash}`",
     )
@@ -129,17 +132,20 @@ def _scores(config: TrainConfig, data: Dataset, report: dict[str, Any], measured
         least = float(floor.sum()) / data.val.n_targets
         table.append(f"| entropy of the text: the least possible nats per token | | {_number(least)} | |")
     ends = ", ends of documents included" if data.val.n_docs > 1 else ""
-    how = (
+    method = (
         f"Of the whole validation split ({data.val.n_targets:,} tokens{ends}), every token once, in windows "
         f"of {context} that begin every {config.eval_stride or context}, through the read-out "
         f"`{config.chosen_readout}`. Perplexities compare between models with the same tokenizer and text alone; bits "
         "per byte compare across tokenizers."
     )
-    return "\n".join([how, "", "| measure | name | value | 95 % |", "|---|---|---|---|", *table]) + _kind(measured)
+    return "\n".join(
+        [method, "", "| measure | name | value | 95 % |", "|---|---|---|---|", *table]
+    ) + _describe_intervals(measured)
 
 
 def _intervals(measured: scores.Scores | None) -> dict[str, Interval]:
-    """95 % over the choice of validation text, by metric; empty where its pieces cannot be told apart."""
+    """95 % intervals over the choice of validation text, by metric; empty without at least two independent pieces of
+    text."""
     if measured is None:
         return {}
     pairs = {0: (measured.nll, measured.tokens), 1: (measured.byte_nll / math.log(2), measured.bytes)}
@@ -150,11 +156,11 @@ def _intervals(measured: scores.Scores | None) -> dict[str, Interval]:
     return {"val_loss": nats, "val_perplexity": perplexity, "val_bits_per_byte": drawn.interval(1)}
 
 
-def _kind(measured: scores.Scores | None) -> str:
+def _describe_intervals(measured: scores.Scores | None) -> str:
     if measured is None:
         return "\n\nNo intervals: the run's results by document are not there."
-    what = "blocks of its one document" if measured.one_document else f"its {len(measured.nll):,} documents"
-    return f"\n\nThe intervals are over the choice of validation text (bootstrap over {what}); seeds are not in them."
+    pieces = "blocks of its one document" if measured.one_document else f"its {len(measured.nll):,} documents"
+    return f"\n\nThe intervals are over the choice of validation text (bootstrap over {pieces}); seeds are not in them."
 
 
 def _training(
@@ -165,47 +171,47 @@ def _training(
     ended = f"{last['tokens']:,} tokens in {last['step']:,} steps, seed {config.seed}"
     if status == "early_stopped" and drawn.end is not None:
         ended += f"; stopped early, the scores are of the weights at {drawn.end[0]:,} tokens"
-    said = curve.sentence(drawn, "{:,.0f}".format)
+    sentence = curve.sentence(drawn, "{:,.0f}".format)
     return _list(
         ended,
         f"{values['seconds']:.1f} s of wall clock, {values['eval_seconds']:.1f} of them scoring",
         f"ended on {machine}",
         f"most memory used: {values['peak_memory_mb']:.0f} MiB",
         *([f"torch {notes['torch']}"] if "torch" in notes else []),
-        *([said] if said else []),
+        *([sentence] if sentence else []),
     )
 
 
 def _origin(source: Path, changes: list[str]) -> str:
     facts = provenance.facts(source)
-    said = f"`{source.name}`, which says of itself:\n\n```text\n" + "\n".join(facts) + "\n```"
-    told = said if facts else f"`{source.name}`, which does not say where it comes from."
-    return told + (f"\n\nChanged on the command line: {', '.join(f'`{c}`' for c in changes)}." if changes else "")
+    quoted = f"`{source.name}`, which says of itself:\n\n```text\n" + "\n".join(facts) + "\n```"
+    origin = quoted if facts else f"`{source.name}`, which does not say where it comes from."
+    return origin + (f"\n\nChanged on the command line: {', '.join(f'`{c}`' for c in changes)}." if changes else "")
 
 
 def _limits(data: Dataset, reports: list[dict[str, Any]], source: Path) -> str:
-    found = [
+    limits = [
         "One seed: another gives other weights and somewhat other scores.",
         "A small language model: what it writes imitates its training text, and may be false, absurd or copied from "
         "it. It is no source of facts and follows no instructions.",
         "The scores are of the validation split. This run did not open the test split.",
     ]
     if "test" not in data.meta.get("splits", {}):
-        found[-1] = "The scores are of the validation split; there is no test split."
+        limits[-1] = "The scores are of the validation split; there is no test split."
     exported = provenance.read(source)
     if exported is not None and exported.data_hash == data.hash:
-        found.append("Its config was chosen by scores on the same validation text, so these scores are optimistic.")
+        limits.append("Its config was chosen by scores on the same validation text, so these scores are optimistic.")
     if (at := curve.overfitting(curve.of(reports))) is not None:
-        found.append(f"It over-fits from {at:,} tokens on: `best.pt` holds the weights of that point.")
-    return _list(*found)
+        limits.append(f"It over-fits from {at:,} tokens on: `best.pt` holds the weights of that point.")
+    return _list(*limits)
 
 
 def _list(*lines: str) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _number(value: float) -> str:

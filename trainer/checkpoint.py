@@ -1,15 +1,15 @@
-"""The run folder, and the state in it from which a run continues to the last bit.
+"""Write and read the run folder and its checkpoints, from which a run resumes bit for bit.
 
-    config.yaml      the whole config, and what it was trained on as comments
-    tokenizer.json   (and ranks.tiktoken) the tokenizer, so that the folder can be sampled from anywhere
-    checkpoint.pt    the latest state: model, optimizer, position, randomness
-    best.pt          the weights with the least val_loss at a report, not the latest
+    config.yaml      the whole config, with notes on data and machine as comments
+    tokenizer.json   (and ranks.tiktoken) the tokenizer, so that the folder suffices for sampling
+    checkpoint.pt    the latest state: model, optimizer, position, random state
+    best.pt          the weights with the least val_loss at a report
     metrics.jsonl    a line per report
     scores.npz       per-document results of the final report's evaluation
     MODEL_CARD.md    of a full run that has ended, see trainer.card
 
-Every file is whole at any moment: written under another name, then renamed. Checkpoints hold tensors and plain
-values only, so `torch.load(weights_only=True)` reads them.
+Every file is replaced atomically: written under another name, then renamed. Checkpoints hold tensors and plain values
+only, so `torch.load(weights_only=True)` reads them.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from trainer import config as configs
 from trainer import files, yaml_file
 from trainer.config import TrainConfig
 from trainer.keys import kept_keys
-from trainer.records import CARD, CONFIG, FLOOR, METRICS
 from trainer.report import Report, Status
+from trainer.run_folder import CARD, CONFIG, FLOOR, METRICS
 from trainer.scores import SCORES
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
@@ -41,13 +41,13 @@ FORMAT = 1
 
 @dataclass
 class State:
-    """Where a run stands beside its tensors. Grows step by step; stored in every checkpoint.
+    """The state of a run except its tensors; updated at every step and stored in every checkpoint.
 
-    step: steps done. seconds: of wall clock, over all resumptions; eval_seconds: those spent scoring.
+    step: steps done. seconds: wall clock, summed over all resumptions; eval_seconds: those spent in evaluation.
     best: step, tokens, val_loss and val_perplexity of the best report, on the fixed subset; stale: reports since then.
-    report: the last one, as plain values. total_steps: how long the run was to be; eval_tokens: size of the subset.
-    micro_batch: sequences in one pass, where that was given or memory allowed no more than a part of batch_size.
-    initial: where the weights began, with their hash, where that was not at random.
+    report: the fields of the last Report. total_steps: the planned length. eval_tokens: size of the fixed subset.
+    micro_batch: sequences per forward pass, if it was set or memory forced a part of batch_size; else None.
+    initial: source and hash of the pretrained weights (`init_from`); None for random weights.
     ended: `completed` or `early_stopped` once it has ended by itself.
     """
 
@@ -66,9 +66,9 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint file in memory. optimizer and randomness are None in best.pt, whose use is sampling.
+    """The content of a checkpoint file. optimizer and randomness are None in best.pt, which serves for sampling.
 
-    best_model: the best weights so far, kept only where `early_stop` will want them.
+    best_model: the best weights so far, stored only if `early_stop` is set.
     own_code: reference -> sha256 of the source, of the user's own code that the config names.
     """
 
@@ -88,7 +88,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint atomically. Raises UserError when the disk is full."""
     content = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint)}
     if not checkpoint.own_code:
-        del content["own_code"]  # so that releases before this field read it too
+        del content["own_code"]  # so that releases without this field can read it
     content["format"] = FORMAT
     content["config"] = configs.dump(checkpoint.config)
     content["state"] = dataclasses.asdict(checkpoint.state)
@@ -101,9 +101,9 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> Checkpoint:
     try:
         content = torch.load(file, map_location=map_location, weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{file}: no checkpoint there") from None
+        raise UserError(f"{file}: no checkpoint there", kind="missing") from None
     except Exception as error:  # torch raises half a dozen types for a file that is none of its own
-        raise UserError(f"{file}: not a readable checkpoint ({type(error).__name__})") from None
+        raise UserError(f"{file}: not a readable checkpoint ({type(error).__name__})", kind="unreadable") from None
     return _checked(content, file)
 
 
@@ -111,79 +111,84 @@ def _checked(content: Any, file: Path) -> Checkpoint:
     """A checkpoint of this release, or of an earlier one that lacked some fields. Raises UserError for a later one."""
     number = content.get("format") if isinstance(content, dict) else None
     if not isinstance(number, int) or number < 1:
-        raise UserError(f"{file}: not a checkpoint of this program (format {FORMAT})")
+        raise UserError(f"{file}: not a checkpoint of this program (format {FORMAT})", kind="unreadable")
     if number > FORMAT:
-        raise _newer(file, f"format {number}, this one reads up to {FORMAT}")
+        raise _newer(file, f"format {number}, this one reads up to {FORMAT}", "format")
     content = {name: value for name, value in content.items() if name != "format"}
     try:
         config = yaml_file.parse(content["config"], f"{file} config")
-        for what, names, model in (
+        for kind, names, model in (
             ("field", content, Checkpoint.__dataclass_fields__),
             ("field of its state", content["state"], State.__dataclass_fields__),
             ("key of its config", config.value, TrainConfig.model_fields),
         ):
             if unknown := [str(name) for name in names if name not in model]:
-                raise _newer(file, f"{what} that this one does not know: {', '.join(unknown)}")
+                raise _newer(file, f"{kind} that this one does not know: {', '.join(unknown)}", *unknown)
         content["state"] = State(**content["state"])
         content["config"] = yaml_file.validate(TrainConfig, config)
         return Checkpoint(**content)
     except (KeyError, TypeError, AttributeError) as error:  # something that every release writes is not there
-        raise UserError(f"{file}: not a readable checkpoint ({type(error).__name__}: {error})") from None
+        problem = f"{file}: not a readable checkpoint ({type(error).__name__}: {error})"
+        keys = tuple(map(str, error.args)) if isinstance(error, KeyError) else ()
+        raise UserError(problem, kind="unreadable", keys=keys) from None
 
 
 class NewerReleaseError(UserError):
-    """A checkpoint that is whole, but of a release whose state this one cannot read."""
+    """A valid checkpoint of a newer release, whose state this release cannot read. keys: those it does not know."""
 
 
-def _newer(file: Path, difference: str) -> NewerReleaseError:
-    return NewerReleaseError(
-        f"{file}: written by a newer release of nanosweep ({difference}); read it with that release"
-    )
+def _newer(file: Path, difference: str, *keys: str) -> NewerReleaseError:
+    problem = f"{file}: written by a newer release of nanosweep ({difference}); read it with that release"
+    return NewerReleaseError(problem, kind="newer", keys=keys)
 
 
 def check_resumable(
     checkpoint: Checkpoint, config: TrainConfig, data: Dataset, name: str, own_code: Mapping[str, str] | None = None
 ) -> None:
-    """Raises UserError where `config` on `data` would not continue the checkpoint's run but another one.
+    """Raises UserError where `config` on `data` would not continue the run of the checkpoint.
 
-    own_code: as the checkpoint's, of now; None where it cannot be told.
+    own_code: reference -> sha256 of the present source, as in `Checkpoint`; None: not checked.
     """
     if checkpoint.optimizer is None:
-        raise UserError(f"{name} holds weights only; resume from {CHECKPOINT}")
+        raise UserError(f"{name} holds weights only; resume from {CHECKPOINT}", kind="weights_only")
     if checkpoint.data_hash != data.hash:
         raise UserError(
             f"{name} was trained on other data ({checkpoint.config.corpus}, {checkpoint.config.tokenizer}, hash "
-            f"{checkpoint.data_hash[:12]}); this is {data.corpus}, {data.tokenizer}, hash {data.hash[:12]}"
+            f"{checkpoint.data_hash[:12]}); this is {data.corpus}, {data.tokenizer}, hash {data.hash[:12]}",
+            kind="other_data",
         )
     if own_code is not None:
         check_own_code(checkpoint, own_code, name)
     before, now = checkpoint.config, config
     shapes = before.shape(data.n_classes), now.shape(data.n_classes)
-    # another value would make the stored tensors, position or moments mean something else
+    # with another value the stored tensors, data position or optimizer moments would not be valid
     for key in kept_keys(TrainConfig):
-        was, wanted = (getattr(one, key) for one in (shapes if hasattr(shapes[0], key) else (before, now)))
+        was, wanted = (getattr(source, key) for source in (shapes if hasattr(shapes[0], key) else (before, now)))
         if was != wanted:
-            raise UserError(f"{name} has {key}: {was}, the config has {key}: {wanted}; a resumed run keeps it")
+            problem = f"{name} has {key}: {was}, the config has {key}: {wanted}; a resumed run keeps it"
+            raise UserError(problem, kind="changed", keys=key)
 
 
 def check_own_code(checkpoint: Checkpoint, own_code: Mapping[str, str], name: str) -> None:
-    """Raises UserError where a checkpoint was made by other source of the own code than there is now."""
+    """Raises UserError where the source of the user's own code has changed since the checkpoint was written."""
     for reference, digest in own_code.items():
         before = checkpoint.own_code.get(reference, digest)
         if before != digest:
             raise UserError(
                 f"{name} was trained with other code of {reference} (sha256 {before[:12]}, now {digest[:12]}); restore "
-                "that code, or begin anew in another folder"
+                "that code, or begin anew in another folder",
+                kind="other_code",
+                keys=reference,
             )
 
 
-def differing(one: TrainConfig, other: TrainConfig) -> list[str]:
+def differing_keys(config: TrainConfig, other: TrainConfig) -> list[str]:
     """Names of the keys in which two configs differ."""
-    return [key for key in TrainConfig.model_fields if getattr(one, key) != getattr(other, key)]
+    return [key for key in TrainConfig.model_fields if getattr(config, key) != getattr(other, key)]
 
 
 def open_folder(folder: Path, config: TrainConfig, data: Dataset, notes: dict[str, str]) -> None:
-    """Make the run folder: config with `notes` as comments, tokenizer. Raises UserError if it cannot be written."""
+    """Create the run folder: config with `notes` as comments, tokenizer. Raises UserError if it cannot be written."""
     if data.val.floor_nll is not None:
         notes = {**notes, FLOOR: f"{data.val.floor_nll.sum() / data.val.n_targets:.6g} nats per token"}
     comments = "".join(f"# {key}: {value}\n" for key, value in notes.items())
@@ -199,7 +204,7 @@ def open_folder(folder: Path, config: TrainConfig, data: Dataset, notes: dict[st
 
 
 def append_report(folder: Path, report: Report) -> None:
-    """One line on metrics.jsonl, after dropping lines of this step or later: a resumed run repeats them."""
+    """Append a line to metrics.jsonl; lines of this step or later are dropped first, as a resumed run repeats them."""
     path = folder / METRICS
     kept = []
     if path.exists():
@@ -213,10 +218,10 @@ def _step(line: str) -> float:
 
 
 def take_along(source: Path, folder: Path, ended: bool) -> None:
-    """What the folder of the run that is being resumed has: its best weights, and its scores where it has ended.
+    """Copy the best weights from the folder that is resumed from, and the scores if that run has ended.
 
-    Scores and model card of a run that continues after all are of weights which its next final report will not be
-    about: they go.
+    If it has not ended, scores and model card in `folder` are deleted: they describe an earlier final report, and the
+    next one replaces it.
     """
     origin = source if source.is_dir() else source.parent
     for name in (BEST, SCORES) if ended else (BEST,):

@@ -1,6 +1,6 @@
 """A comparison as text for the terminal and as one HTML page without scripts, fonts or anything else from outside.
 
-What models write is not to be trusted: control characters are shown as U+FFFD, and the page escapes all of it.
+Text that a model writes is untrusted: control characters are shown as U+FFFD, and the page escapes HTML.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TEMPLATE = Path(__file__).with_name("comparison.html.jinja")
 
 
 def render(comparison: Comparison, width: int | None = None) -> str:
-    """Two columns for each prompt. width: of the terminal; None: 120."""
+    """Format two columns for each prompt. width: of the terminal; None: 120."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -50,7 +50,7 @@ def page(comparison: Comparison) -> str:
 
 
 def clean(text: str) -> str:
-    """Without what a terminal would obey: an escape sequence in a story moves no cursor."""
+    """Replace control characters, so that a terminal executes no escape sequence in a text."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
 
 

@@ -1,7 +1,7 @@
-"""One trial's whole configuration: model, data, loss, optimizer, schedule, length, evaluation.
+"""The configuration of one training run: data, model, loss, optimizer, schedule, length, evaluation, machine.
 
-Names are nanoGPT's. What depends on the length of the run is a fraction, not a count, and the length is in
-tokens: a short trial and a full run share one config that differs in one number (`max_tokens`).
+Names are nanoGPT's. Settings that depend on the length of the run are fractions of it, and the length is in tokens. So
+the configs of a short trial and of a full run differ in one number (`max_tokens`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Below1 = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Optimizer = Annotated[str, AfterValidator(check_name), WithJsonSchema(_OPTIMIZER_SCHEMA)]
 
-_SHAPE = Key(memory=True, kept=True)  # of the network: other tensors are stored
+_SHAPE = Key(memory=True, kept=True)  # the shape of the network, and so of the stored tensors
 _OF_OWN_OPTIMIZER = Key(
     used_by={"optimizer": (OWN,)}, not_searched="one number of it can be: {field: optimizer_params.NAME, ...}"
 )
@@ -59,32 +59,33 @@ _ONE_SUBSET = "at a rung all trials are compared on the same validation text; se
 
 
 class _Keys(BaseModel):
-    """The first keys of `TrainConfig`; after them come those that the losses declare."""
+    """The first keys of `TrainConfig`; the keys that the losses declare follow them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     # data
     corpus: Annotated[str, Field(description=CORPORA), Key(not_searched=_OTHER_TEXT + "corpus")] = "stories"
     tokenizer: Annotated[str, Key(memory=True)] = "char"
-    """char | gpt2 | gpt2:PATH | bpe:N"""
+    """char | gpt2 | gpt2:PATH (a GPT-2 ranks file) | bpe:N (trained on the training split)"""
     split: Annotated[Literal["documents", "nanogpt", "mainrun"], Key(not_searched=_OTHER_TEXT + "split")] = "documents"
-    """documents: train, val and test at document boundaries; nanogpt: its exact 90/10, no test; mainrun: the first
-    90 % of the titles and the last 10 %, no test, with nats per character among the final metrics"""
+    """documents: train, val and test, divided at document boundaries; nanogpt: nanoGPT's exact 90/10 division into
+    train and val; mainrun: train is the first 90 % of the titles, val the last 10 %, and the final metrics include nats
+    per character"""
     data_order: Annotated[Literal["random", "epoch", "sequential"], Key(kept=True)] = "random"
-    """random: windows drawn anywhere, as nanoGPT; epoch: every window once before any comes again; sequential: from
-    beginning to end, again and again, the tail of less than a step left out, as Mainrun"""
+    """random: windows at random positions, as in nanoGPT; epoch: every window once per epoch, in random order;
+    sequential: from beginning to end in every epoch, without a last incomplete step, as in Mainrun"""
 
     # model
     model: Annotated[ModelName, _SHAPE] = "gpt"
     """gpt, or your own as module:Name (see trainer/build_model.py), which is imported only with --allow-code"""
     model_params: Annotated[dict[str, Value] | None, _OF_OWN_MODEL] = None
-    """{name: value}: what an own model is called with, beside the config's shape and the generator of its weights"""
+    """arguments of your own model: {name: value}, besides the config's shape and the generator of its weights"""
     n_layer: Annotated[Whole, _SHAPE] = 4
     n_head: Annotated[Whole, _SHAPE] = 4
     n_embd: Annotated[Whole, _SHAPE] = 128
     block_size: Annotated[Whole, _SHAPE] = 128
     vocab_size: Annotated[Whole | None, _SHAPE] = None
-    """rows of the embedding and head; default: the tokenizer's classes. More (a multiple of 64) can be faster"""
+    """rows of the embedding and the head; default: the tokenizer's classes. A larger multiple of 64 can be faster"""
     dropout: Below1 = 0.0
     bias: Annotated[bool, Key(kept=True)] = False
     mlp: Annotated[Mlp, _SHAPE] = "gelu"
@@ -93,16 +94,17 @@ class _Keys(BaseModel):
     tied_head: Annotated[bool, Key(kept=True)] = True
     zero_init: Annotated[bool, Key(kept=True)] = False
     init_from: str | None = None
-    """begin with GPT-2's weights: gpt2 | gpt2-medium | gpt2-large | gpt2-xl (of the hub), or a Hugging Face directory.
-    Needs their shape (mlp: gelu_tanh, bias: true, ...) and tokenizer: gpt2; default: random weights from seed"""
+    """start from pretrained GPT-2 weights: gpt2 | gpt2-medium | gpt2-large | gpt2-xl (from the hub), or a Hugging Face
+    directory. Needs their shape (mlp: gelu_tanh, bias: true, ...) and tokenizer: gpt2; default: random weights, drawn
+    with seed"""
 
     # loss
     loss: Annotated[loss_keys.LossName, Key(memory=True, kept=True)] = loss_keys.DEFAULT
     """a loss of models/losses.py, or your own as module:Name (a models.loss.Loss), which needs --allow-code"""
     readout: loss_keys.ReadoutName = "auto"
-    """how logits become probabilities for the score; auto: the one that undoes the loss's own bias"""
+    """how logits become probabilities in evaluation and sampling; auto: the loss's default, which corrects its bias"""
     loss_params: loss_keys.OwnParameters = None
-    """parameters of your own loss: {name: number}; those of the other losses are keys"""
+    """parameters of your own loss: {name: number}; the other losses have a key for each parameter"""
 
 
 if TYPE_CHECKING:
@@ -114,63 +116,66 @@ else:
 
 
 class TrainConfig(_KeysOfLosses):
-    """Everything that `train` needs beside the data. Equal config, seed and data hash: equal run on equal hardware."""
+    """Everything that `train` needs besides the data. Equal configs and data hashes give equal runs on equal
+    hardware."""
 
     # optimizer
     optimizer: Annotated[Optimizer, Key(kept=True)] = "adamw"
     """one of trainer/optimizers.py, or your own as module:Name, which is imported only with --allow-code"""
     optimizer_params: Annotated[dict[str, Number] | None, _OF_OWN_OPTIMIZER] = None
-    """{name: number}: what an own optimizer is called with, beside learning_rate and weight_decay"""
+    """arguments of your own optimizer: {name: number}, besides learning_rate and weight_decay"""
     learning_rate: Positive = 1e-3
-    """peak, after warm-up; small nets bear more than 6e-4"""
+    """peak learning rate, after warm-up; small models train well with more than nanoGPT's 6e-4"""
     weight_decay: NotNegative = 0.1
-    """on matrices and embeddings only, as nanoGPT"""
+    """applied to matrices and embeddings only, as in nanoGPT"""
     beta1: Annotated[Below1, _ADAMW] = 0.9
     beta2: Annotated[Below1, _ADAMW] = 0.99
     momentum: Annotated[Below1, Key(used_by={"optimizer": ("sgd", "muon")})] = 0.9
-    """of SGD and Muon; AdamW has beta1"""
+    """momentum of SGD and Muon; AdamW uses beta1"""
     muon_learning_rate: Annotated[Positive, Key(used_by={"optimizer": ("muon",)})] = 0.02
-    """of the 2-D hidden weights when optimizer is muon; learning_rate is then AdamW's, for the rest"""
+    """peak learning rate of the 2-D hidden weights when optimizer is muon; learning_rate is then AdamW's, for the
+    rest"""
     grad_clip: NotNegative = 1.0
-    """largest gradient norm; 0 switches clipping off"""
+    """maximum gradient norm; 0 switches clipping off"""
 
     # schedule
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
     warmup_frac: Share = 0.05
-    """share of the run spent warming up: 2,000 steps of warm-up under a 50-step run can't happen"""
+    """warm-up as a fraction of the run, so that a short trial has a short one"""
     min_lr_frac: Annotated[Share, Key(used_by={"schedule": ("cosine", "linear", "wsd")})] = 0.1
-    """the last learning rate as a share of the peak"""
+    """final learning rate as a fraction of the peak"""
     decay_frac: Annotated[Share, Key(used_by={"schedule": ("wsd",)})] = 0.2
-    """of wsd: share of the run spent in the final 1 − sqrt decay"""
+    """length of the final 1 − sqrt decay of wsd as a fraction of the run"""
 
     # length
     max_tokens: Length = 10_000_000
-    """tokens (500k, 20M, 2B) or epochs (`7 epochs`)"""
+    """length of the run in tokens (500k, 20M, 2B) or epochs (`7 epochs`)"""
     batch_size: Annotated[Whole, _SHAPE] = 12
     """sequences in one forward pass"""
     gradient_accumulation_steps: Annotated[Whole, Key(kept=True)] = 1
-    """forward passes per step, over all ranks together: tokens per step do not depend on the machine"""
+    """forward passes per optimizer step, summed over all ranks, so that tokens per step do not depend on the machine"""
     seed: Annotated[int, Field(ge=0, lt=2**31), Key(not_searched=_LUCK, kept=True)] = 1337
-    """of the initial weights, the data order and dropout"""
+    """seed of the initial weights, the data order and dropout"""
 
     # evaluation
     eval_every: Tokens | None = None
     """tokens between reports; default: a tenth of max_tokens"""
     eval_tokens: Annotated[Tokens | None, Key(not_searched=_ONE_SUBSET)] = None
-    """size of the fixed subset of validation documents scored at reports; default: a 250th of max_tokens, from 2,048
-    to 1M, so that scoring stays under 3 % of the run. The last report scores the full split"""
+    """tokens of the fixed subset of the validation split that reports evaluate; default: 1/250 of max_tokens, from
+    2,048 to 1M, so that evaluation takes under 3 % of the run. The final report evaluates the full split"""
     eval_batch_size: Whole | None = None
-    """sequences in one evaluation pass (changes no number); default: batch_size, at least 16"""
+    """sequences in one forward pass of an evaluation (does not change the result); default: batch_size, at least 16"""
     eval_context: Annotated[Whole | None, Key(not_searched=_ONE_CONTEXT)] = None
-    """tokens of a window that is scored, at most block_size; default: block_size. Equal in all trials, they compare
-    across block_size"""
+    """context of an evaluation window in tokens, at most block_size; default: block_size. With one value for all
+    trials, their scores are comparable across block_size"""
     eval_stride: Annotated[Whole | None, Key(not_searched=_ONE_CONTEXT)] = None
-    """targets from one window to the next: every target has at least eval_context - eval_stride tokens of history;
-    default: eval_context, windows that do not overlap. Half of it doubles the cost of scoring"""
+    """tokens from the start of one evaluation window to the next: every target then has at least eval_context -
+    eval_stride tokens of context; default: eval_context, so that windows do not overlap. Half of it doubles the cost of
+    evaluation"""
     early_stop: Whole | None = None
-    """end after so many reports without a new best"""
+    """stop after this many reports without a new best val_loss"""
     checkpoint_every: Tokens | None = None
-    """tokens between checkpoints, those at rungs and at the end apart; default: with every report"""
+    """tokens between checkpoints, besides those at rungs and at the end; default: one with every report"""
 
     # machine
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -204,7 +209,7 @@ class TrainConfig(_KeysOfLosses):
         return self
 
     def _check_unused(self) -> None:
-        """A key that nobody need set is not set where it has no effect; one that has a default may stand there."""
+        """Refuse a key without effect that is set although its default is None; one with another default may stay."""
         for name, reason in unused(TrainConfig, self.__dict__).items():
             if getattr(self, name) is not None and TrainConfig.model_fields[name].default is None:
                 keys = (name, *declared(TrainConfig)[name].used_by)
@@ -223,7 +228,8 @@ class TrainConfig(_KeysOfLosses):
             )
         if stride is not None and context is None:
             raise RuleError(
-                "eval_stride", f"eval_stride ({stride}) needs eval_context, the windows that it moves; set both"
+                ("eval_stride", "eval_context"),
+                f"eval_stride ({stride}) needs eval_context, the windows that it moves; set both",
             )
         if stride is not None and stride > (context or 0):
             raise RuleError(
@@ -233,7 +239,7 @@ class TrainConfig(_KeysOfLosses):
             )
 
     def _check_init(self, source: str) -> None:
-        """What can be known before the weights are read; the rest is trainer.init's."""
+        """Check what can be checked before the weights are read; trainer.init checks the rest."""
         if self.model != "gpt":
             raise RuleError(
                 ("init_from", "model"),
@@ -286,7 +292,7 @@ class TrainConfig(_KeysOfLosses):
         """max_tokens as a number of tokens. tokens_per_epoch: targets of the training split."""
         if isinstance(self.max_tokens, int):
             return self.max_tokens
-        if self.data_order == "sequential":  # whole steps: what is left is in no epoch
+        if self.data_order == "sequential":  # an epoch consists of whole steps
             tokens_per_epoch -= tokens_per_epoch % self.tokens_per_step
         return max(1, round(float(self.max_tokens.split()[0]) * tokens_per_epoch))
 
@@ -298,7 +304,7 @@ def has_key(name: str) -> bool:
 
 
 def assign(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's values with some changed. `loss_params.gamma` is one entry of a key that holds a mapping.
+    """A config's values with some changed. `loss_params.gamma` names one entry of a key that holds a mapping.
 
     Raises UserError for a dotted name whose key holds none.
     """
@@ -308,7 +314,8 @@ def assign(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         if not dot:
             result[name] = value
         elif not has_key(name):
-            raise UserError(f"{name}: unknown key; {nearest(name, TrainConfig.model_fields)}")
+            problem = f"{name}: unknown key; {nearest(name, TrainConfig.model_fields)}"
+            raise UserError(problem, kind="unknown", keys=name)
         else:
             before = result.get(key)
             result[key] = {**(before if isinstance(before, dict) else {}), entry: value}
@@ -316,20 +323,21 @@ def assign(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 def load(path: Path, overrides: list[str] | None = None) -> TrainConfig:
-    """A config file, with `key=value` overrides (values as YAML would read them).
+    """Read a config file, with `key=value` overrides (values as YAML would read them).
 
     Raises UserError with file, line and key for anything that is not a valid config.
     """
     file = yaml_file.read(path)
-    provenance.parse(file)  # a damaged block is said; a sound one is for whoever asks where the file comes from
+    provenance.parse(file)  # refuse a damaged block; `provenance.read` returns a valid one
     value, lines = {key: item for key, item in file.value.items() if key != provenance.KEY}, dict(file.lines)
     for text in overrides or []:
-        key, sign, given = text.partition("=")
+        key, sign, value_text = text.partition("=")
         if not sign:
-            raise UserError(f"--set {text}: expected key=value")
+            raise UserError(f"--set {text}: expected key=value", kind="form")
         if not has_key(key):
-            raise UserError(f"--set {text}: unknown key {key}; {nearest(key, TrainConfig.model_fields)}")
-        value = assign(value, {key: yaml_file.scalar(given)})
+            problem = f"--set {text}: unknown key {key}; {nearest(key, TrainConfig.model_fields)}"
+            raise UserError(problem, kind="unknown", keys=key)
+        value = assign(value, {key: yaml_file.scalar(value_text)})
         lines.pop(tuple(key.split(".")), None)
     return yaml_file.validate(TrainConfig, yaml_file.YamlFile(file.name, value, lines))
 

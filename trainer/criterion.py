@@ -1,9 +1,9 @@
-"""From a config to what it trains with and is scored by: a declared loss, or one of the user's own.
+"""Build the criterion of a config: a declared loss or the user's own, with its parameters and read-out.
 
     criterion = build(config, allow_code=True)
     training_loss(criterion.loss, criterion.parameters, hidden, weight, targets, n_classes)
 
-The only place that imports an own loss. It is tried on a few logits before anything is trained or written.
+Only this module imports an own loss. It is tested on a few logits before anything is trained or written.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from models.losses import LOSSES
 from trainer.blame import blamed
 from trainer.config import TrainConfig
 
-_ROWS, _CLASSES = 3, 5  # of the trial
+_ROWS, _CLASSES = 3, 5  # of the test logits
 
 
 def build(config: TrainConfig, allow_code: bool = False, code_dir: Path | None = None) -> Criterion:
     """The config's loss with its parameters and read-out.
 
     allow_code: whether an own loss may be imported; code_dir: from where, default the working directory.
-    Raises UserError where it may not, and for one that is no `Loss`,
-    cannot be imported, lacks a parameter or read-out that the config names, or fails on the first logits.
+    Raises UserError where it may not, and for one that is no `Loss`, cannot be imported, lacks a parameter or
+    read-out that the config names, or fails on the first logits.
     """
     if not is_reference(config.loss):
         loss = LOSSES[config.loss]

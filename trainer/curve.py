@@ -1,7 +1,7 @@
-"""A run's loss against tokens, from its reports: what a picture of it shows, and where over-fitting begins. Pure.
+"""The loss curve of a run, from its reports, and where over-fitting begins. Pure functions.
 
 Reports during training score a fixed subset of the text and compare with each other. The final report scores the full
-validation split, which is other text: its value stands beside the curve and is no point of it.
+validation split, which is other text, so its value is kept apart from the curve.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Points = tuple[tuple[int, float], ...]  # (tokens, value), tokens rising
 
 @dataclass(frozen=True)
 class Curve:
-    """One run.
+    """The loss curve of one run.
 
-    val, train: on the fixed subsets, finite values alone. end: the full validation split's value, at the tokens of the
+    val, train: on the fixed subsets, finite values only. end: the full validation split's value, at the tokens of the
     weights that were scored: the last ones or, after an early stop, the best; None before a run has ended by itself.
     length: tokens trained on.
     """
@@ -42,7 +42,9 @@ class Lowest:
 
 
 def of(reports: Iterable[Mapping[str, Any]], metric: str = "val_loss") -> Curve:
-    """reports: step by step, each with tokens, final and metrics, as in metrics.jsonl and in a study's journal.
+    """Build the curve of a run.
+
+    reports: step by step, each with tokens, final and metrics, as in metrics.jsonl and in a study's journal.
 
     metric: val_loss, or another that reports score on the validation text; only val_loss has a value of the subset at
     the end, and a training loss that compares with it.
@@ -67,7 +69,7 @@ def of(reports: Iterable[Mapping[str, Any]], metric: str = "val_loss") -> Curve:
 
 
 def lowest(curve: Curve) -> Lowest | None:
-    """The least point of the validation curve; None where it has fewer than two."""
+    """The minimum of the validation curve; None where it has fewer than two points."""
     if len(curve.val) < 2:
         return None
     at, value = min(curve.val, key=lambda point: point[1])
@@ -78,27 +80,27 @@ def lowest(curve: Curve) -> Lowest | None:
 
 def overfitting(curve: Curve) -> int | None:
     """Tokens from which the validation loss rises while the training loss keeps falling; None where it does not."""
-    found = lowest(curve)
-    if found is None or not found.learning or found.last <= found.value * (1 + LEVEL):
+    minimum = lowest(curve)
+    if minimum is None or not minimum.learning or minimum.last <= minimum.value * (1 + LEVEL):
         return None
-    return found.tokens
+    return minimum.tokens
 
 
 def sentence(curve: Curve, count: Callable[[float], str] = "{:,.0f}".format) -> str:
-    """What the curve says about over-fitting, for people; empty for a curve of fewer than two points.
+    """A sentence on over-fitting, for people; empty for a curve of fewer than two points.
 
-    count: writes a number of tokens.
+    count: formats a number of tokens.
     """
-    found = lowest(curve)
-    if found is None:
+    minimum = lowest(curve)
+    if minimum is None:
         return ""
-    if found.tokens == curve.val[-1][0]:
+    if minimum.tokens == curve.val[-1][0]:
         return "validation loss is lowest at the last report: no over-fitting seen"
-    said = (
-        f"validation loss is lowest at {count(found.tokens)} of {count(curve.length)} tokens "
-        f"({found.value:.4g}; {found.last:.4g} at the last report)"
+    opening = (
+        f"validation loss is lowest at {count(minimum.tokens)} of {count(curve.length)} tokens "
+        f"({minimum.value:.4g}; {minimum.last:.4g} at the last report)"
     )
     if overfitting(curve) is not None:
-        return f"{said}: over-fitting from there"
-    level = found.last <= found.value * (1 + LEVEL)
-    return f"{said}: level from there" if level else f"{said}, and the training loss rose too: not over-fitting"
+        return f"{opening}: over-fitting from there"
+    level = minimum.last <= minimum.value * (1 + LEVEL)
+    return f"{opening}: level from there" if level else f"{opening}, and the training loss rose too: not over-fitting"

@@ -1,7 +1,7 @@
-"""The machine under a run: which device, which precision, whose randomness, how much memory.
+"""The machine of a run: device, precision, random state and memory.
 
-bfloat16 is used where it is faster, not where it merely exists. On CUDA that is wherever the GPU has it. On a
-CPU it takes AMX, and matrices wide enough to repay the casts around them: see `AMX_PAYS_FROM`.
+bfloat16 is used where it is faster: on every GPU that supports it natively, and on a CPU with AMX if the matrices are
+wide enough to repay the casts (see `AMX_PAYS_FROM`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ AMX_PAYS_FROM = 192
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run computes. bfloat16: matrix products under autocast; weights, sums and losses stay float32."""
+    """The device of a run. bfloat16: matrix products under autocast; weights, sums and losses stay float32."""
 
     device: torch.device
     bfloat16: bool = False
@@ -57,7 +57,7 @@ class Machine:
         return states
 
     def set_randomness(self, states: list[Tensor]) -> None:
-        """Back to what `randomness` returned; a GPU's state is left alone when `states` come from a CPU."""
+        """Restore what `randomness` returned; a GPU's state is not changed when `states` come from a CPU."""
         torch.set_rng_state(states[0].cpu())
         if len(states) > 1 and self.device.type == "cuda":
             torch.cuda.set_rng_state(states[1].cpu(), self.device)
@@ -66,8 +66,9 @@ class Machine:
 
     @contextlib.contextmanager
     def borrowed_randomness(self, seed: int | None = None) -> Iterator[None]:
-        """Draw from the default generators (seeded if a seed is given) and leave them as they were found."""
-        found = self.randomness()
+        """Let the block draw from the default generators, seeded with `seed` if not None, and restore them
+        afterwards."""
+        before = self.randomness()
         try:
             if seed is not None:
                 torch.default_generator.manual_seed(seed)
@@ -78,21 +79,21 @@ class Machine:
                     torch.mps.manual_seed(seed)
             yield
         finally:
-            self.set_randomness(found)
+            self.set_randomness(before)
 
     def empty_cache(self) -> None:
-        """Give memory that no tensor uses any more back to the device, where smaller pieces may want it."""
+        """Return cached memory that no tensor uses to the device, for smaller allocations."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         elif self.device.type == "mps":
             torch.mps.empty_cache()
 
     def reset_peak_memory(self) -> None:
-        """Forget the peak so far: workers are reused, and a trial must not inherit its predecessor's."""
+        """Reset the peak: processes are reused, and a trial must not report the peak of the one before."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif sys.platform == "linux":
-            with contextlib.suppress(OSError):  # a locked-down container: then the peak is the process's
+            with contextlib.suppress(OSError):  # not permitted in some containers: the peak stays the process's
                 Path("/proc/self/clear_refs").write_text("5")
 
     def peak_memory_mb(self) -> float:
@@ -137,7 +138,7 @@ def choose(config: TrainConfig, local_rank: int = 0) -> Machine:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-        # TF32 for the products that autocast leaves in float32; it is a switch of the process, there is no other
+        # TF32 for the products that autocast leaves in float32; torch has only this process-wide switch
         torch.backends.cuda.matmul.fp32_precision = "tf32"
     return Machine(device, _bfloat16(config, device))
 
@@ -156,20 +157,20 @@ def _bfloat16(config: TrainConfig, device: torch.device) -> bool:
 
 
 def describe(machine: Machine, processes: int = 1) -> str:
-    """What a machine is, for people: its GPU or its processor, how many at once, and the precision.
+    """Describe a machine for people: GPU or processor, number of processes, precision.
 
-    processes: of the run, each with a GPU or with threads of its own.
+    processes: number in the run, each with its own GPU or threads.
     """
     if machine.device.type == "cuda":
-        what = f"{processes} × {torch.cuda.get_device_name(machine.device)}"
+        name = f"{processes} × {torch.cuda.get_device_name(machine.device)}"
     else:
-        what = platform.processor() or platform.machine()
+        name = platform.processor() or platform.machine()
         with contextlib.suppress(OSError):
             lines = Path("/proc/cpuinfo").read_text().splitlines()
-            what = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), what)
+            name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
         threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
-        what += f" ({machine.device.type}), " + (f"{processes} processes of {threads}" if processes > 1 else threads)
-    return f"{what}, {'bfloat16' if machine.bfloat16 else 'float32'}"
+        name += f" ({machine.device.type}), " + (f"{processes} processes of {threads}" if processes > 1 else threads)
+    return f"{name}, {'bfloat16' if machine.bfloat16 else 'float32'}"
 
 
 def has_amx() -> bool:

@@ -1,4 +1,4 @@
-"""Several processes, one run: `torchrun --nproc_per_node=2 -m trainer CONFIG`.
+"""Data-parallel training in several processes: `torchrun --nproc_per_node=2 -m trainer CONFIG`.
 
 The config describes the whole step (batch_size x gradient_accumulation_steps rows); the ranks share its rows. So
 the same config gives the same loss curve on one process and on eight, up to the order of sums.
@@ -21,7 +21,7 @@ from data.errors import UserError
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those of the run. Alone: rank 0 of 1."""
+    """The rank of this process and the number of processes in the run. Default: rank 0 of 1."""
 
     rank: int = 0
     size: int = 1
@@ -53,9 +53,9 @@ class Ranks:
 
 @contextlib.contextmanager
 def joined(kind: str) -> Iterator[Ranks]:
-    """This process's ranks, in a process group for the time of the block if torchrun started several.
+    """Join torchrun's process group for the duration of the block, if there are several processes; yields the ranks.
 
-    kind: `cuda` talks through nccl, all else through gloo. A group that exists already is used and kept.
+    kind: of the device; `cuda` uses nccl, all others gloo. An existing process group is used and not destroyed.
     """
     if dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
@@ -72,7 +72,7 @@ def joined(kind: str) -> Iterator[Ranks]:
 
 
 def from_environment() -> Ranks:
-    """What torchrun wrote into the environment; alone where it wrote nothing."""
+    """Read the ranks from torchrun's environment variables; rank 0 of 1 without them."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # RANK alone may be left over from another launcher
         return Ranks()
     return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))

@@ -1,16 +1,16 @@
-"""Scoring a model on a whole split: every target once, through the loss's own read-out, in evaluation mode.
+"""Evaluate a model on a whole split: every target once, through the loss's read-out, in evaluation mode.
 
-Convention. A target is predicted from the text before it in its window. By default windows are of block_size and do
-not overlap, the last one short (nanoGPT's mix of positions): trials of different block_size then see different
-context. With `eval_context` and `eval_stride` windows of eval_context begin every eval_stride targets, and each scores
-those that the one before it did not: a target has at least min(its position, eval_context - eval_stride) tokens before
-the one that it follows, whatever the block_size, and trials compare. One rule holds for all evaluations of a run.
+Windows. A target is predicted from the text before it in its window. By default windows have block_size tokens and do
+not overlap, and the last one is shorter (nanoGPT's mix of positions); trials of different block_size then see different
+amounts of context. With `eval_context` and `eval_stride`, windows of eval_context tokens begin every eval_stride
+targets, and each scores the targets that the window before it did not: a target has at least min(its position,
+eval_context - eval_stride) tokens before the one that it follows, whatever the block_size, so that trials are
+comparable. All evaluations of a run follow one rule.
 
-`loss` and `perplexity` are per token, ends of documents included: the model must say where a text stops.
-`bits_per_byte` leaves special tokens, which stand for no bytes, out of its numerator and its denominator (as
-nanochat's evaluate_bpb), so that tokenizers with and without them compare. Batch size changes nothing but float noise:
-where memory does not suffice it is halved. A final evaluation also says how far probabilities can be believed
-(trainer.calibration); no other number changes by it.
+Metrics. `loss` and `perplexity` are per token, ends of documents included. `bits_per_byte` leaves special tokens, which
+encode no bytes, out of its numerator and its denominator (as nanochat's evaluate_bpb), so that tokenizers with and
+without them are comparable. The batch size changes only the rounding; it is halved where memory does not suffice. A
+final evaluation also measures calibration (trainer.calibration), which changes no other number.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from trainer.scoring import Rows, Scoring, evaluation_mode
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Sums over one split; what is reported are their ratios.
+    """Sums over one split; reports contain their ratios.
 
     scores: nats, targets and bytes by document, and of a final evaluation the reliability bins.
     correct: targets that were the likeliest class. readouts: nats through each of the loss's read-outs; readout: the
     name of the chosen one.
-    objective: the training loss's own value, a mean.
-    calibration: of a final evaluation, where the split is large enough to be parted.
+    objective: the mean value of the training loss.
+    calibration: of a final evaluation, if the split is large enough to be divided.
     """
 
     scores: Scores
@@ -68,7 +68,7 @@ class Evaluation:
 
     @property
     def bytes(self) -> int:
-        """What the targets stand for; special tokens stand for none."""
+        """Bytes of text that the targets encode; special tokens encode none."""
         return int(self.scores.bytes.sum())
 
     @property
@@ -95,13 +95,13 @@ def _exp(nats: float) -> float:
 
 
 def rule(config: TrainConfig) -> tuple[int, int]:
-    """Size of the windows, and targets from one to the next. Evaluations of one rule compare."""
+    """(context, stride) of the windows in tokens. Only evaluations with the same rule are comparable."""
     context = config.eval_context or config.block_size
     return context, config.eval_stride or context
 
 
 def micro_batch(config: TrainConfig, machine: Machine, ranks: Ranks) -> MicroBatch:
-    """How many windows are scored in one pass, to begin with."""
+    """The initial number of windows in one forward pass."""
     size = config.eval_batch_size or max(16, config.batch_size)
     return MicroBatch(size, config.block_size, machine, ranks.size, "lower eval_batch_size")
 
@@ -117,17 +117,21 @@ def evaluate(
     final: bool = False,
     criterion: Criterion | None = None,
 ) -> Evaluation:
-    """Score `model` on `split`, the work shared by the ranks, the result whole on each of them.
+    """Evaluate `model` on `split`. The ranks share the work, and each has the whole result.
 
-    token_bytes: (C,) of the tokenizer, which also says how many classes are real. batch: what an evaluation before
-    this one used, and learned about memory. final: with reliability bins and calibration, for somewhat more time.
-    criterion: of the config; default: built from it, which an own loss refuses (UserError).
-    Touches neither the model's mode nor any generator. Raises torch.OutOfMemoryError where not even one window fits.
+    token_bytes: (C,) of the tokenizer; C is the number of classes. batch: the MicroBatch of an earlier
+    evaluation, already reduced if memory did not suffice. final: also measure reliability bins and calibration, which
+    takes somewhat longer.
+    criterion: of the config; default: built from it, which raises UserError for an own loss.
+    Changes neither the model's train/eval mode nor any random state. Raises torch.OutOfMemoryError where not even one
+    window fits.
     """
     batch, criterion = batch or micro_batch(config, machine, ranks), criterion or criteria.build(config)
     scoring = Scoring(model, split, rule(config), len(token_bytes), machine, ranks, batch)
     with torch.no_grad(), evaluation_mode(model):
-        rows, temperature = _with_temperature(scoring, criterion) if final else (_plain(scoring, criterion), None)
+        rows, temperature = (
+            _score_with_temperature(scoring, criterion) if final else (_score_plain(scoring, criterion), None)
+        )
     readouts = criterion.loss.readouts
     nll = rows[readouts.index(criterion.readout)]  # (N,)
     correct, objective, *more = rows[len(readouts) :]
@@ -157,19 +161,21 @@ def evaluate(
     )
 
 
-def _plain(scoring: Scoring, criterion: Criterion) -> np.ndarray:
-    """(R, N): nats through each read-out, then whether the likeliest class was right, then the training loss."""
+def _score_plain(scoring: Scoring, criterion: Criterion) -> np.ndarray:
+    """Score all N targets, (R, N): nats by read-out, whether the likeliest class was right, the training loss."""
     everything = np.ones(scoring.split.n_targets, dtype=np.bool_)
     n_rows = len(criterion.loss.readouts) + 2
     return scoring(everything, n_rows, lambda logits, y: _plain_rows(logits, y, criterion))
 
 
-def _with_temperature(scoring: Scoring, criterion: Criterion) -> tuple[np.ndarray, float | None]:
-    """(R + 3, N): `_plain`, probability of the likeliest class; nats and that probability with the temperature (0
-    where it was fitted).
+def _score_with_temperature(scoring: Scoring, criterion: Criterion) -> tuple[np.ndarray, float | None]:
+    """Fit the temperature and score all N targets. Returns rows (R + 3, N), and the temperature or None.
 
-    The part to fit on is scored first, so that the temperature is known when the rest is; only windows across the
-    border of the two parts go through the model twice. No temperature where there is nothing to fit on.
+    The rows: those of `_score_plain`; the probability of the likeliest class; nats, and that probability, with the
+    temperature (0 where it was fitted).
+
+    The part to fit on is scored first, so that the temperature is available for the rest; only windows with targets of
+    both parts go through the model twice. The temperature is None where there is nothing to fit on.
     """
     fitting = calibration.part(unit_starts(scoring.split))
     n_rows = len(criterion.loss.readouts) + 3  # without those that need a temperature
@@ -194,7 +200,7 @@ def _with_temperature(scoring: Scoring, criterion: Criterion) -> tuple[np.ndarra
 
 
 def _plain_rows(logits: Tensor, targets: Tensor, criterion: Criterion, log_p: Tensor | None = None) -> Tensor:
-    """The rows of `_plain` for logits (n, C). log_p: (n, C) of the chosen read-out, where it is known already."""
+    """The rows of `_score_plain` for logits (n, C). log_p: (n, C) of the chosen read-out, if computed already."""
     loss, parameters, chosen = criterion.loss, criterion.parameters, criterion.readout
     if log_p is None and not chosen.monotone:
         log_p = log_probs(loss, parameters, logits, chosen)
@@ -227,10 +233,10 @@ def metrics(result: Evaluation) -> dict[str, float]:
 
 
 def _calibration(result: Evaluation) -> dict[str, float]:
-    """What only a final evaluation knows."""
-    found = {"val_ece": result.scores.ece} if result.scores.bin_count.size else {}
+    """The metrics that only a final evaluation has."""
+    values = {"val_ece": result.scores.ece} if result.scores.bin_count.size else {}
     if (fitted := result.calibration) is not None:
-        found["val_temperature"] = fitted.temperature
-        found["val_perplexity_calibrated"] = _exp(fitted.calibrated / fitted.tokens)
-        found["val_perplexity_uncalibrated"] = _exp(fitted.raw / fitted.tokens)
-    return found
+        values["val_temperature"] = fitted.temperature
+        values["val_perplexity_calibrated"] = _exp(fitted.calibrated / fitted.tokens)
+        values["val_perplexity_uncalibrated"] = _exp(fitted.raw / fitted.tokens)
+    return values

@@ -1,4 +1,4 @@
-"""Files that are whole at any moment: written under another name, then renamed."""
+"""Write files atomically: under another name, then renamed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from data.errors import UserError
 
 
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """Fill a temporary neighbour, then rename. On a full disk: the old file stays, UserError."""
+    """Write a temporary file in the same folder, then rename it. On a full disk the old file stays; raises
+    UserError."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -30,7 +31,7 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
 
 
 def replace_text(path: Path, content: str) -> None:
-    """A file's new content appears at once and whole, its folder made where missing.
+    """Replace a text file atomically; its folder is created if it is missing.
 
     Raises UserError when it cannot be written.
     """
@@ -46,7 +47,7 @@ def replace_text(path: Path, content: str) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """A file that its owner alone can read, from its first moment on; whole or not at all.
+    """Write a file with mode 600 from its creation on, atomically.
 
     Raises UserError where the file system keeps no modes.
     """
@@ -61,7 +62,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def check_private(path: Path) -> None:
-    """Mode 600 for a file that holds a secret. Raises UserError where that cannot be had."""
+    """Set mode 600 on a file that holds a secret. Raises UserError where the file system does not keep it."""
     path.chmod(0o600)
     if path.stat().st_mode & 0o077:
         raise UserError(f"{path}: this file system lets others read it; give a --storage that keeps file modes")

@@ -1,7 +1,7 @@
-"""`init_from`: where a run's first weights are, and how they get into its model.
+"""`init_from`: locate pretrained GPT-2 weights and copy them into a model.
 
 A name of GPT-2 is looked up in Hugging Face's cache, then on the hub; anything else is a directory with config.json
-and model.safetensors. A run that is resumed has weights and comes nowhere near this.
+and model.safetensors. A resumed run takes its weights from its checkpoint.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ FILES = (CONFIG, WEIGHTS)
 
 
 def begin(model: GPT, source: str, n_classes: int) -> str:
-    """Put the weights of `source` into a model on any device. Returns where they are from, with their hash.
+    """Copy the weights of `source` into a model on any device. Returns their source and sha256 as text.
 
-    n_classes: of the tokenizer; each needs a row of the weights' own. Raises UserError.
+    n_classes: of the tokenizer; the weights must have at least as many classes. Raises UserError.
     """
     folder = find(source)
     try:
@@ -37,7 +37,7 @@ def begin(model: GPT, source: str, n_classes: int) -> str:
 
 
 def find(source: str) -> Path:
-    """The folder of a directory's path or of a GPT-2's name, downloaded if need be. Raises UserError."""
+    """The folder of the weights, for a directory or the name of a GPT-2, downloaded if necessary. Raises UserError."""
     if source in GPT2_SHAPES:
         return _cached(source) or _downloaded(source)
     folder = at_home(source)
@@ -47,13 +47,13 @@ def find(source: str) -> Path:
 
 
 def _cached(name: str) -> Path | None:
-    """Without asking the hub: OpenAI's weights do not change."""
+    """Look in the local cache without asking the hub: OpenAI's weights do not change."""
     from huggingface_hub import try_to_load_from_cache
 
-    for repo in (_repository(name), name):  # older caches have it under its first name
-        found = [try_to_load_from_cache(repo, file) for file in FILES]
-        if all(isinstance(path, str) for path in found):
-            return Path(str(found[0])).parent
+    for repo in (_repository(name), name):  # older caches have it under its former name
+        paths = [try_to_load_from_cache(repo, file) for file in FILES]
+        if all(isinstance(path, str) for path in paths):
+            return Path(str(paths[0])).parent
     return None
 
 
@@ -63,16 +63,16 @@ def _downloaded(name: str) -> Path:
 
     repo = _repository(name)
     try:
-        # asked first, and with a limit: a download tries for half a minute before it believes in no network
+        # test the connection first, with a timeout: without a network a download retries for half a minute
         HfApi().model_info(repo, timeout=TIMEOUT)
-        found = [hf_hub_download(repo, file) for file in FILES]
-    except Exception as error:  # of several libraries: no network, no access, a full disk
+        paths = [hf_hub_download(repo, file) for file in FILES]
+    except Exception as error:  # exceptions of several libraries: no network, no access, a full disk
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"init_from: {name} is not in Hugging Face's cache ({constants.HF_HUB_CACHE}) and cannot be downloaded "
             f"({reason}); give a directory that holds {' and '.join(FILES)}"
         ) from None
-    return Path(found[0]).parent
+    return Path(paths[0]).parent
 
 
 def _repository(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What the program needs to know of a config's key beyond its type, declared beside the key.
+"""Properties of a config's key beyond its type, declared with the key.
 
     momentum: Annotated[float, Field(ge=0, lt=1), Key(used_by={"optimizer": ("sgd", "muon")})] = 0.9
 
@@ -25,7 +25,7 @@ class Key:
     """Properties of one field of `TrainConfig`.
 
     used_by: {key: values}: the field has an effect only where each of these keys has one of its values.
-    memory: the memory of a training step depends on it.
+    memory: it influences the memory of a training step.
     not_searched: why no search may vary it; empty: it may.
     kept: a resumed run must have the checkpoint's value.
     """
@@ -37,11 +37,12 @@ class Key:
 
 
 class RuleError(ValueError):
-    """What a rule of a config or a spec has against a value, with the keys as data. Its message opens with the key.
+    """A value breaks a rule of a config or a spec. The keys are data, and the message begins with the first of them.
 
-    keys: the key to change first, then the others that the rule compares it with.
-    kind: `conflict` of several values, `unused` where another key's value leaves it without an effect, or `unknown`
-    for a name that does not exist.
+    keys: the key to change first, then the others that the rule compares it with. The message of a rule between keys
+    begins with the first.
+    kind: `conflict` of several values, `unused` where another key's value leaves it without an effect, `unknown` for a
+    name that does not exist; rules on one value have a word each (`twice`, `outside`, `empty`, `form`).
     """
 
     def __init__(self, keys: str | tuple[str, ...], message: str, kind: str = "conflict") -> None:
@@ -52,15 +53,15 @@ class RuleError(ValueError):
 
 @cache
 def declared(model: type[BaseModel]) -> Mapping[str, Key]:
-    """Every field's name with what is declared with it; a field without a declaration has a plain `Key()`."""
+    """The `Key` of every field, by name; the default `Key()` for a field that declares none."""
     return {
-        name: next((one for one in info.metadata if isinstance(one, Key)), Key())
+        name: next((item for item in info.metadata if isinstance(item, Key)), Key())
         for name, info in model.model_fields.items()
     }
 
 
 def key_of(model: type[BaseModel], name: str) -> Key:
-    """What is declared with one field. Raises KeyError for a name that the model lacks."""
+    """The `Key` of one field. Raises KeyError for a name that the model lacks."""
     return declared(model)[name]
 
 

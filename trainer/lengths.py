@@ -1,4 +1,4 @@
-"""Numbers as people write them: `500k`, `20M` or `2B` tokens, `7 epochs`, or plain; and their types for a config."""
+"""Parse numbers as people write them (`500k`, `20M` or `2B` tokens, `7 epochs`); field types of a config for them."""
 
 from __future__ import annotations
 

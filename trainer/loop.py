@@ -1,16 +1,16 @@
-"""Train one GPT from one config: the only training loop, used alone, under torchrun and inside Ray's workers.
+"""Train one GPT from one config: the only training loop, run alone, under torchrun or inside a search's workers.
 
     result = train(config, prepare(config.corpus, config.tokenizer), print)
 
-Reports leave at step boundaries: at every multiple of eval_every, at every rung, at the end. They see the training
-and never touch it: evaluating more often changes no weight. The last report scores the full validation split, those
-before it a fixed subset of its documents.
+Reports are made at step boundaries: at every multiple of eval_every, at every rung, at the end. Evaluation does not
+influence training: evaluating more often changes no weight. The final report evaluates the full validation split, all
+others a fixed subset of its documents.
 
-Resuming. Stopped and resumed is the same, to the last bit on a CPU, as straight through. A checkpoint that was
-written with a report hands that report out again first, because its receiver may have died before keeping it.
-max_tokens may grow: under `constant`, and under `wsd` from a checkpoint before its decay, the longer run is the one
-that it would have been from the start (warm-up apart, whose length is a share of the whole). Under `cosine` and
-`linear` the rate jumps up to the longer curve: it trains, but it is no longer one schedule.
+Resuming. A resumed run equals an uninterrupted one, on a CPU bit for bit. If the checkpoint was written with a report,
+that report is handed out again first, because its receiver may have died before it stored the report. max_tokens may
+grow: under `constant`, and under `wsd` from a checkpoint before its decay, the result is that of a run of the new
+length from the start (except for the warm-up, whose length is a fraction of the run). Under `cosine` and `linear` the
+learning rate jumps up to the curve of the longer run: training continues, but not along one schedule.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ def train(
     allow_code: bool = False,
     code_dir: Path | None = None,
 ) -> Result:
-    """Train to the end, to early_stop, or to the first number that is not finite.
+    """Train to max_tokens, to early_stop, or to the first loss or gradient norm that is not finite.
 
-    report: is given every Report, on rank 0; whatever it raises passes through, with every file whole.
+    report: called with every Report, on rank 0; its exceptions pass through, and all files are complete then.
     resume: a checkpoint, or the run folder that holds one.
-    out_dir: the run folder to write (see trainer.checkpoint); nothing is written without.
-    rungs: token counts to be reported at, as the first step boundary at or after each.
-    on_step: is told the tokens so far after every step, on rank 0, for a progress bar.
-    micro_batch: sequences in one pass to begin with, at most batch_size: what is known to fit. Without, batch_size;
-        halved wherever memory does not suffice, and kept so by the checkpoint.
+    out_dir: the run folder to write (see trainer.checkpoint); without one nothing is written.
+    rungs: token counts; each is reported at the first step boundary at or after it.
+    on_step: called with the tokens so far after every step, on rank 0, for a progress bar.
+    micro_batch: initial number of sequences per forward pass, at most batch_size, which is the default. It is halved
+        whenever memory does not suffice, and the checkpoint keeps the smaller number.
     allow_code: own code that the config names (`loss: my_module:MyLoss`, an optimizer, a model) may be imported.
     code_dir: where its modules lie; default: the working directory.
-    The caller's random state is left as it was found. Raises UserError for what does not fit together,
+    The caller's random state is restored. Raises UserError for inputs that contradict each other,
     torch.OutOfMemoryError where not even one sequence fits into memory.
     """
     machine_kind = device.kind(config)
@@ -82,16 +82,16 @@ def train(
                 assert isinstance(run.stepper.model, GPT), "the config's check refuses it for any other"
                 run.state.initial = init.begin(run.stepper.model, config.init_from, data.n_classes)
             run.stepper.micro_batch.limit(micro_batch)
-            told = report if ranks.rank == 0 else _ignore
-            return run.go(told, on_step if ranks.rank == 0 else None)
+            reporter = report if ranks.rank == 0 else _ignore
+            return run.go(reporter, on_step if ranks.rank == 0 else None)
 
 
 def _ignore(_: Report) -> None:
-    """What the other ranks do with a report."""
+    """The `report` of the other ranks."""
 
 
 class _Run:
-    """One run: what is fixed, the stepper that holds the weights, and the state that grows."""
+    """One run: its fixed inputs, the stepper with the weights, and the `State`."""
 
     def __init__(
         self,
@@ -124,17 +124,19 @@ class _Run:
         checkpoint.check_resumable(saved, self.config, self.data, str(path), self.own_code)
         state = saved.state
         if state.ended and (self.total_steps > state.total_steps or self._more_patient(state)):
-            state.ended, state.stale, state.report = None, 0, None  # its end is no end of this run
+            state.ended, state.stale, state.report = None, 0, None  # it ended, but this run is longer
         if state.step > self.total_steps or (state.step == self.total_steps and not state.ended):
             raise UserError(
                 f"{path} is at {state.step * self.config.tokens_per_step:,} tokens and max_tokens is "
-                f"{self.config.max_tokens}: nothing is left to train; raise max_tokens"
+                f"{self.config.max_tokens}: nothing is left to train; raise max_tokens",
+                kind="nothing_left",
+                keys="max_tokens",
             )
         if state.eval_tokens != self.state.eval_tokens or evaluate.rule(saved.config) != evaluate.rule(self.config):
-            state.best, state.stale = {}, 0  # measured on other text, or with other context
+            state.best, state.stale = {}, 0  # it was measured on other text, or with another context
         self.stepper.model.load_state_dict(saved.model)
         self.stepper.optimizers.load_state_dict(saved.optimizer or [])
-        if self.ranks.rank == 0:  # only its masks are stored; the others' begin anew
+        if self.ranks.rank == 0:  # only rank 0's dropout state is stored; the other ranks begin with their seed
             self.machine.set_randomness(saved.randomness or [])
         self.stepper.micro_batch.limit(state.micro_batch)
         self.best_model = saved.best_model
@@ -146,7 +148,7 @@ class _Run:
         return state.ended == "early_stopped" and (patience is None or state.stale < patience)
 
     def go(self, report: Callable[[Report], None], on_step: Callable[[int], None] | None) -> Result:
-        """Steps until the end. See `train`."""
+        """Train until the end. See `train`."""
         if self.out_dir is not None:
             checkpoint.open_folder(self.out_dir, self.config, self.data, self._notes())
             if self.resumed_from is not None:
@@ -155,7 +157,7 @@ class _Run:
         if state.report is not None and state.report["step"] == state.step:
             self._tell(report)
         watch, clock = Watch(self.machine), _Clock()
-        trained, since = 0.0, state.step  # seconds and first step of the training since the last report
+        trained, since = 0.0, state.step  # training since the last report: its seconds, its first step
         while not state.ended:
             multiplier = schedule.multiplier(self.config, state.step, self.total_steps)
             broken = watch.see(state.step, self.stepper.step(state.step, multiplier))
@@ -177,13 +179,13 @@ class _Run:
             trained += clock.lap(state)
             if due:
                 speed = (state.step - since) * per_step / trained
-                made = self._measure(last, rung, self.config.learning_rate * multiplier, watch.gradient_norm, speed)
-                if not math.isfinite(made.metrics["val_loss"]):
+                measured = self._measure(last, rung, self.config.learning_rate * multiplier, watch.gradient_norm, speed)
+                if not math.isfinite(measured.metrics["val_loss"]):
                     return self._diverged(f"val_loss not finite at step {state.step}", multiplier)
                 state.eval_seconds += clock.lap(state)
-                made.metrics.update(seconds=state.seconds, eval_seconds=state.eval_seconds)
+                measured.metrics.update(seconds=state.seconds, eval_seconds=state.eval_seconds)
                 written = self.out_dir / checkpoint.CHECKPOINT if save and self.out_dir else None
-                state.report = dataclasses.asdict(made) | {"checkpoint": written and str(written)}
+                state.report = dataclasses.asdict(measured) | {"checkpoint": written and str(written)}
                 trained, since = 0.0, state.step
             if save:
                 self._save(checkpoint.CHECKPOINT)
@@ -194,13 +196,13 @@ class _Run:
         return Result(state.ended, state.step, state.step * per_step, metrics, state.best)
 
     def _measure(self, last: bool, rung: int | None, rate: float, norm: float, speed: float) -> Report:
-        """Score the model as it stands; note a new best; see whether this is the end."""
+        """Evaluate the model, record a new best, and decide whether the run ends here."""
         metrics = {"learning_rate": rate, "gradient_norm": norm, "tokens_per_second": speed}
         state = self.state
         done = state.step * self.config.tokens_per_step
         model = self.stepper.model
-        val, of_train = self.measure.score_subsets(model, last)
-        metrics.update(of_train)
+        val, train_metrics = self.measure.score_subsets(model, last)
+        metrics.update(train_metrics)
         if val.loss < state.best.get("val_loss", math.inf):
             state.best = {"step": state.step, "tokens": done, "val_loss": val.loss, "val_perplexity": val.perplexity}
             state.stale = 0
@@ -214,16 +216,16 @@ class _Run:
         if state.ended:
             with self._weights(self.best_model if state.ended == "early_stopped" else None):
                 metrics["val_loss_subset"] = state.best["val_loss"] if state.ended == "early_stopped" else val.loss
-                val, of_whole = self.measure.score_whole(model, val, last)
-                metrics.update(of_whole)
+                val, final_metrics = self.measure.score_whole(model, val, last)
+                metrics.update(final_metrics)
             if self.out_dir is not None and math.isfinite(val.loss):
                 val.scores.save(self.out_dir / SCORES)
         metrics.update(evaluate.metrics(val), peak_memory_mb=self.machine.peak_memory_mb())
-        return Report(state.step, done, rung, state.ended is not None, metrics, self.stepper.micro_batch.known)
+        return Report(state.step, done, rung, state.ended is not None, metrics, self.stepper.micro_batch.fits)
 
     @contextlib.contextmanager
     def _weights(self, weights: dict[str, Tensor] | None) -> Iterator[None]:
-        """Other weights for the time of the block; the training state goes into the checkpoint as it is."""
+        """Use `weights` during the block, then restore the present ones; None: use the present ones."""
         if weights is None:
             yield
             return
@@ -240,14 +242,14 @@ class _Run:
         self._save(checkpoint.BEST)
 
     def _save(self, name: str) -> None:
-        """Write checkpoint.pt or best.pt, on the rank that writes, where there is a folder to write to."""
+        """Write checkpoint.pt or best.pt, on the rank that has a run folder."""
         if self.out_dir is None:
             return
-        self.state.micro_batch = self.stepper.micro_batch.known
-        whole = name == checkpoint.CHECKPOINT
+        self.state.micro_batch = self.stepper.micro_batch.fits
+        resumable = name == checkpoint.CHECKPOINT
         eot = self.data.eot
         if eot is not None and self.data.train.tokens[0] != eot:
-            eot = None  # the tokenizer has one, but a corpus of one document never showed it to the model
+            eot = None  # the tokenizer has one, but a corpus of one document does not contain it
         saved = Checkpoint(
             config=self.config,
             data_hash=self.data.hash,
@@ -255,26 +257,27 @@ class _Run:
             eot=eot,
             model=self.stepper.model.state_dict(),
             state=self.state,
-            optimizer=self.stepper.optimizers.state_dict() if whole else None,
-            randomness=self.machine.randomness() if whole else None,
-            best_model=self.best_model if whole else None,
+            optimizer=self.stepper.optimizers.state_dict() if resumable else None,
+            randomness=self.machine.randomness() if resumable else None,
+            best_model=self.best_model if resumable else None,
             own_code=self.own_code,
         )
         checkpoint.save(self.out_dir / name, saved)
 
     def _tell(self, report: Callable[[Report], None]) -> None:
-        """Hand out the state's report, now that all about it is on disk. What its receiver draws changes no mask."""
+        """Hand out the state's report, after its files are on disk. Random numbers drawn by `report` do not affect
+        dropout."""
         fields = dict(self.state.report or {})
         fields["checkpoint"] = self.out_dir / checkpoint.CHECKPOINT if fields["checkpoint"] and self.out_dir else None
-        made = Report(**fields)
+        handed_out = Report(**fields)
         if self.out_dir is not None:
-            checkpoint.append_report(self.out_dir, made)
+            checkpoint.append_report(self.out_dir, handed_out)
         with self.machine.borrowed_randomness():
-            report(made)
+            report(handed_out)
 
-    def _diverged(self, what: str, multiplier: float) -> Result:
+    def _diverged(self, reason: str, multiplier: float) -> Result:
         tokens_now = self.state.step * self.config.tokens_per_step
-        message = f"{what} ({tokens_now:,} tokens, learning rate {self.config.learning_rate * multiplier:.3g})"
+        message = f"{reason} ({tokens_now:,} tokens, learning rate {self.config.learning_rate * multiplier:.3g})"
         metrics = dict(self.state.report["metrics"]) if self.state.report else {}
         return Result("diverged", self.state.step, tokens_now, metrics, self.state.best, message)
 
@@ -291,7 +294,7 @@ class _Run:
 
 
 class _Clock:
-    """Wall clock in laps: time with the caller's report is the caller's, and counted as the run's all the same."""
+    """Wall clock in laps. Time in the caller's `report` counts as time of the run, not of training or evaluation."""
 
     def __init__(self) -> None:
         self._at = time.perf_counter()

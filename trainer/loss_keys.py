@@ -6,7 +6,7 @@
     loss: my_module:MyLoss            # an own `Loss`, its parameters in one mapping
     loss_params: {gamma: 2.0}
 
-Nothing here imports an own loss: a config is checked without running anybody's code (see trainer.criterion).
+Nothing here imports an own loss: a config is checked without running the user's code (see trainer.criterion).
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ REFERENCE = rf"^{_WORD}(\.{_WORD})*:{_WORD}$"  # for the JSON Schema; data.own_c
 
 
 def check_name(value: str) -> str:
-    """A declared loss, or `module.path:Name`. Raises ValueError with the nearest name."""
+    """A declared loss, or `module.path:Name`. Raises RuleError with the nearest name."""
     if value in LOSSES or is_reference(value):
         return value
     if (near := nearest(value, LOSSES)).startswith("did you mean"):
-        raise ValueError(f"there is no such loss, got {value!r}; {near}")
+        raise RuleError("loss", f"there is no such loss, got {value!r}; {near}", "unknown")
     names = ", ".join(repr(name) for name in LOSSES)
-    raise ValueError(f"input should be {names} or your own as module:Name, got {value!r}")
+    raise RuleError("loss", f"input should be {names} or your own as module:Name, got {value!r}", "unknown")
 
 
 def _check_own_parameters(values: dict[str, float]) -> dict[str, float]:
     for name in values:
         if not re.fullmatch(_WORD, name):
-            raise ValueError(f"{name!r} is no name of a parameter: letters, digits and _")
+            raise RuleError("loss_params", f"{name!r} is no name of a parameter: letters, digits and _", "form")
     return values
 
 
@@ -61,7 +61,7 @@ else:
 
 
 class Keys(Protocol):
-    """The config, as far as its loss goes. The parameters' keys are read by name."""
+    """The keys of the config that concern its loss. The parameters' keys are read by name."""
 
     @property
     def loss(self) -> str: ...
@@ -92,9 +92,9 @@ def _unset(parameter: Parameter) -> Any:
 
 
 def check(config: Keys) -> None:
-    """Rules between these keys, beside those of `used_by`. Raises RuleError."""
+    """Check the rules between these keys, besides those of `used_by`. Raises RuleError."""
     if config.loss not in LOSSES:
-        return  # its read-outs are read when it is imported
+        return  # trainer.criterion checks an own loss's read-out when it imports the loss
     if config.loss_params is not None:
         own = ", ".join(LOSSES[config.loss].parameters) or "none"
         raise RuleError(
@@ -112,7 +112,8 @@ def check(config: Keys) -> None:
 
 
 def parameters(config: Keys) -> dict[str, float]:
-    """The chosen loss's parameters; defaults filled in but for an own loss, whose code knows them."""
+    """The chosen loss's parameters, with defaults filled in; those of an own loss without, as its code has the
+    defaults."""
     if config.loss not in LOSSES:
         return dict(config.loss_params or {})
     values = {name: getattr(config, name) for name in LOSSES[config.loss].parameters}
@@ -121,7 +122,7 @@ def parameters(config: Keys) -> dict[str, float]:
 
 
 def readout(config: Keys) -> str:
-    """The chosen read-out's name; `auto` where only an own loss's code can tell."""
+    """The chosen read-out's name; `auto` for the default of an own loss, which only its code contains."""
     if config.readout == "auto" and config.loss in LOSSES:
         return LOSSES[config.loss].readouts[0].name
     return config.readout

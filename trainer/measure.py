@@ -1,7 +1,7 @@
-"""What a report measures: always the same text, scored by one rule. Holds no weights; see trainer.loop for when.
+"""The evaluations of a report: always the same text, by one rule. trainer.loop decides when, and has the weights.
 
-Reports during training score a fixed subset of the validation split's documents, the last one the whole split; at each
-of them a smaller subset of the training split shows the gap and decides nothing.
+Reports during training evaluate a fixed subset of the validation split's documents, the final one the whole split. Each
+also evaluates a smaller subset of the training split, which shows the generalisation gap and decides nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainer.evaluate import Evaluation
 
 
 class Measure:
-    """The subsets of one run, and what its evaluations have learned about memory."""
+    """The evaluation subsets of one run, and the micro-batch of its evaluations."""
 
     def __init__(
         self, config: TrainConfig, data: Dataset, machine: Machine, ranks: Ranks, criterion: Criterion
@@ -26,13 +26,13 @@ class Measure:
         self._config, self._data, self._machine, self._ranks = config, data, machine, ranks
         self._criterion = criterion
         n_val = config.eval_tokens or default_eval_tokens(config.length(data.train.n_targets))
-        # the same text at every report and in every trial: otherwise two trials are compared on different text
+        # the same text at every report and in every trial, so that trials are comparable
         self.val_subset = tokens.subset(data.val, n_val)
         self._train_subset = tokens.subset(data.train, -(-n_val // 4))
         self._batch = evaluate.micro_batch(config, machine, ranks)
 
     def score_subsets(self, model: Model, last: bool) -> tuple[Evaluation, dict[str, float]]:
-        """The validation subset's evaluation, and the metrics of the training subset.
+        """Evaluate both subsets; returns the validation subset's evaluation and the training subset's metrics.
 
         last: a final report, whose evaluation is a final one where the subset is all of the split.
         """
@@ -41,13 +41,13 @@ class Measure:
         return val, {"train_loss": train.loss, "train_objective_loss": train.objective}
 
     def score_whole(self, model: Model, val: Evaluation, last: bool) -> tuple[Evaluation, dict[str, float]]:
-        """The evaluation of the whole validation split, and the metrics that only it has beside the usual ones.
+        """Evaluate the whole validation split; returns the evaluation, and the additional metrics of `split: mainrun`.
 
-        val: what `score_subsets` gave with the same `last`, for these weights where that was all of the split.
+        val: what `score_subsets` returned with the same `last`; it is reused if the subset is the whole split.
         """
-        whole = val if last and self._subset_is_all else self._evaluate(model, self._data.val, final=True)
+        evaluation = val if last and self._subset_is_all else self._evaluate(model, self._data.val, final=True)
         score: mainrun.Score = lambda split, rule: self._evaluate(model, split, rule)
-        return whole, mainrun.metrics(whole, self._data, self._config, score)
+        return evaluation, mainrun.metrics(evaluation, self._data, self._config, score)
 
     @property
     def _subset_is_all(self) -> bool:

@@ -1,4 +1,4 @@
-"""When memory does not suffice: recognise it, let go of what was begun, do the same work again in smaller pieces."""
+"""Out of memory: recognise it, release the failed pass, and repeat the work with smaller micro-batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data.errors import UserError
 from trainer.device import Machine
 
 T = TypeVar("T")
-# in what torch raises as a plain RuntimeError: CUDA's runtime and MPS, cuBLAS and cuDNN, the allocator of the CPU
+# in messages of plain RuntimeErrors of torch: of CUDA's runtime and MPS, cuBLAS and cuDNN, the CPU's allocator
 SHORTAGE = ("out of memory", "STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
 
 
@@ -25,29 +25,29 @@ def ran_out(error: BaseException) -> bool:
 
 
 class MicroBatch:
-    """How many sequences go through the model in one pass: fewer, from then on, whenever memory does not suffice.
+    """The number of sequences per forward pass, halved for good whenever memory does not suffice.
 
-    size: at present. known: the same, but None while none was given and nothing had to be halved.
+    size: the present number. fits: the same once it was limited or halved, else None.
     """
 
     def __init__(self, size: int, block_size: int, machine: Machine, n_ranks: int, advice: str) -> None:
-        """advice: what one of several processes, which cannot go back alone, is told to change."""
+        """advice: what the error recommends in a run of several processes, where one cannot repeat its pass alone."""
         self.size = size
-        self.known: int | None = None
+        self.fits: int | None = None
         self._block_size, self._machine, self._n_ranks, self._advice = block_size, machine, n_ranks, advice
 
     def limit(self, fits: int | None) -> None:
-        """Take at most `fits` sequences, which are known to fit; None says nothing. Raises UserError below 1."""
+        """Take at most `fits` sequences, as many as fit into memory; None changes nothing. Raises UserError below 1."""
         if fits is None:
             return
         if fits < 1:
             raise UserError(f"micro_batch: {fits}, but a pass takes at least 1 sequence")
-        self.size = self.known = min(self.size, fits)
+        self.size = self.fits = min(self.size, fits)
 
     def attempt(self, work: Callable[[int], T], undo: Callable[[], None]) -> T:
-        """work(size), undone and begun again with half as many sequences (rounded up) until memory suffices.
+        """Call work(size). While memory does not suffice, call undo() and repeat with half the size (rounded up).
 
-        Raises torch.OutOfMemoryError where a single sequence is too much, or where other processes wait for this one.
+        Raises torch.OutOfMemoryError where a single sequence does not fit, or where other processes wait for this one.
         """
         while True:
             try:
@@ -55,12 +55,12 @@ class MicroBatch:
             except Exception as error:
                 if not ran_out(error):
                     raise
-                traceback.clear_frames(error.__traceback__)  # they hold the pass that did not fit
+                traceback.clear_frames(error.__traceback__)  # the frames hold the tensors of the failed pass
                 if self.size == 1 or self._n_ranks > 1:
                     raise torch.OutOfMemoryError(f"{self._why_not_smaller()} ({error})") from error
-            # out here the exception is gone, and with it the last that held the pass
+            # outside the except block: the exception, which held the tensors of the failed pass, is released
             undo()
-            self.size = self.known = -(-self.size // 2)
+            self.size = self.fits = -(-self.size // 2)
             gc.collect()
             self._machine.empty_cache()
 

@@ -1,7 +1,7 @@
-"""`nanosweep compare`: the same prompts through a run of ours and through any Hugging Face causal language model.
+"""`nanosweep compare`: continue the same prompts with one of our runs and any Hugging Face causal language model.
 
-Both continue plain text, each from its own tokens: no chat template, no top-k, no penalty that a model's own
-generation_config asks for. No code of a model's repository is run.
+Both continue plain text in their own tokens: without a chat template, and without the top-k or penalties of the model's
+own generation_config. No code of a model's repository is run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MISSING = (
 
 @dataclass(frozen=True)
 class Rule:
-    """How text is drawn: at most so many tokens of each model's own; temperature 0 takes the likeliest each time."""
+    """How text is sampled: max_new_tokens counts each model's own tokens; temperature 0 takes the likeliest token."""
 
     max_new_tokens: int = 200
     temperature: float = 0.8
@@ -43,7 +43,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Side:
-    """One model: what to call it, and its continuations, one per prompt, without the prompts."""
+    """One model: its title, and its continuations, one per prompt, without the prompts."""
 
     title: str
     texts: list[str]
@@ -89,7 +89,7 @@ def _ours(run: Path, trained: Trained, prompts: Sequence[Prompt], rule: Rule) ->
 def _theirs(against: str, model: Any, tokenizer: Any, prompts: Sequence[Prompt], rule: Rule) -> Side:
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
     encoded = [tokenizer(prompt.text, return_tensors="pt")["input_ids"] for prompt in prompts]
-    for prompt, ids in zip(prompts, encoded, strict=True):  # before an hour is spent on those above it
+    for prompt, ids in zip(prompts, encoded, strict=True):  # check every prompt before the slow generation of the first
         if not ids.numel():
             raise UserError(f"{prompt.place}: no token of {against}; write something else")
         if ids.shape[1] + rule.max_new_tokens > room:
@@ -105,14 +105,15 @@ def _continue(model: Any, tokenizer: Any, ids: Any, rule: Rule) -> str:
     """ids (1, T) -> the text after them. A prompt's text does not depend on the prompts before it."""
     import torch
 
-    how: dict[str, Any] = {"do_sample": False}
+    settings: dict[str, Any] = {"do_sample": False}
     if rule.temperature:
-        how = {"do_sample": True, "temperature": rule.temperature, "top_k": 0, "top_p": 1.0}
+        settings = {"do_sample": True, "temperature": rule.temperature, "top_k": 0, "top_p": 1.0}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(rule.seed)
-        whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=rule.max_new_tokens, **how)[0]
+        settings |= {"attention_mask": torch.ones_like(ids), "max_new_tokens": rule.max_new_tokens}
+        output = model.generate(ids, **settings)[0]
     # decoded with the prompt and cut: alone, the first word would lose its space with some tokenizers
-    before, text = (tokenizer.decode(part, skip_special_tokens=True) for part in (ids[0], whole))
+    before, text = (tokenizer.decode(part, skip_special_tokens=True) for part in (ids[0], output))
     return text.removeprefix(before)
 
 
@@ -127,26 +128,26 @@ def _load(against: str) -> tuple[Any, Any]:
     transformers.utils.logging.disable_progress_bar()
     local = at_home(against).is_dir()
     name = str(at_home(against)) if local else against
-    away = None if local else _away(against)
-    options = {"local_files_only": local or away is not None, "trust_remote_code": False}
+    unreachable = None if local else _find_outage(against)
+    options = {"local_files_only": local or unreachable is not None, "trust_remote_code": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype="float32", **options)
-    except Exception as error:  # of half a dozen libraries
-        why = f"not a causal language model that can be loaded: {_line(error)}"
-        if away is not None:
-            why = f"no directory, not in Hugging Face's cache, and the hub cannot be reached ({away})"
-        raise UserError(f"--against {against}: {why}") from None
+    except Exception as error:  # exceptions of half a dozen libraries
+        reason = f"not a causal language model that can be loaded: {_first_line(error)}"
+        if unreachable is not None:
+            reason = f"no directory, not in Hugging Face's cache, and the hub cannot be reached ({unreachable})"
+        raise UserError(f"--against {against}: {reason}") from None
     own = model.generation_config
     ends = {"eos_token_id": own.eos_token_id, "pad_token_id": own.pad_token_id or tokenizer.eos_token_id or 0}
-    model.generation_config = transformers.GenerationConfig(**ends)  # nothing else of what the model asks for
+    model.generation_config = transformers.GenerationConfig(**ends)  # no other setting of the model's own
     return model.eval(), tokenizer
 
 
-def _away(name: str) -> str | None:
+def _find_outage(name: str) -> str | None:
     """Why the hub cannot be reached; None where it can. Raises UserError where it has no such model.
 
-    Asked first, and with a limit: transformers tries for half a minute before it believes in no network.
+    Asked first, with a timeout: without a network transformers retries for half a minute.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import HfApi
@@ -155,9 +156,9 @@ def _away(name: str) -> str | None:
     try:
         HfApi().model_info(name, timeout=TIMEOUT)
     except (GatedRepoError, HFValidationError, RepositoryNotFoundError) as error:
-        raise UserError(f"--against {name}: no directory, and no model on the hub: {_line(error)}") from None
+        raise UserError(f"--against {name}: no directory, and no model on the hub: {_first_line(error)}") from None
     except Exception as error:
-        return _line(error)
+        return _first_line(error)
     return None
 
 
@@ -165,5 +166,5 @@ def _title(name: str, n_parameters: int) -> str:
     return f"{name} ({units.count(n_parameters)} parameters)"
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

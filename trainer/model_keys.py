@@ -1,4 +1,12 @@
-"""The config's key `model`: our GPT, or a reference to one of the user's own. Nothing is imported here."""
+"""The config's key `model`: our GPT, or a reference to one of the user's own.
+
+    model: gpt
+
+    model: my_module:MyGPT            # an nn.Module, see trainer.build_model
+    model_params: {window: 256}       # its arguments
+
+Nothing here imports an own model: a config is checked without running the user's code.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the config's optimizer to torch's: built, stepped together, and kept in a checkpoint.
+"""Build torch's optimizers from the config, step them together, and save and restore their state.
 
 Every parameter group keeps its peak learning rate as `initial_lr`; the schedule sets one multiplier for all.
 """
@@ -19,7 +19,7 @@ from trainer.optimizers import OPTIMIZERS, decay_groups, trainable
 
 
 class Optimizers:
-    """One or more torch optimizers that step together. Its state is a list of theirs.
+    """One or more torch optimizers that step together. Its state is the list of their state_dicts.
 
     settings: the entries of a parameter group that the config decides; None: all but the parameters.
     """
@@ -50,7 +50,8 @@ class Optimizers:
         return [part.state_dict() for part in self.parts]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Moments and step counts come from `states`; rates, decay and betas stay those of the present config."""
+        """Moments and step counts come from `states`; learning rates, weight decay and betas from the present
+        config."""
         for part, state in zip(self.parts, states, strict=True):
             groups = [
                 {**saved, **{key: value for key, value in group.items() if self._decides(key, saved)}}
@@ -84,11 +85,14 @@ def build(
     except Exception as error:  # of the user's own code, or torch's for a value that it does not take
         called = ", ".join(f"{name}={value}" for name, value in {"lr": config.learning_rate, **parameters}.items())
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"optimizer {config.optimizer}: called with {called}, it raised {reason}") from error
+        problem = f"optimizer {config.optimizer}: called with {called}, it raised {reason}"
+        raise UserError(problem, kind="call_failed", keys=("optimizer_params", "optimizer")) from error
     if not isinstance(part, torch.optim.Optimizer):
         raise UserError(
             f"optimizer {config.optimizer}: expected a torch.optim.Optimizer, got {type(part).__name__}; name a "
-            "subclass, or a function that returns one"
+            "subclass, or a function that returns one",
+            kind="no_optimizer",
+            keys="optimizer",
         )
     return Optimizers([part], settings={"lr", "initial_lr", "weight_decay", *parameters})
 
@@ -102,5 +106,6 @@ def load_own(config: TrainConfig, allow_code: bool, code_dir: Path | None = None
         return None
     make = own_code.load(config.optimizer, allow_code=allow_code, kind="optimizer", directory=code_dir)
     if not callable(make):
-        raise UserError(f"optimizer {config.optimizer} is a {type(make).__name__}; name a torch.optim.Optimizer")
+        problem = f"optimizer {config.optimizer} is a {type(make).__name__}; name a torch.optim.Optimizer"
+        raise UserError(problem, kind="no_optimizer", keys="optimizer")
     return make

@@ -1,8 +1,8 @@
 """The optimizers, each declared once: its name and how it is built over a model's parameters. Imports no torch.
 
 To add one: write its `build` here and put it into `OPTIMIZERS`. Which keys of the config it uses is declared with the
-keys (`used_by` in trainer/config.py); learning_rate, weight_decay and what concerns the gradient belong to all. The
-config's check, the search and its schema follow from the two. An optimizer that stays outside this program is named
+keys (`used_by` in trainer/config.py); learning_rate, weight_decay and grad_clip apply to all. The config's check, the
+search and the JSON Schema are derived from these declarations. An optimizer that stays outside this program is named
 `optimizer: my_module:MyOptimizer`, see `trainer.optim.build`.
 """
 
@@ -84,8 +84,8 @@ def _adamw(groups: list[dict[str, Any]], config: Config) -> torch.optim.Optimize
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    one.name: one
-    for one in (Optimizer("adamw", build_adamw), Optimizer("sgd", build_sgd), Optimizer("muon", build_muon))
+    optimizer.name: optimizer
+    for optimizer in (Optimizer("adamw", build_adamw), Optimizer("sgd", build_sgd), Optimizer("muon", build_muon))
 }
 
 

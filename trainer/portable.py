@@ -33,8 +33,9 @@ _NEEDED = ("loss", "model")  # what own code a trained run still runs
 
 
 def save(run: Path, folder: Path, tokenizer: Tokenizer | None = None) -> None:
-    """Write what a run's last report was about into a new folder. tokenizer: default the one in the run folder.
+    """Write the weights of a run's last report, config and tokenizer into a new folder.
 
+    tokenizer: default: the one in the run folder.
     Imports no own code: of an own loss or model the source files are copied, from the working directory. That of an
     installed package is not: it must be installed where the run is loaded. Raises UserError where the run folder has
     no readable checkpoint, or where the own code has changed since the run.
@@ -58,13 +59,13 @@ def save(run: Path, folder: Path, tokenizer: Tokenizer | None = None) -> None:
     for name, content in own_code.sources_of(dict.fromkeys(digests, "code")).files.items():
         (folder / CODE / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / CODE / name).write_bytes(content)
-    about = {"n_classes": saved.n_classes, "eot": saved.eot, "data_hash": saved.data_hash}
-    (folder / ABOUT).write_text(json.dumps(about | ({"own_code": digests} if digests else {})), encoding="utf-8")
+    facts = {"n_classes": saved.n_classes, "eot": saved.eot, "data_hash": saved.data_hash}
+    (folder / ABOUT).write_text(json.dumps(facts | ({"own_code": digests} if digests else {})), encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class Portable:
-    """A run that was saved so: writes text, and scores it."""
+    """A run that `load` has read: writes text, and scores texts."""
 
     trained: Trained
     config: TrainConfig
@@ -75,11 +76,11 @@ class Portable:
         return self.trained.write(prompt, 1, **options)[0]
 
     def score(self, texts: list[str]) -> list[tuple[float, int]]:
-        """Nats and targets of each text, the texts in their order being one split, as in training.
+        """Nats and number of targets of each text. The texts, in this order, are evaluated as one split.
 
         Over the documents of a validation split, exp(sum of nats / sum of targets) is the run's val_perplexity: a
-        window reaches into the document before, and the end of a document is a target. A tokenizer without an end
-        of text takes each text by itself. Raises UserError for a text that the tokenizer cannot encode.
+        window may contain text of the document before, and the end of a document is a target. With a tokenizer without
+        an end of text each text is evaluated by itself. Raises UserError for a text that the tokenizer cannot encode.
         """
         ids = [self.trained.tokenizer.encode(text) for text in texts]
         if self.trained.eot is None:
@@ -117,8 +118,8 @@ def load(folder: Path, allow_code: bool = False) -> Portable:
         device.kind(loaded)
     except UserError:
         loaded = config.replace(loaded, device="auto")
-    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    n_classes = about["n_classes"]
+    facts = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    n_classes = facts["n_classes"]
     code_dir = folder / CODE
     criterion = criteria.build(loaded, allow_code, code_dir)
     model = build_model.build(loaded, n_classes, torch.Generator(), allow_code=allow_code, code_dir=code_dir)
@@ -131,4 +132,4 @@ def load(folder: Path, allow_code: bool = False) -> Portable:
         return log_probs(criterion.loss, criterion.parameters, logits[:, :n_classes], criterion.readout)
 
     tokenizer = tokenizers.load(folder)
-    return Portable(Trained(model, tokenizer, about["eot"], readout, loaded.corpus), loaded, criterion)
+    return Portable(Trained(model, tokenizer, facts["eot"], readout, loaded.corpus), loaded, criterion)

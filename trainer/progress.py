@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar in a terminal, and a plain line per report everywhere."""
+"""Show the progress of a run on stdout: a line per report and, in a terminal, a progress bar."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def line(report: Report) -> str:
-    """A report in one line."""
+    """Format a report as one line."""
     values = report.metrics
     return (
         f"step {report.step:>6,}  tokens {report.tokens:>11,}  train_loss {values['train_loss']:.4f}  "
@@ -27,7 +27,7 @@ def line(report: Report) -> str:
 
 @dataclass(frozen=True)
 class Display:
-    """Takes what `train` hands out. Without a bar (no terminal), lines alone."""
+    """Receives the reports and steps of `train`. Without a terminal it has no bar and prints only lines."""
 
     bar: Progress | None = None
     task: TaskID | None = None
@@ -36,7 +36,7 @@ class Display:
         self.say(line(report))
 
     def say(self, text: str) -> None:
-        """A line that stays, above the bar if there is one."""
+        """Print a line, above the bar if there is one."""
         if self.bar is None:
             print(text, flush=True)
         else:
@@ -49,7 +49,7 @@ class Display:
 
 @contextlib.contextmanager
 def display(total_tokens: int) -> Iterator[Display]:
-    """A display for one run; its bar goes away at the end."""
+    """Open a display for one run; its bar is removed at the end."""
     if not sys.stdout.isatty():
         yield Display()
         return

@@ -1,7 +1,7 @@
 """Where an exported config comes from: the block `provenance:` on top of it.
 
-`nanosweep export` writes it; loading a config checks it and takes nothing from it. It is read back here: by a full run,
-which is logged under its study, and by the model card.
+`nanosweep export` writes it; loading a config checks the block but uses nothing of it. A full run reads it, to be
+logged under its study, and so does the model card.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from data.errors import UserError
 from trainer import yaml_file
-from trainer.yaml_file import YamlFile
+from trainer.yaml_file import RefusedError, YamlFile
 
 KEY = "provenance"
 
 
 class Provenance(BaseModel):
-    """The trial that a config was exported from. Texts that are not known are empty."""
+    """The trial that a config was exported from. Unknown texts are empty."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     study: str
     trial: Annotated[int, Field(ge=0)]
     name: str = ""
-    """the point in a few words"""
+    """the trial's point in a few words"""
     parameters: Annotated[int, Field(ge=0)] | None = None
-    """of the model"""
+    """number of the model's parameters"""
     point: dict[str, Any] = {}
     """what was searched: the values that the sampler proposed"""
     leads: bool = False
@@ -42,12 +41,12 @@ class Provenance(BaseModel):
     how_sure: str = ""
     status: str = ""
     tokens: Annotated[int, Field(ge=0)] = 0
-    """that the trial was trained on"""
+    """training tokens of the trial"""
     trained: str = ""
     """when the trial last reported, UTC"""
     corpus: str = ""
     data_hash: str = ""
-    """of text and tokenizer"""
+    """hash of text and tokenizer"""
     commit: str = ""
     dirty: bool | None = None
     """whether the code differed from the commit"""
@@ -65,17 +64,18 @@ def parse(file: YamlFile) -> Provenance | None:
         return None
     try:
         return yaml_file.validate(_Head, YamlFile(file.name, {KEY: file.value[KEY]}, file.lines)).provenance
-    except UserError as error:
-        raise UserError(f"{error}; export the config again, or remove its block {KEY}") from None
+    except RefusedError as error:
+        problem = f"{error.problem}; export the config again, or remove its block {KEY}"
+        raise RefusedError(error.head, problem, error.place, error.keys, error.kind, error.line) from None
 
 
 def read(path: Path) -> Provenance | None:
-    """Where a config file comes from; None for one that is nobody's export. Raises UserError as `parse` does."""
+    """Read the provenance of a config file; None if it is no export. Raises UserError as `parse` does."""
     return parse(yaml_file.read(path)) or _of_comments(path)
 
 
 def dump(provenance: Provenance) -> str:
-    """The block as YAML text; what is not known is left out."""
+    """The block as YAML text; fields at their defaults are left out."""
     plain = provenance.model_dump(mode="json", exclude_defaults=True)
     return str(
         yaml.dump({KEY: plain}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6)  # whole lines
@@ -97,35 +97,36 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def facts(path: Path) -> list[str]:
-    """What a config file says about where it comes from, for people, a fact a line; [] for nobody's export."""
+    """The provenance of a config file for people, one fact per line; [] if it is no export."""
     provenance = parse(yaml_file.read(path))
     return describe(provenance) if provenance is not None else _comments(path)
 
 
 def describe(provenance: Provenance) -> list[str]:
-    """For people, a fact a line."""
-    one = provenance
-    size = "" if one.parameters is None else f"; {one.parameters:,} parameters"
-    dirty = " with uncommitted changes" if one.dirty else ""
+    """Format for people, one fact per line."""
+    p = provenance
+    size = "" if p.parameters is None else f"; {p.parameters:,} parameters"
+    dirty = " with uncommitted changes" if p.dirty else ""
     lines = [
-        f"{'best of' if one.leads else 'from'} study {one.study}, trial {one.trial} ({one.name}){size}",
-        f"objective: {_score(one)}",
-        f"how sure: {one.how_sure}" if one.how_sure else "",
-        f"commit: {one.commit}{dirty}" if one.commit else "",
-        f"data: {one.corpus}, hash {one.data_hash}" if one.data_hash else "",
-        *(f"own code: {reference}, sha256 {digest}" for reference, digest in one.own_code.items()),
+        f"{'best of' if p.leads else 'from'} study {p.study}, trial {p.trial} ({p.name}){size}",
+        f"objective: {_score(p)}",
+        f"how sure: {p.how_sure}" if p.how_sure else "",
+        f"commit: {p.commit}{dirty}" if p.commit else "",
+        f"data: {p.corpus}, hash {p.data_hash}" if p.data_hash else "",
+        *(f"own code: {reference}, sha256 {digest}" for reference, digest in p.own_code.items()),
     ]
     return [line for line in lines if line]
 
 
-def _score(one: Provenance) -> str:
-    if one.value is None:
-        return f"none: {one.status} after {one.tokens:,} tokens"
-    return f"{one.objective} {one.value:.6g} on the full validation split, after {one.tokens:,} tokens"
+def _score(provenance: Provenance) -> str:
+    if provenance.value is None:
+        return f"none: {provenance.status} after {provenance.tokens:,} tokens"
+    value = f"{provenance.objective} {provenance.value:.6g}"
+    return f"{value} on the full validation split, after {provenance.tokens:,} tokens"
 
 
 def _comments(path: Path) -> list[str]:
-    """The comments on top of a config that a release without the block exported; then comes how to use the file."""
+    """The first comment lines of a config that an old release without the block exported; usage hints follow them."""
     lines = path.read_text(encoding="utf-8").splitlines()
     if not lines or not lines[0].startswith("# nanosweep:"):
         return []
@@ -134,7 +135,7 @@ def _comments(path: Path) -> list[str]:
 
 
 def _of_comments(path: Path) -> Provenance | None:
-    """Those comments read: the only record of it that such a file has."""
+    """Parse those comments: such a file has no other record of its provenance."""
     text = "\n".join(_comments(path))
     title = re.search(r"^nanosweep: (?:best of|from) study (.+), trial (\d+) \(", text, re.M)
     data = re.search(r"^data: (.*), hash (\w+)$", text, re.M)

@@ -1,4 +1,4 @@
-"""What the training loop hands out: reports during training and one result at the end. Plain data, no torch."""
+"""The output of the training loop: reports during training and one result at the end. Plain data, no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Report:
 
     tokens: true tokens trained on so far (targets), a multiple of the config's tokens_per_step.
     rung: the nominal token count of the rung that this report answers (the first step boundary at or after
-        it), or None. A step that crosses several rungs answers the largest; the others follow from it.
+        it), or None. A step that crosses several rungs answers the largest of them.
     final: the last report of a run that ended by itself; its val_* are of the full validation split, those
         of earlier reports are of the fixed subset.
     metrics: val_loss (nats per token through the read-out), val_perplexity, val_bits_per_byte, val_accuracy,
@@ -24,15 +24,12 @@ class Report:
         val), train_loss and train_objective_loss (the same two of a fixed subset of train, in evaluation mode),
         learning_rate, gradient_norm, seconds (of the run so far) and eval_seconds (those of them spent scoring),
         tokens_per_second (of training, scoring left out), peak_memory_mb; on the final report also val_loss_subset,
-        comparable with the curve, and how far probabilities can be believed: val_ece (expected calibration error in 15
-        bins, full split); val_temperature (fitted on a fixed fifth of the validation documents),
-        val_perplexity_calibrated and val_perplexity_uncalibrated (of the documents that it was not fitted on, with the
-        temperature and without).
-        val_loss and val_perplexity are always raw.
-        With `split: mainrun` the final report also has what trainer.mainrun says: val_nats_per_char,
-        mainrun_nats_per_char, mainrun_coverage.
-    micro_batch: sequences in one pass of the model while training, where that was given or memory allowed no more
-        than a part of batch_size; else None.
+        comparable with the curve, and calibration: val_ece (expected calibration error in 15 bins, full split);
+        val_temperature (fitted on a fixed fifth of the validation documents), val_perplexity_calibrated and
+        val_perplexity_uncalibrated (of the documents that it was not fitted on, with the temperature and without).
+        val_loss and val_perplexity are always raw. With `split: mainrun` the final report also has the metrics of
+        trainer.mainrun: val_nats_per_char, mainrun_nats_per_char, mainrun_coverage.
+    micro_batch: sequences per forward pass in training, if it was set or memory forced a part of batch_size; else None.
     checkpoint: the checkpoint written with this report, if one was.
     """
 

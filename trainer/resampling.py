@@ -1,6 +1,7 @@
-"""How much a score depends on which text it was taken on: the bootstrap over documents, paired between trials. Pure.
+"""Bootstrap over validation documents, paired between trials: how much a score depends on the choice of text. Pure.
 
-Every trial is read on the same resamples, so what makes a document hard for all of them cancels in a difference.
+All trials are evaluated on the same resamples, so that what makes a document hard for all of them cancels in a
+difference.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 10_000
-# of a corpus of one document: its text comes in cells of 128 targets, and neighbours are alike. Blocks hold at least
-# 8 of them, and grow with the cube root of their number, as they must (Künsch 1989)
+# moving-block bootstrap for a corpus of one document: its text is divided into cells of 128 targets, and neighbouring
+# cells are correlated. A block has at least 8 cells, and grows with the cube root of their number (Künsch 1989)
 CELLS = 8
-# more documents are drawn in bundles of neighbours: 20,000 take 8 s one by one, and the error is known to 2 % this way
+# more documents are drawn in groups of neighbours: 20,000 single ones take 8 s; with groups the error is exact to 2 %
 PIECES = 2000
-_AT_ONCE = 2**21  # counts alive at a time: 16 MiB
+_AT_ONCE = 2**21  # counts in memory at once: 16 MiB
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Text:
-    """Values of trials, each column's sum(nll) / sum(weight), on the same resamples of the text.
+    """Values of trials, sum(nll) / sum(weight) for each column, on the same resamples of the text.
 
     numbers: of the trials, by column; values: (resamples, trials); units: how many independent pieces were drawn.
     """
@@ -64,11 +65,11 @@ def resample(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Text | None:
-    """Draw the text anew, with replacement; None where two pieces of it cannot be told apart.
+    """Draw resamples of the text, with replacement; None where it has fewer than two independent pieces.
 
-    documents: by trial, (nll, weight), each (D,): of perplexity nats and tokens (values are log-perplexities), of
-    bits per byte nats / ln 2 and bytes. All of the same documents in the same order; of a trial with several seeds
-    the means over them. one_document: they are consecutive cells of one text, drawn in blocks that overlap.
+    documents: by trial, (nll, weight), each (D,): for perplexity nats and tokens (values are log-perplexities), for
+    bits per byte nats / ln 2 and bytes. All trials have the same documents in the same order; a trial with several
+    seeds has the means over them. one_document: they are consecutive cells of one text, drawn in overlapping blocks.
     """
     sums = np.stack([part for pair in documents.values() for part in pair], axis=1).astype(float)  # (D, 2·trials)
     if len(sums) > PIECES:
@@ -82,17 +83,17 @@ def resample(
             sums = total[length:] - total[:-length]  # (starts, 2·trials)
     if drawn < 2:
         return None
-    rng, found = np.random.default_rng(seed), []
+    rng, parts = np.random.default_rng(seed), []
     at_once = max(1, _AT_ONCE // len(sums))
     for begin in range(0, resamples, at_once):
         rows = min(at_once, resamples - begin)
-        found.append(_counts(rng, rows, drawn, len(sums)) @ sums)
-    both = np.concatenate(found)
+        parts.append(_counts(rng, rows, drawn, len(sums)) @ sums)
+    both = np.concatenate(parts)
     return Text(tuple(documents), both[:, 0::2] / both[:, 1::2], drawn)
 
 
 def _counts(rng: np.random.Generator, rows: int, drawn: int, pieces: int) -> np.ndarray:
     """How often each piece was drawn in each of `rows` resamples: (rows, pieces)."""
-    which = rng.integers(0, pieces, (rows, drawn))
-    which += pieces * np.arange(rows)[:, None]
-    return np.bincount(which.ravel(), minlength=rows * pieces).reshape(rows, pieces).astype(float)
+    indices = rng.integers(0, pieces, (rows, drawn))
+    indices += pieces * np.arange(rows)[:, None]
+    return np.bincount(indices.ravel(), minlength=rows * pieces).reshape(rows, pieces).astype(float)

@@ -1,4 +1,4 @@
-"""Score a run again from its folder, on any split: the weights that its last report was about."""
+"""Evaluate a run again from its folder, on any split, with the weights of its last report."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ def rescore(folder: Path, data: Dataset, split: Split, allow_code: bool = False)
     """
     saved = checkpoint.load(folder)
     if saved.state.ended is None:
-        raise UserError(f"{folder}: its run has not ended")
+        raise UserError(f"{folder}: its run has not ended", kind="not_ended")
     if saved.data_hash != data.hash:
         raise UserError(
             f"{folder} was trained on other data (hash {saved.data_hash[:12]}) than {data.corpus}, {data.tokenizer} "
-            f"(hash {data.hash[:12]})"
+            f"(hash {data.hash[:12]})",
+            kind="other_data",
         )
     criterion = criteria.build(saved.config, allow_code)
     checkpoint.check_own_code(saved, criteria.own_code(saved.config, keys=("loss", "model")), str(folder))
@@ -40,7 +41,7 @@ def rescore(folder: Path, data: Dataset, split: Split, allow_code: bool = False)
 
 
 def scored_weights(saved: Checkpoint) -> dict[str, Tensor]:
-    """What a run's last report was about: the latest weights, or the best where it stopped early."""
+    """The weights of a run's last report: the latest, or the best where it stopped early."""
     if saved.state.ended == "early_stopped" and saved.best_model is not None:
         return saved.best_model
     return saved.model

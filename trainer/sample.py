@@ -3,8 +3,8 @@
     python -m trainer.sample out/stories --prompt "Once upon a time" --temperature 0.8 --top-k 50 --seed 1
     python -m trainer.sample out/stories --prompts prompts.txt --temperature 0 0.5 1 --json --out texts.json
 
-A text depends on weights, prompt, temperature, --top-k, --top-p, --seed and its own number: on nothing else that the
-same call asks for. So two runs, or two temperatures, are compared text by text.
+A text depends only on weights, prompt, temperature, --top-k, --top-p, --seed and its own number, not on the other texts
+of the same call. So two runs, or two temperatures, can be compared text by text.
 Probabilities come from the loss's own read-out: the softmax of a model trained on a square loss means nothing.
 """
 
@@ -36,7 +36,7 @@ from trainer.files import replace_text
 from trainer.prompts import Prompt, Written, as_json, as_text, read_prompts
 
 Readout = Callable[[Tensor], Tensor]  # logits (N, C) -> log-probabilities (N, C)
-AT_ONCE = 32  # stories written side by side
+AT_ONCE = 32  # texts sampled in one batch
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def samples(
     """
     _check_rule(temperature, top_k, top_p)
     if not prompt and eot is None:
-        prompt = "\n"  # a model must be given something; nanoGPT's choice
+        prompt = "\n"  # the model needs at least one token; nanoGPT's choice
     start = ([] if eot is None else [eot]) + [int(i) for i in tokenizer.encode(prompt)]
     generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(n)]
     draw = partial(_draw, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -119,7 +119,7 @@ def _continue(
     model.eval()
     device = model.head_weight.device
     for _ in range(max_new_tokens):
-        # all that still write are equally long: those that ended have left
+        # all rows in progress are equally long; finished rows are no longer in the batch
         window = torch.tensor([rows[i][-model.config.block_size :] for i in writing], device=device)  # (n, T)
         with torch.no_grad():
             logp = readout(model.logits(model(window)[:, -1]).float()).cpu()  # (n, C)
@@ -142,7 +142,7 @@ def _draw(logp: Tensor, generator: torch.Generator, temperature: float, top_k: i
     if top_k is None and top_p is None:
         return int(torch.multinomial(scaled.softmax(0), 1, generator=generator))
     kept, index = scaled.topk(min(top_k or len(scaled), len(scaled)))
-    p = kept.softmax(0)  # of the kept, likeliest first
+    p = kept.softmax(0)  # of the top k, likeliest first
     if top_p is not None:
         p = p[: int((p.cumsum(0) < top_p).sum()) + 1]
     return int(index[torch.multinomial(p, 1, generator=generator)])
@@ -150,13 +150,13 @@ def _draw(logp: Tensor, generator: torch.Generator, temperature: float, top_k: i
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run folder holds: a model, its tokenizer, and how its logits are read."""
+    """A trained model with its tokenizer and its read-out."""
 
     model: Model
     tokenizer: Tokenizer
     eot: int | None
     readout: Readout
-    corpus: str = ""  # what it was trained on, where that is known
+    corpus: str = ""  # what it was trained on; empty: unknown
 
     def write(self, prompt: str = "", n: int = 1, **options: Any) -> list[str]:
         """n samples; options as in `samples`."""
@@ -212,7 +212,7 @@ def _load_nanogpt(file: Path) -> Trained:
 def write_all(
     trained: Trained, prompts: Sequence[Prompt], temperatures: Sequence[float], n: int, **options: Any
 ) -> list[Written]:
-    """n samples of each prompt at each temperature, one where it is 0: they would all be the same.
+    """Write n samples of each prompt at each temperature; at temperature 0 only one, as all would be equal.
 
     options as in `samples`. Raises UserError, for a prompt with its place, before anything is written.
     """
@@ -237,42 +237,42 @@ def parser(prog: str = "python -m trainer.sample") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, usage=usage, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or a checkpoint file in one")
     begin = parser.add_mutually_exclusive_group()
-    about = "what the text begins with, may be given again; default: a new document"
-    begin.add_argument("--prompt", action="append", metavar="TEXT", help=about)
+    help_text = "what the text begins with, may be given again; default: a new document"
+    begin.add_argument("--prompt", action="append", metavar="TEXT", help=help_text)
     begin.add_argument("--prompts", type=Path, metavar="FILE", help="a text file, one prompt per line")
     parser.add_argument("--num-samples", type=int, default=1, metavar="N", help="of each prompt and temperature")
     parser.add_argument("--max-new-tokens", type=int, default=500, metavar="N")
-    about = "one or several: 0 0.5 1; 0 takes the likeliest token each time (default 0.8)"
-    parser.add_argument("--temperature", type=float, nargs="+", default=[0.8], metavar="X", help=about)
+    help_text = "one or several: 0 0.5 1; 0 takes the likeliest token each time (default 0.8)"
+    parser.add_argument("--temperature", type=float, nargs="+", default=[0.8], metavar="X", help=help_text)
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens only")
-    about = "draw from the fewest likeliest tokens that have a share P of the probability"
-    parser.add_argument("--top-p", type=float, metavar="P", help=about)
+    help_text = "draw from the fewest likeliest tokens that have a share P of the probability"
+    parser.add_argument("--top-p", type=float, metavar="P", help=help_text)
     parser.add_argument("--seed", type=int, default=1337)
     parser.add_argument("--json", action="store_true", help="as JSON: prompt, temperature, sample and text of each")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write to a file instead of the screen")
-    about = "import the run's own model, and own loss for its read-out (module:Name); it runs as you would run it"
-    parser.add_argument("--allow-code", action="store_true", help=about)
+    help_text = "import the run's own model, and own loss for its read-out (module:Name), which runs that code"
+    parser.add_argument("--allow-code", action="store_true", help=help_text)
     return parser
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m trainer.sample") -> int:
     """prog: what the user typed, for usage and errors. Returns the exit code."""
-    given = parser(prog).parse_args(argv)
+    arguments = parser(prog).parse_args(argv)
     try:
-        prompts = [Prompt("--prompt", text) for text in given.prompt or [""]]
-        prompts = read_prompts(given.prompts) if given.prompts else prompts
-        trained = load(given.run, given.allow_code)
-        how = {key: getattr(given, key) for key in ("max_new_tokens", "top_k", "top_p", "seed")}
-        written = write_all(trained, prompts, given.temperature, given.num_samples, **how)
-        made = as_json(written, run=str(given.run), **how) if given.json else as_text(written)
-        if given.out:
-            replace_text(given.out, made)
+        prompts = [Prompt("--prompt", text) for text in arguments.prompt or [""]]
+        prompts = read_prompts(arguments.prompts) if arguments.prompts else prompts
+        trained = load(arguments.run, arguments.allow_code)
+        options = {key: getattr(arguments, key) for key in ("max_new_tokens", "top_k", "top_p", "seed")}
+        written = write_all(trained, prompts, arguments.temperature, arguments.num_samples, **options)
+        output = as_json(written, run=str(arguments.run), **options) if arguments.json else as_text(written)
+        if arguments.out:
+            replace_text(arguments.out, output)
         else:
-            print(made, end="")
+            print(output, end="")
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
-    texts = [one.text for one in written]
+    texts = [item.text for item in written]
     kind = kind_of(trained.corpus)
     if kind is not None and kind.judge is not None:
         print(f"intelligibility: {', '.join(kind.judge(texts))}", file=sys.stderr)  # the text alone is the output

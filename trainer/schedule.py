@@ -1,7 +1,7 @@
-"""What happens at which step, as pure functions: the learning rate's multiplier, and when a report is due.
+"""Pure functions of the step: the learning rate's multiplier, and whether a report is due.
 
-Steps count from 0, as nanoGPT's `it`. Whatever depends on the length of the run is a fraction of it, so that a
-short trial and a full run walk the same curve.
+Steps count from 0, as nanoGPT's `it`. Whatever depends on the length of the run is a fraction of it, so that a short
+trial and a full run follow the same curve.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trainer.config import TrainConfig
 def multiplier(config: TrainConfig, step: int, total_steps: int) -> float:
     """The learning rate of `step` as a share of its peak.
 
-    All schedules warm up along (step + 1) / (warmup + 1), nanoGPT's formula: no step is wasted on a rate of 0.
+    All schedules warm up along (step + 1) / (warmup + 1), nanoGPT's formula, so that no step has a rate of 0.
     Then cosine and linear fall to min_lr_frac over the rest; wsd (warm-up, stable, decay) stays at the peak and
     falls by 1 - sqrt over the last decay_frac (Haegele et al., arXiv 2405.18392); constant stays.
     """
@@ -30,7 +30,7 @@ def multiplier(config: TrainConfig, step: int, total_steps: int) -> float:
         start = total_steps - round(config.decay_frac * total_steps)
     if step < start:
         return 1.0
-    x = min(1.0, (step - start) / max(1, total_steps - start))  # share of the decay behind us
+    x = min(1.0, (step - start) / max(1, total_steps - start))  # fraction of the decay that is done
     if config.schedule == "cosine":
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * x))
     if config.schedule == "linear":

@@ -1,9 +1,9 @@
-"""Per-document results of a full evaluation, as a file: what intervals are made of, by resampling documents.
+"""Per-document results of a full evaluation, as a file. trainer.resampling computes intervals from them.
 
-    run folder/scores.npz     of the weights that the final report is about
+    run folder/scores.npz     for the weights of the final report
 
-A document here is a unit: a document of the split or, where the split is one document, a cell of 128 consecutive
-targets (the last one shorter), for a moving-block bootstrap. Reads without torch.
+The results are by unit: a document of the split or, where the split is one document, a cell of 128 consecutive targets
+(the last one shorter), for a moving-block bootstrap. Reads without torch.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def _unmeasured() -> np.ndarray:
 class Scores:
     """Sums over each of U units, and the reliability bins of the whole split.
 
-    nll: (U,) float64, nats through the chosen read-out; byte_nll: (U,) float64, those of the tokens that stand for
-        bytes; tokens, bytes: (U,) int64, targets and the bytes they stand for. All targets of the split are in one
-        unit or another: the sums over units are the pooled numbers.
+    nll: (U,) float64, nats through the chosen read-out; byte_nll: (U,) float64, those of the tokens that encode bytes;
+        tokens, bytes: (U,) int64, targets and the bytes they encode. Every target of the split is in one unit, so that
+        the sums over units are those of the split.
     one_document: the units are cells of one document, in the order of its text; neighbours depend on each other.
     bin_count, bin_confidence, bin_accuracy: (15,) float64 over equal-width bins of the probability of the likeliest
         class: targets, mean probability, share that was right (both 0 in an empty bin); (0,) where not measured.
@@ -61,21 +61,23 @@ class Scores:
         return float((self.bin_count * gaps).sum() / total) if total else float("nan")
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all. Raises UserError when the disk is full."""
+        """Write the file atomically. Raises UserError when the disk is full."""
         content = {f.name: getattr(self, f.name) for f in fields(self)}
         files.write(path, lambda file: np.savez_compressed(file, **content))
 
 
 def load(path: Path) -> Scores:
-    """Scores from their file. Raises UserError for anything else."""
+    """Read scores from their file. Raises UserError for anything else."""
     try:
         with np.load(path, allow_pickle=False) as content:
+            # earlier releases did not write tempered_*
             absent = {f.name for f in fields(Scores) if f.name.startswith("tempered_")} - {*content}
-            values = {f.name: content[f.name] for f in fields(Scores) if f.name not in absent}  # of an earlier release
+            values = {f.name: content[f.name] for f in fields(Scores) if f.name not in absent}
     except FileNotFoundError:
-        raise UserError(f"{path}: no scores there") from None
+        raise UserError(f"{path}: no scores there", kind="missing") from None
     except (OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path}: not a readable file of scores ({type(error).__name__})") from None
+        problem = f"{path}: not a readable file of scores ({type(error).__name__})"
+        raise UserError(problem, kind="unreadable") from None
     return Scores(**{**values, "one_document": bool(values["one_document"])})
 
 

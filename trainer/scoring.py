@@ -1,6 +1,6 @@
-"""One pass of a model over a split: a few numbers for each target, without ever holding many logits.
+"""One pass of a model over a split: a few numbers for each target, with few logits in memory at once.
 
-What the numbers are is the caller's (trainer.evaluate); this file knows windows, batches, ranks and memory.
+The caller (trainer.evaluate) computes the numbers from logits; this file handles windows, batches, ranks and memory.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from trainer.device import Machine
 from trainer.distributed import Ranks
 from trainer.memory import MicroBatch
 
-# logits alive at once. On a CPU the passes over them want the cache: 4 MiB of float32 is 1.5 times as fast as 16, but
-# below some rows the matrix product suffers more (at C = 50,257). A GPU wants few launches: 256 MiB
+# logits in memory at once. On a CPU they should fit into the cache: 4 MiB of float32 is 1.5 times as fast as 16 MiB,
+# but with fewer than CPU_ROWS rows the matrix product loses more (at C = 50,257). A GPU needs few launches: 256 MiB
 CPU_CHUNK, CPU_ROWS, GPU_CHUNK = 2**20, 96, 2**26
 
 # logits (n, C) and targets (n,) -> (R, n), R numbers for each target
@@ -28,7 +28,8 @@ Rows = Callable[[Tensor, Tensor], Tensor]
 
 
 class Scoring:
-    """One model and one split; each call is a pass that makes some numbers of the logits of every wanted target."""
+    """One model and one split; each call is a pass that computes some numbers from the logits of every wanted
+    target."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class Scoring:
         return self._ranks.sum(values, self._machine.device)
 
     def _in_chunks(self, hidden: Tensor, targets: Tensor, rows: Rows) -> np.ndarray:
-        """`rows` of hidden (N, D) and targets (N,), never holding many logits -> (R, N)."""
+        """`rows` of hidden (N, D) and targets (N,), chunk by chunk -> (R, N)."""
         weight = self._model.head_weight.float()[: self._n_classes]
         chunk = max(CPU_ROWS, (GPU_CHUNK if hidden.is_cuda else CPU_CHUNK) // self._n_classes)
         parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
@@ -75,7 +76,7 @@ class Scoring:
 
 
 def _nothing() -> None:
-    """Scores that were begun need no undoing: they are written again."""
+    """Partial results need no undo: the repeated pass overwrites them."""
 
 
 @contextlib.contextmanager

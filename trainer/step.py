@@ -1,11 +1,11 @@
-"""One training step: rows, forward, backward, clip, update. The loop decides when; this file knows how.
+"""One training step: batch, forward, backward, gradient clipping, update. trainer.loop decides when to step.
 
-A step for which memory does not suffice is done again with half the sequences in one pass (`memory.MicroBatch`): the
-same rows, the same tokens, without dropout the same result up to the order of sums. The update itself is not done
-again: it may have changed some weights already, and smaller passes would not help it.
+If memory does not suffice, the step is repeated with half the sequences per forward pass (`memory.MicroBatch`): the
+same rows and tokens and, without dropout, the same result up to the order of sums. The optimizer's update is not
+repeated: it may have changed some weights already, and smaller passes do not reduce its memory.
 
-The parts beside the matrix products are kept cheap: rows are gathered in one go, AdamW is fused, and on a GPU the
-host never waits for the step it has just launched (`Watch`).
+Everything besides the matrix products is kept cheap: rows are gathered in one operation, AdamW is fused, and on a GPU
+the host never waits for the step that it has just launched (`Watch`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trainer.memory import MicroBatch
 
 
 class Objective(nn.Module):
-    """The model and its training loss as one module: what is compiled, and what DDP wraps."""
+    """The model and its training loss as one module, for torch.compile and DDP."""
 
     def __init__(self, model: Model, criterion: Criterion, n_classes: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Objective(nn.Module):
 
 
 class Stepper:
-    """The model, its optimizer and its rows.
+    """The model, its optimizer and its training data.
 
     The rows of a step are a pure function of (seed, step); initial weights come from a generator of their own.
     """
@@ -91,13 +91,13 @@ class Stepper:
             self._objective = DistributedDataParallel(self._objective)
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the model's state_dict, which further steps leave alone."""
+        """A copy of the model's state_dict, which further steps do not change."""
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def step(self, step: int, multiplier: float) -> Tensor:
         """Train on the rows of `step` at `multiplier` times the peak rate. Returns (2,): loss, gradient norm.
 
-        Raises torch.OutOfMemoryError, the weights as before, where not even one sequence fits.
+        Raises torch.OutOfMemoryError, with the weights unchanged, where not even one sequence fits.
         """
         drawn = self.machine.randomness()
 
@@ -124,18 +124,18 @@ class Stepper:
             with self._synchronised(at == end):
                 with self.machine.autocast():
                     loss = self._objective(self.machine.put(x), self.machine.put(y))
-                loss = loss * (count / self.rows_per_step)  # a mean of means, whatever the sizes
+                loss = loss * (count / self.rows_per_step)  # so that the sum is the mean over the step's rows
                 (loss * self.ranks.size).backward()  # DDP divides the sum of gradients by the number of ranks
             total += loss.detach()
         return total
 
     def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[object]:
-        """Ranks exchange gradients once a step, with its last forward pass."""
+        """Let the ranks exchange gradients only in the last forward pass of a step."""
         return contextlib.nullcontext() if last or self.ranks.size == 1 else self._objective.no_sync()
 
 
 class Watch:
-    """Sees that loss and gradient norm stay finite: at once on a CPU, one step late on a GPU.
+    """Checks that loss and gradient norm are finite: immediately on a CPU, one step late on a GPU.
 
     Reading a number from a GPU waits for everything launched before it. The copy of step k is launched behind
     step k and read after k + 1 has been launched, so that the GPU always has work.
@@ -147,18 +147,18 @@ class Watch:
         self.gradient_norm = math.nan
 
     def see(self, step: int, values: Tensor) -> int | None:
-        """values (2,) from `Stepper.step`. The first step found not finite, or None."""
-        found = self.settle() if self._gpu else None
+        """Check values (2,) from `Stepper.step`. Returns the first step whose values are not finite, or None."""
+        bad_step = self.settle() if self._gpu else None
         copied = None
         if self._gpu:
             values = torch.empty(2, pin_memory=True).copy_(values, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()
         self._pending = (step, values, copied)
-        return found if self._gpu else self.settle()
+        return bad_step if self._gpu else self.settle()
 
     def settle(self) -> int | None:
-        """Read what is still on its way."""
+        """Read the values that are still pending. Returns as `see`."""
         if self._pending is None:
             return None
         step, values, copied = self._pending

@@ -1,4 +1,4 @@
-"""Numbers as people read them in tables: 1_300_000 tokens as 1.3M, 83 seconds as 1m23s."""
+"""Format numbers for people: 1_300_000 tokens as 1.3M, 83 seconds as 1m23s."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def count(number: float) -> str:
-    """Three digits and k, M, B or T: tokens, parameters.
+    """Three digits and k, M, B or T, for tokens and parameters.
 
     >>> count(1_300_000), count(999_999), count(512)
     ('1.3M', '1M', '512')
@@ -18,22 +18,24 @@ def count(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """
+    """Seconds in the two largest units.
+
     >>> duration(8.2), duration(83), duration(7500), duration(200_000)
     ('8s', '1m23s', '2h05m', '2d07h')
     """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+    total = round(seconds)
+    if total < 60:
+        return f"{total}s"
+    if total < 3600:
+        return f"{total // 60}m{total % 60:02d}s"
+    if total < 86400:
+        return f"{total // 3600}h{total % 3600 // 60:02d}m"
+    return f"{total // 86400}d{total % 86400 // 3600:02d}h"
 
 
 def memory(megabytes: float) -> str:
-    """
+    """Megabytes as MB or GB.
+
     >>> memory(812.3), memory(4096)
     ('812 MB', '4.1 GB')
     """

@@ -122,7 +122,7 @@ def _figures(args: argparse.Namespace) -> None:
     from search.report import gallery
     from search.study.lookup import find_folder
     from search.tracking.open_study import open_study
-    from trainer.records import METRICS
+    from trainer.run_folder import METRICS
 
     folder, run = find_folder(args.study, args.storage), Path(args.study).expanduser()
     if folder is None and (run / METRICS).is_file():

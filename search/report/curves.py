@@ -21,7 +21,7 @@ from search.spec.objective import DEFAULT, OBJECTIVES, Objective, for_tokenizers
 from search.study.journal import FULL
 from search.study.scores import BROKEN, best, leader, objective, objective_of
 from search.study.study import Study, Trial
-from trainer import curve, records
+from trainer import curve, run_folder
 from trainer.curve import Curve
 
 NAMED = 5  # lines with a style and a label of their own; more could not be told apart
@@ -86,8 +86,8 @@ def of_leader(study: Study) -> Chart | None:
 
 def of_run(folder: Path) -> Chart:
     """One run, read from its folder. Raises UserError where it has no reports."""
-    reports = records.read_reports(folder)
-    floor = records.read_notes(folder).get(records.FLOOR, "").split()
+    reports = run_folder.read_reports(folder)
+    floor = run_folder.read_notes(folder).get(run_folder.FLOOR, "").split()
     target = OBJECTIVES[DEFAULT]
     line = Line(folder.name, curve.of(reports, target.curve), "full" if reports[-1]["final"] else "going", leader=True)
     return Chart(f"run {folder.resolve().name}", target.curve_unit, (line,), float(floor[0]) if floor else None)

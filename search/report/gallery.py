@@ -23,7 +23,7 @@ from search.report import curves
 from search.study.folder import trial_folder
 from search.study.scores import best
 from search.study.study import Study, read_study
-from trainer import curve, records, scores, units
+from trainer import curve, run_folder, scores, units
 
 FOLDER = "figures"
 Draw = Callable[[], Any]  # returns a matplotlib Figure; only search.report.figures knows the type
@@ -95,7 +95,7 @@ def _of_study(study: Study, by: str | None) -> Iterator[tuple[str, Draw | str]]:
 def _of_run(folder: Path) -> Iterator[tuple[str, Draw | str]]:
     from search.report import figures
 
-    reports = records.read_reports(folder)
+    reports = run_folder.read_reports(folder)
     yield "loss.png", partial(figures.training_and_validation, curves.of_run(folder))
     yield from _of_scores(folder.resolve().name, folder, reports[-1]["metrics"])
 

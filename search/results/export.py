@@ -37,14 +37,15 @@ def choose(study: Study, trial: int | None = None) -> Trial:
         if trial not in study.trials:
             numbers = sorted(study.trials)
             choices = f"its trials are {numbers[0]} to {numbers[-1]}" if numbers else "it has no trials yet"
-            raise UserError(f"study {name} has no trial {trial}; {choices}")
+            raise UserError(f"study {name} has no trial {trial}; {choices}", kind="unknown", keys=str(trial))
         return study.trials[trial]
     leader = best(study)
     if leader is None:
         progress = f"{len(study.trials)} trials, none of which has ended at full length"
         raise UserError(
             f"study {name} has no best trial yet ({progress if study.trials else 'no trials'}); "
-            "let it continue (nanosweep run), or choose one with --trial"
+            "let it continue (nanosweep run), or choose one with --trial",
+            kind="no_best",
         )
     return leader
 
@@ -126,7 +127,9 @@ def _config(trial: Trial) -> TrainConfig:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "config"
         raise UserError(
-            f"trial {trial.number}: its config is not one of this release: {place}: {problem['msg']}; use that release"
+            f"trial {trial.number}: its config is not one of this release: {place}: {problem['msg']}; use that release",
+            kind="other_release",
+            keys=place,
         ) from None
 
 

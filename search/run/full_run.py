@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
     args = parser().parse_args(argv)
-    return command.answered(PROG, command.folder(args), lambda: _run(args))
+    return command.run_for_exit_code(PROG, command.folder(args), lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int:

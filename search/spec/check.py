@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from data.errors import UserError, nearest
+from data.errors import nearest
 from search.spec.objective import OBJECTIVES, for_tokenizers
 from search.spec.parameter import Parameter
 from search.spec.points import (
@@ -32,7 +32,7 @@ from search.spec.study_spec import StudySpec
 from search.spec.unused import check_used
 from trainer.config import TrainConfig, has_key
 from trainer.keys import not_searched
-from trainer.yaml_file import Place, RefusedError, YamlFile
+from trainer.yaml_file import Place, RefusedError, YamlFile, kind_of
 
 _MAX_COMBINATIONS = 10_000  # of values, each checked as a whole config before a study starts
 _LARGEST_GRID = 100_000  # points
@@ -50,9 +50,14 @@ def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
             _check_field(name, parameter, field, spec, file)
             rivals = [other for other in before if field in fields(other, spec.space[other])]
             if rival := next((other for other in rivals if not apart(parameter, spec.space[other])), None):
-                raise UserError(
-                    f"{_at(file, name)}: sets {field}, as space.{rival} does; keep one of them, or let each exist "
-                    "where the other does not (when)"
+                raise _refusal(
+                    file,
+                    (name,),
+                    f"sets {field}, as space.{rival} does; keep one of them, or let each exist where the other does "
+                    "not (when)",
+                    "conflict",
+                    name,
+                    rival,
                 )
             taken[field] = name
         _check_values(name, parameter, file)
@@ -61,12 +66,17 @@ def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
     try:
         ordered(spec.space)
     except ValueError as error:
-        raise UserError(f"{file.where(('space',))}: {error}") from None
+        raise file.refusal(("space",), str(error), "circle") from None
     check_used(spec.space, base, file)
     if "tokenizer" in taken and not OBJECTIVES[spec.objective].compares_tokenizers:
-        raise UserError(
-            f"{_at(file, taken['tokenizer'])}: {spec.objective} counts each tokenizer's own tokens, so it cannot "
-            f"compare tokenizers; use objective: {for_tokenizers().name}"
+        raise _refusal(
+            file,
+            (taken["tokenizer"],),
+            f"{spec.objective} counts each tokenizer's own tokens, so it cannot compare tokenizers; use objective: "
+            f"{for_tokenizers().name}",
+            "conflict",
+            "objective",
+            "tokenizer",
         )
     _check_grid(spec, file)
     _check_learns(spec, file)
@@ -83,25 +93,29 @@ def _check_rungs(spec: StudySpec, lengths: list[int], file: YamlFile) -> None:
     if spec.scheduler is None or not lengths:
         return
     for key, problem in spec.scheduler.settings.problems(min(lengths), max(lengths)):
-        raise UserError(f"{file.where(('scheduler', spec.scheduler.name, key))}: {problem}")
+        raise file.refusal(("scheduler", spec.scheduler.name, key), problem, "conflict", key, "max_tokens")
 
 
-def _at(file: YamlFile, *place: str | int) -> str:
-    return file.where(("space", *place))
+def _refusal(file: YamlFile, place: Place, problem: str, kind: str, *keys: str) -> RefusedError:
+    """The error for a place in the space. keys: as of `RefusedError`; default: the parameter."""
+    return file.refusal(("space", *place), problem, kind, *(keys or (str(place[0]),)))
 
 
 def _check_field(name: str, parameter: Parameter, field: str, spec: StudySpec, file: YamlFile) -> None:
-    where = _at(file, name)
     if not has_key(field):
+        place: Place = (name,)
         if parameter.linked:
             index = next(i for i, value in enumerate(parameter.choice or []) if field in value)
-            where = _at(file, name, "choice", index, field)
-        raise UserError(f"{where}: unknown parameter; {nearest(field, TrainConfig.model_fields)}")
+            place = (name, "choice", index, field)
+        hint = nearest(field, TrainConfig.model_fields)
+        raise _refusal(file, place, f"unknown parameter; {hint}", "unknown", field)
     if reason := not_searched(TrainConfig).get(field):
-        raise UserError(f"{where}: {field} cannot be searched: {reason}")
+        raise _refusal(file, (name,), f"{field} cannot be searched: {reason}", "not_searched", field)
     if field in spec.set:
-        setting = file.where(("set", field)) if ("set", field) in file.lines else f"--set {field}"
-        raise UserError(f"{setting}: {field} is searched too ({where}); remove one of them")
+        at = ("set", field)
+        head, line = (file.where(at), file.line(at)) if at in file.lines else (f"--set {field}", None)
+        problem = f"{field} is searched too ({file.where(('space', name))}); remove one of them"
+        raise RefusedError(head, problem, at, tuple(dict.fromkeys((field, name))), "conflict", line)
 
 
 def _check_values(name: str, parameter: Parameter, file: YamlFile) -> None:
@@ -112,24 +126,28 @@ def _check_values(name: str, parameter: Parameter, file: YamlFile) -> None:
             place: Place = (name, "choice", index)
             if parameter.linked:
                 if not value:
-                    raise UserError(f"{_at(file, *place)}: an empty mapping; name the parameters that go together")
+                    problem = "an empty mapping; name the parameters that go together"
+                    raise _refusal(file, place, problem, "empty")
                 read: Any = {field: _typed(field, item, (*place, field), file) for field, item in value.items()}
             else:
                 read = _typed(target(name, parameter), value, place, file)
             if read in seen:
-                raise UserError(f"{_at(file, *place)}: {value!r} is given twice; keep one")
+                raise _refusal(file, place, f"{value!r} is given twice; keep one", "twice")
             seen.append(read)
         return
     kind, ends = ("log", parameter.log) if parameter.log is not None else ("uniform", parameter.uniform or [])
     field = target(name, parameter)
     number = number_kind(field)
     if number is None:
-        raise UserError(f"{_at(file, name, kind)}: {field} takes no numbers, so it has no range; use choice")
+        problem = f"{field} takes no numbers, so it has no range; use choice"
+        raise _refusal(file, (name, kind), problem, "no_range", field)
     if field in ("n_embd", "n_head"):
-        raise UserError(f"{_at(file, name, kind)}: n_embd must be divisible by n_head, not so in a range; use choice")
+        problem = "n_embd must be divisible by n_head, not so in a range; use choice"
+        raise _refusal(file, (name, kind), problem, "no_range", "n_embd", "n_head")
     for index, end in enumerate(ends):
         if number == "int" and end != int(end):
-            raise UserError(f"{_at(file, name, kind, index)}: {field} takes whole numbers, got {end}")
+            problem = f"{field} takes whole numbers, got {end}"
+            raise _refusal(file, (name, kind, index), problem, "not_whole", field)
         _typed(field, int(end) if number == "int" else end, (name, kind, index), file)
 
 
@@ -137,26 +155,30 @@ def _typed(field: str, value: Any, place: Place, file: YamlFile) -> Any:
     try:
         return typed(field, value)
     except ValidationError as error:
-        raise UserError(f"{_at(file, *place)}: {refusal(error)}") from None
+        raise _refusal(file, place, refusal(error), kind_of(error.errors()[0]), field) from None
 
 
 def _check_when(name: str, parameter: Parameter, space: Space, file: YamlFile) -> None:
     for parent, want in (parameter.when or {}).items():
-        where = _at(file, name, "when", parent)
+        place = (name, "when", parent)
         if parent not in space:
             if parent in TrainConfig.model_fields:
-                raise UserError(f"{where}: {parent} is not searched, so it cannot decide; search it or drop the `when`")
-            raise UserError(f"{where}: no such parameter in the space; {nearest(parent, space)}")
+                problem = f"{parent} is not searched, so it cannot decide; search it or drop the `when`"
+                raise _refusal(file, place, problem, "not_searched", parent)
+            problem = f"no such parameter in the space; {nearest(parent, space)}"
+            raise _refusal(file, place, problem, "unknown", parent)
         offered = space[parent].choice
         if offered is None:
-            raise UserError(f"{where}: {parent} is a range; `when` needs a parent with a choice")
+            problem = f"{parent} is a range; `when` needs a parent with a choice"
+            raise _refusal(file, place, problem, "no_choice", parent)
         for option in want if isinstance(want, list) else [want]:
             try:
                 matches = any(wanted(space, parent, [option], value) for value in offered)
             except ValidationError:
                 matches = False
             if not matches:
-                raise UserError(f"{where}: {parent} is never {option!r}; its choice is {offered}")
+                problem = f"{parent} is never {option!r}; its choice is {offered}"
+                raise _refusal(file, place, problem, "never", parent)
 
 
 def _check_grid(spec: StudySpec, file: YamlFile) -> None:
@@ -165,17 +187,23 @@ def _check_grid(spec: StudySpec, file: YamlFile) -> None:
     for name, parameter in spec.space.items():
         if parameter.choice is None:
             kind = "log" if parameter.log is not None else "uniform"
-            raise UserError(f"{_at(file, name, kind)}: a grid has no points in a range; use choice: [...]")
+            problem = "a grid has no points in a range; use choice: [...]"
+            raise _refusal(file, (name, kind), problem, "no_range", name, "sampler")
     values = {name: parameter.choice or [] for name, parameter in spec.space.items()}
     if sum(1 for _ in zip(points(spec.space, values), range(_LARGEST_GRID + 1), strict=False)) > _LARGEST_GRID:
-        raise UserError(f"{file.where(('space',))}: a grid of more than {_LARGEST_GRID:,} points; use sampler: random")
+        problem = f"a grid of more than {_LARGEST_GRID:,} points; use sampler: random"
+        raise file.refusal(("space",), problem, "too_many", "sampler")
 
 
 def _check_learns(spec: StudySpec, file: YamlFile) -> None:
     if spec.warm_start is not None and spec.sampler in ("grid", "random"):
-        raise UserError(
-            f"{file.where(('warm_start',))}: sampler: {spec.sampler} learns from no trial, so an earlier study's are "
-            "no use to it; use sampler: tpe or gp, or remove warm_start"
+        raise file.refusal(
+            ("warm_start",),
+            f"sampler: {spec.sampler} learns from no trial, so an earlier study's are no use to it; use sampler: tpe "
+            "or gp, or remove warm_start",
+            "unused",
+            "warm_start",
+            "sampler",
         )
 
 
@@ -199,4 +227,5 @@ def _check_configs(
         except RefusedError as error:
             culprit = next((taken[key] for key in error.keys if key in taken), None)
             place = at if culprit is None else (*at, culprit)
-            raise UserError(f"{file.where(place)}: {error.problem} (at {readable(point)})") from None
+            problem = f"{error.problem} (at {readable(point)})"
+            raise file.refusal(place, problem, error.kind, *error.keys) from None

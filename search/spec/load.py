@@ -36,11 +36,11 @@ def load_spec(
     for text in overrides or []:
         key, sign, text_value = text.partition("=")
         if not sign:
-            raise UserError(f"--set {text}: expected key=value")
+            raise UserError(f"--set {text}: expected key=value", kind="form")
         changes[key] = yaml_file.scalar(text_value)
     for key in changes:
         if not has_key(key):
-            raise UserError(f"{file.where(('set', key))}: unknown key; {nearest(key, TrainConfig.model_fields)}")
+            raise file.refusal(("set", key), f"unknown key; {nearest(key, TrainConfig.model_fields)}", "unknown", key)
     if changes != spec.set:
         spec = spec.model_copy(update={"set": changes})
     base = load_config(find_base(spec.base, path, file))
@@ -69,20 +69,19 @@ def find_base(base: str, spec_path: Path, file: YamlFile) -> Path:
     try:
         places = [at_home(base), spec_path.parent / base, ROOT / base]
     except UserError as error:
-        raise UserError(f"{file.where(('base',))}: {error}") from None
+        raise file.refusal(("base",), str(error), error.kind) from None
     for place in places:
         if is_file(place):
             return place
-    raise UserError(
-        f"{file.where(('base',))}: no such file: {base} (looked in {Path.cwd()}, {spec_path.parent}, {ROOT})"
-    )
+    problem = f"no such file: {base} (looked in {Path.cwd()}, {spec_path.parent}, {ROOT})"
+    raise file.refusal(("base",), problem, "missing")
 
 
 def _scaled(file: YamlFile, spec: StudySpec, name: str) -> YamlFile:
     """The spec's YAML with the scale's values merged in; each value keeps the line number on which it stands."""
     if name not in spec.scales:
         hint = nearest(name, spec.scales) if spec.scales else "the spec has no scales"
-        raise UserError(f"{file.name}: no scale {name}; {hint}")
+        raise UserError(f"{file.name}: no scale {name}; {hint}", kind="unknown", keys=name)
     value: dict[str, Any] = {key: item for key, item in file.value.items() if key != "scales"}
     lines: dict[Place, int] = dict(file.lines)
     for key in Scale.model_fields:

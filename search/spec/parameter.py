@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from trainer.keys import RuleError
 from trainer.lengths import parse_tokens
 
 
@@ -48,31 +49,34 @@ class Parameter(Strict):
     @classmethod
     def _mapping(cls, value: Any) -> Any:
         if not isinstance(value, dict):
-            raise ValueError(
-                f"expected {{log: [low, high]}}, {{uniform: [low, high]}} or {{choice: [...]}}, got {value!r}"
-            )
+            message = f"expected {{log: [low, high]}}, {{uniform: [low, high]}} or {{choice: [...]}}, got {value!r}"
+            raise RuleError((), message, "form")
         return value
 
     @model_validator(mode="after")
     def _one_kind(self) -> Parameter:
         kinds = [kind for kind in ("log", "uniform", "choice") if getattr(self, kind) is not None]
         if len(kinds) != 1:
-            raise ValueError(f"give exactly one of log, uniform, choice; got {' and '.join(kinds) or 'none'}")
+            message = f"give exactly one of log, uniform, choice; got {' and '.join(kinds) or 'none'}"
+            raise RuleError(("log", "uniform", "choice"), message, "not_one")
         if self.choice is not None:
             if len({repr(value) for value in self.choice}) < len(self.choice):
-                raise ValueError(f"choice names a value twice: {self.choice}")
+                raise RuleError("choice", f"choice names a value twice: {self.choice}", "twice")
             if len({isinstance(value, dict) for value in self.choice}) > 1:
-                raise ValueError("choice mixes mappings and plain values; use one kind")
+                raise RuleError("choice", "choice mixes mappings and plain values; use one kind", "mixed")
             if self.linked and self.field is not None:
-                raise ValueError("field names one key, but the choice's mappings set several; remove it")
+                message = "field names one key, but the choice's mappings set several; remove it"
+                raise RuleError(("field", "choice"), message)
             return self
         low, high = self.log or self.uniform or []
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError(f"{kinds[0]}: [{low}, {high}] has no end; use finite numbers")
+            raise RuleError(kinds[0], f"{kinds[0]}: [{low}, {high}] has no end; use finite numbers", "not_finite")
         if not low < high:
-            raise ValueError(f"{kinds[0]}: [{low}, {high}] is an empty range; the first end must be the smaller")
+            message = f"{kinds[0]}: [{low}, {high}] is an empty range; the first end must be the smaller"
+            raise RuleError(kinds[0], message, "empty")
         if self.log is not None and low <= 0:
-            raise ValueError(f"log: [{low}, {high}] touches zero; use a positive lower end, or uniform")
+            message = f"log: [{low}, {high}] touches zero; use a positive lower end, or uniform"
+            raise RuleError("log", message, "not_positive")
         return self
 
     @property

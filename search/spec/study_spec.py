@@ -44,7 +44,7 @@ class Budget(Strict):
     @model_validator(mode="after")
     def _some(self) -> Budget:
         if self.trials is None and self.tokens is None and self.hours is None:
-            raise ValueError("give at least one of trials, tokens, hours")
+            raise RuleError(("trials", "tokens", "hours"), "give at least one of trials, tokens, hours", "missing")
         return self
 
 
@@ -76,45 +76,50 @@ class Resources(Strict):
     @model_validator(mode="after")
     def _whole_gpus(self) -> Resources:
         if 0 < self.gpus < 0.01:
-            raise ValueError(f"gpus: {self.gpus:g} per trial: a hundredth is the least; or 0")
+            raise RuleError("gpus", f"gpus: {self.gpus:g} per trial: a hundredth is the least; or 0", "too_small")
         if self.gpus > 1:
-            raise ValueError(
+            raise RuleError(
+                "gpus",
                 f"gpus: {self.gpus:g} per trial: a trial trains in one process on one GPU; use at most 1 "
-                "(several GPUs serve several trials at once; a full run uses them all: torchrun -m trainer)"
+                "(several GPUs serve several trials at once; a full run uses them all: torchrun -m trainer)",
+                "too_large",
             )
         return self
 
 
 def _study_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name) or name.endswith("."):
-        raise ValueError(
+        raise RuleError(
+            "study",
             f"{name!r} must be a safe folder name: letters, digits, `.`, `_`, `-`, at most 63, "
-            "beginning with a letter or digit"
+            "beginning with a letter or digit",
+            "unsafe",
         )
     return name
 
 
 def _scheduler(value: Any) -> Any:
     if value is not None and value != "none" and not isinstance(value, dict):
-        raise ValueError(expected(value))
+        raise RuleError("scheduler", expected(value), "form")
     return None if value == "none" else value
 
 
 def _resources(value: Any) -> Any:
     if value is not None and value != "auto" and not isinstance(value, dict):
-        raise ValueError(f"expected auto or {{cpus: 2, gpus: 0.25}}, got {value!r}")
+        raise RuleError("resources", f"expected auto or {{cpus: 2, gpus: 0.25}}, got {value!r}", "form")
     return None if value == "auto" else value
 
 
 def _storage(value: str) -> str:
     if "://" in value:
-        raise ValueError(f"{value!r}: the journal is appended to, so it needs a folder; mount the bucket on every node")
+        message = f"{value!r}: the journal is appended to, so it needs a folder; mount the bucket on every node"
+        raise RuleError("storage", message, "no_folder")
     if not value.strip():
-        raise ValueError("an empty path; give a folder, like ./runs")
+        raise RuleError("storage", "an empty path; give a folder, like ./runs", "empty")
     try:
         at_home(value)
     except UserError as error:
-        raise ValueError(str(error)) from None
+        raise RuleError("storage", str(error), error.kind) from None
     return value
 
 
@@ -198,23 +203,22 @@ class StudySpec(Strict):
     def _comparable(self) -> StudySpec:
         if self.compare is None:
             if self.finalists is not None and self.finalists.top < 2:
-                raise RuleError(
-                    "finalists", "finalists: top: 1 has nobody to race with; use at least 2, or compare: PARAMETER"
-                )
+                message = "finalists: top: 1 has nobody to race with; use at least 2, or compare: PARAMETER"
+                raise RuleError(("finalists", "compare"), message, "single")
             return self
         parameter = self.space.get(self.compare)
         if parameter is None:
             choices = [name for name, item in self.space.items() if item.choice is not None and item.when is None]
-            problem = f"is no parameter of the space; {nearest(self.compare, choices)}"
+            problem, kind = f"is no parameter of the space; {nearest(self.compare, choices)}", "unknown"
         elif parameter.choice is None:
-            problem = "is a range; its values cannot take turns: use a choice"
+            problem, kind = "is a range; its values cannot take turns: use a choice", "no_choice"
         elif len(parameter.choice) < 2:
-            problem = "has one value; there is nothing to compare it with"
+            problem, kind = "has one value; there is nothing to compare it with", "single"
         elif parameter.when is not None:
-            problem = "does not exist everywhere (when); compare one that does"
+            problem, kind = "does not exist everywhere (when); compare one that does", "conditional"
         else:
             return self
-        raise RuleError("compare", f"compare: {self.compare} {problem}")
+        raise RuleError("compare", f"compare: {self.compare} {problem}", kind)
 
     @property
     def folder(self) -> Path:

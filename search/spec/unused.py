@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from data.errors import UserError
 from search.spec.points import Point, Space, assigned, candidates, fields, some_points, typed
 from trainer.config import TrainConfig
 from trainer.keys import declared, includes
-from trainer.yaml_file import YamlFile
+from trainer.yaml_file import RefusedError, YamlFile
 
 _MAX_COMBINATIONS = 10_000  # combinations of the parameters that decide whether a key has an effect
 
@@ -40,17 +39,22 @@ def _check_plain(name: str, by: str, users: tuple[str, ...], space: Space, base:
     wrong = next((value for _, value in _values(name, by, space, base) if not includes(users, value)), None)
     if wrong is None:
         return
-    where = f"{file.where(('space', name))}: belongs to {by}: {' or '.join(users)}"
+
+    def refusal(rest: str, *others: str) -> RefusedError:
+        problem = f"belongs to {by}: {' or '.join(users)}{rest}"
+        return file.refusal(("space", name), problem, "unused", *dict.fromkeys((name, by, *others)))
+
     deciding = [own for own in _setting(by, space) if not space[own].linked]
     fitting = [value for own in deciding for value in space[own].choice or [] if includes(users, value)]
     if _setting(by, space) and deciding and not fitting:
-        raise UserError(f"{where}, but {by} is never that; remove it")
+        raise refusal(f", but {by} is never that; remove it")
     if deciding:
         options = fitting[0] if len(fitting) == 1 else f"[{', '.join(fitting)}]"
-        raise UserError(f"{where} only; add `when: {{{deciding[0]}: {options}}}`")
+        raise refusal(f" only; add `when: {{{deciding[0]}: {options}}}`", deciding[0])
     if _setting(by, space):
-        raise UserError(f"{where}, but {by} is {wrong} in some of {_setting(by, space)[0]}; add a `when`, or remove it")
-    raise UserError(f"{where}, but {by} is {wrong}; remove one of them")
+        linked = _setting(by, space)[0]
+        raise refusal(f", but {by} is {wrong} in some of {linked}; add a `when`, or remove it", linked)
+    raise refusal(f", but {by} is {wrong}; remove one of them")
 
 
 def _check_linked(
@@ -61,10 +65,9 @@ def _check_linked(
     for index, option in enumerate(space[name].choice or []):
         values = [value for point, value in met if point[name] == option]
         if field in option and values and not any(includes(users, value) for value in values):
-            raise UserError(
-                f"{file.where(('space', name, 'choice', index, field))}: belongs to {by}: {' or '.join(users)}, but "
-                f"{by} is {values[0]}; remove one of them"
-            )
+            place = ("space", name, "choice", index, field)
+            problem = f"belongs to {by}: {' or '.join(users)}, but {by} is {values[0]}; remove one of them"
+            raise file.refusal(place, problem, "unused", field, by)
 
 
 def _values(name: str, by: str, space: Space, base: TrainConfig) -> Iterator[tuple[Point, Any]]:

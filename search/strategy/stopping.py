@@ -1,4 +1,10 @@
-"""Rebuild a study's stopping rule from the decisions in its journal."""
+"""Rebuild a study's stopping rule from the decisions in its journal.
+
+The rule itself keeps no file. A study that continues creates a new rule from its spec and restores every recorded
+decision in it:
+
+    rule = rebuild(spec, read_study(folder))
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,9 @@ from search.study.study import Study
 def rebuild(spec: StudySpec, study: Study) -> Rule | None:
     """The stopping rule with all decisions of the study restored; None where the spec has no rule.
 
-    It continues to decide as it would have without the interruption.
+    spec: the spec in the study's header, whose settings the recorded decisions followed.
+    study: read from the journal; its trials carry their decisions, bracket, exemption and group.
+    The rule continues to decide as it would have without the interruption.
     """
     if spec.stopping is None:
         return None

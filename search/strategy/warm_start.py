@@ -73,7 +73,9 @@ def _taken(
     if tokens > ours:
         raise UserError(
             f"{where}: its trials train on {count(tokens)} tokens, those of this study on {count(ours)}; what more "
-            "training reached says nothing here: raise max_tokens, or name another study"
+            "training reached says nothing here: raise max_tokens, or name another study",
+            kind="longer",
+            keys="max_tokens",
         )
     full = objective(earlier, trial) if tokens == ours else None
     facts = {"trial": trial.number, "point": point, "status": trial.status, "tokens": tokens}
@@ -85,23 +87,26 @@ def _earlier(spec: StudySpec, where: str) -> Study:
     place = str(spec.warm_start)
     folder = find_folder(place, storage)
     if place == spec.study or (folder or at_home(place)).resolve() == spec.folder:
-        raise UserError(f"{where} is this study itself; it continues from its own trials anyway")
+        raise UserError(f"{where} is this study itself; it continues from its own trials anyway", kind="itself")
     if folder is None:
         others = [name for name in names(storage) if name != spec.study]
         hint = nearest(place, others) if others else "it holds no other study"
-        raise UserError(f"{where}: no such study in {storage}, and no folder of one; {hint}")
+        problem = f"{where}: no such study in {storage}, and no folder of one; {hint}"
+        raise UserError(problem, kind="missing", keys=place)
     return read_study(folder)
 
 
 def _check_comparable(spec: StudySpec, data: dict[str, Any], earlier: Study, where: str) -> None:
     other = objective_of(earlier).name
     if other != spec.objective:
-        raise UserError(f"{where}: its objective is {other}, this study's {spec.objective}; use the same")
+        problem = f"{where}: its objective is {other}, this study's {spec.objective}; use the same"
+        raise UserError(problem, kind="conflict", keys="objective")
     theirs = earlier.header.data
     if theirs.hash != data["hash"]:
         raise UserError(
             f"{where}: its data are others ({theirs.corpus}, hash {theirs.hash[:12]}; here {data['corpus']}, hash "
-            f"{data['hash'][:12]}); values on different text cannot be compared"
+            f"{data['hash'][:12]}); values on different text cannot be compared",
+            kind="other_data",
         )
     searched, ours = set(earlier.header.spec_as_written.get("space") or {}), set(spec.space)
     parts = []
@@ -110,7 +115,8 @@ def _check_comparable(spec: StudySpec, data: dict[str, Any], earlier: Study, whe
     if searched - ours:
         parts.append(f"it searched {', '.join(sorted(searched - ours))} too")
     if parts:
-        raise UserError(f"{where}: its space is another: {', and '.join(parts)}; both must search the same parameters")
+        problem = f"{where}: its space is another: {', and '.join(parts)}; both must search the same parameters"
+        raise UserError(problem, kind="other_space", keys=tuple(sorted(ours ^ searched)))
 
 
 def _check_own_code(digests: Mapping[str, str], earlier: Study, where: str) -> None:

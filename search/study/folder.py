@@ -39,10 +39,12 @@ def held(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
         (folder / _HOLDER).write_text(json.dumps(_me()))
     except Timeout:
-        raise UserError(f"{folder} is being run by {_holder(folder)}; wait for it, or stop it there") from None
+        problem = f"{folder} is being run by {_holder(folder)}; wait for it, or stop it there"
+        raise UserError(problem, kind="held") from None
     except OSError as error:
         _remove_empty(folder, new_folders)
-        raise UserError(f"storage: {folder} cannot be written: {error.strerror}; give another `storage`") from None
+        problem = f"storage: {folder} cannot be written: {error.strerror}; give another `storage`"
+        raise UserError(problem, kind="cannot_write", keys="storage") from None
     try:
         yield
     finally:

@@ -139,7 +139,9 @@ def check_same(spec: StudySpec, base: TrainConfig, header: Header) -> None:
         raise UserError(
             f"study {spec.study} exists in {spec.folder} with another spec: {key} was {was}, is now {now}. "
             f"Only {', '.join(MAY_CHANGE)} may change. To resume it put {key} back; "
-            "to begin another give it another name (study:)"
+            "to begin another give it another name (study:)",
+            kind="changed",
+            keys=key,
         )
 
 
@@ -148,7 +150,9 @@ def _check_readable(study: str, part: str, reading: Reading[Any], skip: tuple[st
     if unread:
         raise UserError(
             f"study {study} was begun by another release: this one does not take the {unread[0]} of its {part}; "
-            "continue with that release, or begin another study (study:)"
+            "continue with that release, or begin another study (study:)",
+            kind="other_release",
+            keys=unread[0],
         )
 
 
@@ -157,7 +161,9 @@ def check_same_data(data: dict[str, Any], header: Header) -> None:
     if header.record and data["hash"] != header.data.hash:
         raise UserError(
             f"{data['corpus']} has changed since the study began (hash {header.data.hash[:12]}, is now "
-            f"{data['hash'][:12]}); bring the old text back, or begin another study (study:)"
+            f"{data['hash'][:12]}); bring the old text back, or begin another study (study:)",
+            kind="other_data",
+            keys="corpus",
         )
 
 

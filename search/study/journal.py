@@ -87,7 +87,8 @@ class Journal:
             _drop_torn_line(path)
             self._file = path.open("ab", buffering=0)
         except OSError as error:
-            raise UserError(f"{path}: cannot be opened for writing: {error.strerror}") from None
+            problem = f"{path}: cannot be opened for writing: {error.strerror}"
+            raise UserError(problem, kind="cannot_write") from None
 
     def write(self, record: str, **fields: Any) -> Record:
         """Append one record; it is on disk (fsync) on return. Raises UserError when it cannot be written."""
@@ -101,9 +102,8 @@ class Journal:
         except OSError as error:
             # without this the next record would be appended to half a line
             os.ftruncate(self._file.fileno(), end)
-            raise UserError(
-                f"{self.path}: cannot write the journal: {error.strerror}; make room and run again"
-            ) from None
+            problem = f"{self.path}: cannot write the journal: {error.strerror}; make room and run again"
+            raise UserError(problem, kind="cannot_write") from None
         return entry
 
     def close(self) -> None:
@@ -138,11 +138,14 @@ def parse_records(lines: Iterable[str | bytes], name: str) -> Iterator[Record]:
             if not isinstance(record, dict) or not isinstance(record.get("record"), str):
                 raise ValueError("not a record")
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{name}:{number}: not a journal record ({error}); restore the file from a copy") from None
+            problem = f"{name}:{number}: not a journal record ({error}); restore the file from a copy"
+            raise UserError(problem, kind="unreadable", line=number) from None
         version = record.get("version")
         if isinstance(version, int) and version > VERSION:
             raise UserError(
                 f"{name}:{number}: journal version {version} is of a newer release, this one reads up to {VERSION}; "
-                "use that release, or a later one"
+                "use that release, or a later one",
+                kind="newer",
+                line=number,
             )
         yield record

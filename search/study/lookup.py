@@ -18,7 +18,9 @@ def study_folder(study: Path | str, storage: Path | None = None) -> Path:
     place = storage or STORAGE
     available = names(place)
     hint = nearest(str(study), available) if available else "it holds no study"
-    raise UserError(f"{study}: no such study in {place.resolve()}; {hint} (--storage names another place)")
+    raise UserError(
+        f"{study}: no such study in {place.resolve()}; {hint} (--storage names another place)", kind="missing"
+    )
 
 
 def find_folder(study: Path | str, storage: Path | None = None) -> Path | None:

@@ -14,7 +14,8 @@ from typing_extensions import TypedDict
 
 from search.spec.objective import OBJECTIVES, ObjectiveName
 from search.study.journal import Record
-from trainer.yaml_file import dotted, short
+from trainer.keys import RuleError
+from trainer.yaml_file import dotted, kind_of, short
 
 Count = Annotated[int, Field(ge=0, le=10**18)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
@@ -188,14 +189,15 @@ def _adapter(kind: str) -> TypeAdapter[Any]:
 
 
 def check(record: Record) -> None:
-    """Check a record's keys and types. Raises ValueError with the key that is missing or wrong."""
+    """Check a record's keys and types. Raises RuleError with the key that is missing or wrong."""
     kind = record["record"]
     try:
         _adapter(kind).validate_python(record)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        key = dotted(first["loc"][:2])
         if first["type"] == "missing":
-            raise ValueError(f"a {kind} record without {dotted(first['loc'][:2])}") from None
+            raise RuleError(key, f"a {kind} record without {key}", "missing") from None
         problem = first["msg"].removeprefix("Value error, ")
         problem = f"{problem[0].lower()}{problem[1:]}, got {short(first['input'])}"
-        raise ValueError(f"a {kind} record: {dotted(first['loc'][:2])}: {problem}") from None
+        raise RuleError(key, f"a {kind} record: {key}: {problem}", kind_of(first)) from None

@@ -12,6 +12,7 @@ from search.spec.study_spec import Budget
 from search.study.journal import FULL, INACTIVE, NAME, Record, decode_metrics, read_records
 from search.study.record_shapes import check
 from search.study.study_record import Header, read_header
+from trainer.keys import RuleError
 from trainer.units import count
 
 
@@ -222,7 +223,7 @@ def fold(records: Iterable[Record], name: str = NAME) -> Study:
     """Reconstruct a Study from a journal's records. Raises UserError when there is no study record among them."""
     study = fold_any(records, name)
     if not study.started:
-        raise UserError(f"{name}: holds no study record; was the study ever started?")
+        raise UserError(f"{name}: holds no study record; was the study ever started?", kind="missing", keys="study")
     return study
 
 
@@ -233,7 +234,9 @@ def fold_any(records: Iterable[Record], name: str) -> Study:
             check(record)
             study.apply(record)
         except ValueError as error:
-            raise UserError(f"{name}:{line}: {error}; restore the file from a copy") from None
+            keys, kind = (error.keys, error.kind) if isinstance(error, RuleError) else ((), "out_of_order")
+            problem = f"{name}:{line}: {error}; restore the file from a copy"
+            raise UserError(problem, kind=kind, keys=keys, line=line) from None
     return study
 
 
@@ -241,7 +244,7 @@ def read_study(folder: Path) -> Study:
     """Read the study in a folder. Raises UserError when there is none."""
     path = folder / NAME
     if not path.exists():
-        raise UserError(f"{path}: no such study")
+        raise UserError(f"{path}: no such study", kind="missing")
     study = fold(read_records(path), str(path))
     study.folder = folder
     return study

@@ -33,9 +33,8 @@ from search.tracking.tracker import to_stderr
 from trainer import files, provenance
 from trainer.__main__ import Order
 from trainer.provenance import Provenance
-from trainer.records import CONFIG, METRICS
 from trainer.report import Report, Result
-from trainer.run_folder import begun_at, lines
+from trainer.run_folder import CONFIG, METRICS, config_time, report_lines
 
 if TYPE_CHECKING:
     from search.tracking.mlflow_store import MlflowClient, Run
@@ -112,7 +111,7 @@ class FullRunLog:
         self.uri, self.came_from, self.order, self.say = uri, came_from, order, say
         self._client: MlflowClient | None = None
         self._run_id = ""
-        self._before = begun_at(order.out)
+        self._before = config_time(order.out)
         self._sent = -1  # tokens of the last report that MLflow has
         self._times: dict[int, float] = {}  # when a report was first seen: sent twice it is then the same
         self._end = self._ended = ("", "")  # status and cause
@@ -142,12 +141,12 @@ class FullRunLog:
         Returns LOOK until the run has begun, which nobody tells; then None.
         """
         if not self._run_id:
-            if begun_at(self.order.out) == self._before:
+            if config_time(self.order.out) == self._before:
                 return LOOK  # not begun yet, or refused: nothing to remember
             self._client = self._client or connect(self.uri)
             self._run_id = self._open(self._client)
         assert self._client is not None
-        reports = [json.loads(line) for line in lines(self.order.out)]
+        reports = [json.loads(line) for line in report_lines(self.order.out)]
         unsent = [
             {**report, "time": self._times.setdefault(report["tokens"], time.time())}
             for report in reports
