@@ -18,7 +18,7 @@ from data.own_code import source_hash, sources_of
 from data.prepare import prepare
 from search.cli.main import main
 from search.jobs import package
-from search.run import study_run
+from search.run import study_run, trainable
 from search.run.nodes import Answer, complaint
 from search.run.own_code import OwnCode
 from search.spec import own_code
@@ -333,6 +333,24 @@ def test_a_worker_refuses_code_that_changed_under_the_running_driver(place: Path
         own.check(config)
     assert "other code of my_model:MyGPT" in own.problem()
     write(place)
+
+
+def test_a_trial_imports_from_the_drivers_directory_wherever_its_worker_stands(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(place)
+    config = tiny.config(**{**CODE, "corpus": "stories:120", "loss": "my_loss:FOCAL", "max_tokens": 128})
+    job = {"config": config.model_dump(), "out_dir": str(tmp_path / "trial"), "resume": None, "rungs": []}
+    code = OwnCode(True, str(place), {reference: source_hash(reference) for reference in OWN})
+    messages: list[dict[str, Any]] = []
+    monkeypatch.chdir(tmp_path)
+    trainable.run(job, tiny.stories(), messages.append, 1, code)
+    assert (messages[-1]["status"], messages[-1]["cause"]) == ("completed", "")
+    trainable.run(
+        {**job, "out_dir": str(tmp_path / "other")}, tiny.stories(), messages.append, 1, OwnCode(False, str(place))
+    )
+    assert messages[-1]["status"] == "failed"
+    assert "--allow-code" in messages[-1]["cause"]
 
 
 def test_a_node_without_the_code_is_named(tmp_path: Path) -> None:

@@ -206,6 +206,10 @@ MISTAKES = {
     "tuple": (changed(RETURN, RETURN.replace("x", "x, None")), "gives a tuple; it must give hidden"),
     "detached": (changed(RETURN, RETURN.replace("x", "x.detach()")), "without a gradient"),
     "not causal": (changed("(0, 0, k, 0))[:, :T]", "(0, 0, 0, k))[:, -T:]"), "is not causal: a later token changes"),
+    "not causal later": (
+        changed(RETURN, RETURN.replace("x", "torch.cat([x[:, :1], x[:, 1:].flip(1)], 1)")),
+        "is not causal: a later token changes",
+    ),
     "length": (changed(RETURN, RETURN.replace("x", "x / x.shape[1]")), "is not causal"),
 }
 
