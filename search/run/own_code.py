@@ -42,10 +42,10 @@ class OwnCode:
         from trainer.criterion import own_code
 
         for reference, digest in own_code(config, self.here()).items():
-            known = self.digests.get(reference, digest)
-            if known != digest:
+            earlier = self.digests.get(reference, digest)
+            if earlier != digest:
                 raise UserError(
-                    f"the code of {reference} has changed since the driver started (sha256 {known[:12]}, now "
+                    f"the code of {reference} has changed since the driver started (sha256 {earlier[:12]}, now "
                     f"{digest[:12]}); restore it and run the same command"
                 )
 

@@ -36,21 +36,21 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: boo
     check(spec, base, file)
     share = resources.share(spec.resources, [this_machine()], file, base.device)
     folder = find_folder(spec.folder)
-    known = read_study(folder) if folder else Study()
-    header.check_same(spec, base, known.header)
-    plan = prepare(spec, base, file, known, allow_code=allow_code, trains=False)
+    study = read_study(folder) if folder else Study()
+    header.check_same(spec, base, study.header)
+    plan = prepare(spec, base, file, study, allow_code=allow_code, trains=False)
     classes = {name: dataset.n_classes for name, dataset in plan.datasets.items()}
     sizes = _parameters(spec, base, classes, plan.own_code)
     rungs = ", ".join(units.count(rung) for rung in spec.rungs(plan.length)) or "none: every trial runs to its end"
     each = f"{share.cpus:g} CPU" + (f", {share.gpus:g} GPU" if share.gpus else "")
     lines = {
-        "study": f"{spec.study} in {spec.folder} ({_state(known, spec.budget)})",
-        "data": "; ".join(_data(name, about) for name, about in plan.data["tokenizers"].items()),
+        "study": f"{spec.study} in {spec.folder} ({_state(study, spec.budget)})",
+        "data": "; ".join(_data(name, tokenized) for name, tokenized in plan.data["tokenizers"].items()),
         "space": f"{len(spec.space)} parameters, by {spec.sampler}{_turns(spec)}",
         **{f"  {name}": _range(parameter) for name, parameter in spec.space.items()},
         **_start(spec),
         **_own_code(spec, base, allow_code),
-        **_warm_start(plan, known),
+        **_warm_start(plan, study),
         "trial": f"{_span([plan.shortest, plan.length])} tokens, {_span(sizes)} parameters",
         "rungs": rungs + _treatment(spec),
         "budget": _budget(spec.budget, plan.length),
@@ -62,18 +62,18 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: boo
     return "".join(f"{key:<{width}}  {text}\n" for key, text in lines.items())
 
 
-def _state(known: Study, budget: Budget) -> str:
-    if not known.started:
+def _state(study: Study, budget: Budget) -> str:
+    if not study.started:
         return "new"
-    done = spent(known, budget)
-    unfinished = len(known.unfinished())
+    done = spent(study, budget)
+    unfinished = len(study.unfinished())
     ending = f"its budget is used up: {done}" if done and not unfinished else f"{unfinished} of them to resume"
-    return f"begun: {len(known.searched)} trials, {ending}"
+    return f"begun: {len(study.searched)} trials, {ending}"
 
 
-def _data(tokenizer: str, about: dict[str, Any]) -> str:
-    train, val = units.count(about["train_tokens"]), units.count(about["val_tokens"])
-    return f"{tokenizer}: {train} tokens to train on, {val} to validate, {about['classes']} classes"
+def _data(tokenizer: str, tokenized: dict[str, Any]) -> str:
+    train, val = units.count(tokenized["train_tokens"]), units.count(tokenized["val_tokens"])
+    return f"{tokenizer}: {train} tokens to train on, {val} to validate, {tokenized['classes']} classes"
 
 
 def _range(parameter: Parameter) -> str:
@@ -102,8 +102,8 @@ def _finalists(spec: StudySpec, length: int) -> dict[str, str]:
     most = n_groups * top * spec.finalists.seeds
     among = f" of each {spec.compare}" if spec.compare is not None else ""
     upto = "" if spec.compare is not None and top == 1 else "up to "
-    about = f"the best {top}{among} again with {upto}{spec.finalists.seeds} fresh seeds"
-    return {"finalists": f"{about}: at most {most} runs ({units.count(most * length)} tokens) after the search"}
+    again = f"the best {top}{among} again with {upto}{spec.finalists.seeds} fresh seeds"
+    return {"finalists": f"{again}: at most {most} runs ({units.count(most * length)} tokens) after the search"}
 
 
 def _turns(spec: StudySpec) -> str:
@@ -119,13 +119,13 @@ def _start(spec: StudySpec) -> dict[str, str]:
     return {"start": f"first {points}"} if points else {}
 
 
-def _warm_start(plan: Prepared, known: Study) -> dict[str, str]:
+def _warm_start(plan: Prepared, study: Study) -> dict[str, str]:
     """From the journal once it stands there, else from the earlier study itself."""
     spec = plan.spec
     if spec.warm_start is None:
         return {}
-    if known.trials or known.earlier_trials:
-        told = [(one.status, one.objective) for one in known.earlier_trials]
+    if study.trials or study.earlier_trials:
+        told = [(one.status, one.objective) for one in study.earlier_trials]
         return {"warm start": f"{spec.warm_start}: {warm_start.summary(told, spec.sampler)}"}
     told = [(one["status"], one["objective"]) for one in plan.earlier_trials]
     other = warm_start.other_base(spec, plan.base)

@@ -45,7 +45,7 @@ def prepare(
     spec: StudySpec,
     base: TrainConfig,
     file: YamlFile,
-    known: Study,
+    study: Study,
     show: bool = False,
     *,
     allow_code: bool = False,
@@ -60,7 +60,7 @@ def prepare(
     from data.tokens import Batches
 
     digests = own_code.digests(spec, base)
-    header.check_same_own_code(digests, known.header)
+    header.check_same_own_code(digests, study.header)
     if trains or allow_code:
         try_all(spec, base, allow_code)
     datasets = {
@@ -87,8 +87,8 @@ def prepare(
     length, shortest = max(lengths), min(lengths)
     pinned = header.pin_eval_tokens(base, shortest)  # scoring stays cheap in every trial
     data = header.describe(datasets, pinned)
-    header.check_same_data(data, known.header)
-    begun = known.trials or known.earlier_trials
+    header.check_same_data(data, study.header)
+    begun = study.trials or study.earlier_trials
     earlier_trials = [] if begun else warm_start.take_over(spec, data, length, file, digests)
     own = OwnCode(allow_code, str(Path.cwd()), digests)
     return Prepared(spec, pinned, datasets, data, length, shortest, earlier_trials, own)
@@ -98,9 +98,9 @@ def _steps(spec: StudySpec, base: TrainConfig) -> set[tuple[int, int]]:
     """block_size and sequences of a step, of the trials that there may be."""
     names = ("block_size", "batch_size", "gradient_accumulation_steps")
     values = {name: points.candidates(name, parameter) for name, parameter in spec.space.items()}
-    found = set()
+    steps = set()
     for point in points.some_points(spec.space, values, most=1000):
         changes = points.assigned(spec.space, point)
         block_size, batch_size, passes = (changes.get(name, getattr(base, name)) for name in names)
-        found.add((block_size, batch_size * passes))
-    return found
+        steps.add((block_size, batch_size * passes))
+    return steps

@@ -3,7 +3,7 @@
 Everything about it lies in `<storage>/.service/`, a folder that only its owner may enter: `state.json`, the logs,
 `client.sh` for a shell that is to reach it, and each secret in a file of its own (mode 600). A study cannot have that
 name. Read here with psutil alone: no Ray, no MLflow.
-Example: `if (found := running(Path("runs"))): os.environ.update(environment(found))`.
+Example: `if (service := running(Path("runs"))): os.environ.update(environment(service))`.
 """
 
 from __future__ import annotations
