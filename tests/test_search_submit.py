@@ -250,13 +250,13 @@ def test_three_nodes_run_one_study_with_trials_on_each_until_one_of_another_set_
     for _ in range(2):
         head.add(cpus=1)
     path = write(tmp_path, storage, "set: {max_tokens: 128k, eval_every: 32k}\n")
-    path.write_text(path.read_text().replace("trials: 2", "trials: 8"))
+    path.write_text(path.read_text().replace("trials: 2", "trials: 4"))
     submitted = nanosweep(head, "submit", str(path), "--name", "nodes", "--address", head.address)
     assert submitted.returncode == 0, submitted.stderr
     id_ = id_in(submitted.stdout)
     until(lambda: _job(head, id_)["status"] in ("SUCCEEDED", "FAILED"))
     ended = study(storage / "nodes")
-    assert [trial.status for trial in ended.trials.values()] == ["completed"] * 8
+    assert [trial.status for trial in ended.trials.values()] == ["completed"] * 4
     nodes = {node["node_id"] for node in head.state("nodes") if node["state"] == "ALIVE"}
     on = {worker["pid"]: worker["node_id"] for worker in head.state("workers")}
     records = [r for r in read_records(storage / "nodes" / NAME) if r.get("status") == "completed"]
