@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # of the test suite; ARGS goes to pytest (make test ARGS=tests/test_search_asha.py)
-WORKERS ?= 3
+WORKERS ?= 2
 # telemetry of every dependency is off, in whatever is started from here
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
