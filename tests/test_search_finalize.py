@@ -91,6 +91,16 @@ def test_a_study_without_finalists_is_told_how_to_have_some(tmp_path: Path) -> N
     assert (folder / NAME).read_bytes() == before
 
 
+def test_a_study_whose_finalists_never_ran_is_not_told_to_ask_for_them(tmp_path: Path) -> None:
+    fields = journals.header("s")
+    fields["spec"]["finalists"] = {"top": 2, "seeds": 2}
+    ledger = Ledger(tmp_path)
+    ledger.write("study", **fields)
+    ledger.close()
+    with pytest.raises(UserError, match="no run of a finalist reached full length"):
+        finalize.finalize(tmp_path)
+
+
 def test_other_text_than_the_studys_is_refused(finished: Path, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     about = read_study(finished).header.record["data"]

@@ -151,6 +151,7 @@ def test_people_see_which_text_is_which(run_folder: Path, tmp_path: Path) -> Non
         (["RUN", "--temperature", "-1"], "temperature -1.0"),
         (["RUN", "--top-k", "0"], "top_k 0"),
         (["RUN", "--top-p", "0"], "top_p 0.0: expected a share"),
+        (["RUN", "--max-new-tokens", "-3"], "max_new_tokens -3: expected at least 1"),
         (["RUN", "--temperature", "0.5", "nan"], "temperature nan"),
         (["RUN", "--prompts", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["RUN", "--prompt", "The", "--prompt", "語"], "--prompt: character '語'"),

@@ -84,6 +84,8 @@ def samples(
     tokenizer cannot encode.
     """
     _check_rule(temperature, top_k, top_p)
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens {max_new_tokens}: expected at least 1")
     if not prompt and eot is None:
         prompt = "\n"  # the model needs at least one token; nanoGPT's choice
     start = ([] if eot is None else [eot]) + [int(i) for i in tokenizer.encode(prompt)]
@@ -98,7 +100,8 @@ def samples(
 
 def _check_rule(temperature: float, top_k: int | None, top_p: float | None) -> None:
     if not 0 <= temperature < math.inf or (top_k is not None and top_k < 1):
-        raise UserError(f"temperature {temperature}, top_k {top_k}: expected at least 0 and at least 1")
+        problem = f"temperature {temperature}: expected at least 0"
+        raise UserError(problem if not 0 <= temperature < math.inf else f"top_k {top_k}: expected at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"top_p {top_p}: expected a share, above 0 and at most 1")
 

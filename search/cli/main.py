@@ -1,6 +1,6 @@
 """The `nanosweep` command, also `python -m search`. `nanosweep COMMAND --help` has each command's options.
 
-Exit codes: 0 done; 1 a search without a single trial of full length, or Ray died under it; 2 a mistake in what was
+Exit codes: 0 done; 1 a search without a single trial of full length, or Ray died under it; 2 a mistake in
 the input, in one line; 130 stopped by Ctrl-C.
 """
 

@@ -51,6 +51,10 @@ def finalist_runs(study: Study) -> list[Trial]:
         )
     runs = [trial for trial in study.trials.values() if trial.of is not None and trial.final is not None]
     if not runs:
+        if study.header.spec.finalists is not None:
+            raise UserError(
+                f"study {name}: no run of a finalist reached full length; `nanosweep leaderboard {name}` says why"
+            )
         raise UserError(
             f"study {name} has no finalists: put `finalists: {{top: 4, seeds: 3}}` into its spec and run it again"
         )
