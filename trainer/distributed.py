@@ -68,7 +68,7 @@ def joined(kind: str) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if kind == "cuda" else "gloo")
     try:
         yield ranks
-        # A gloo thread needs the GIL to free the tensors of the last collective. DDP's Reducer, when it frees the group,
+        # A gloo thread needs the GIL to free the tensors of the last collective. DDP's Reducer, freeing the group,
         # joins that thread with the GIL held: a deadlock, seen in 1 of 4 runs, unless the GIL is released in between.
         dist.barrier()
         time.sleep(0.05)
