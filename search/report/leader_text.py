@@ -10,11 +10,11 @@ from typing import Any
 
 from data.corpora import kind_of
 from data.errors import UserError
-from search.results.export import replace_text
 from search.study.folder import trial_folder
 from search.study.scores import best
 from search.study.study import Study
 from trainer import units
+from trainer.files import replace_text
 
 NAME = "samples.json"
 WEIGHTS = ("best.pt", "checkpoint.pt")

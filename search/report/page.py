@@ -28,6 +28,7 @@ from search.stats.statistics import Standing
 from search.study.scores import best, objective_of
 from search.study.study import Study, read_study
 from trainer import units
+from trainer.files import replace_text
 
 NAME = "report.html"
 PAGE = Path(__file__).parent / "template"
@@ -40,7 +41,7 @@ def write(study: Study, path: Path, allow_slow: bool = True, allow_code: bool = 
 
     Raises UserError when it cannot be written.
     """
-    export.replace_text(path, page(study, samples_of(study, allow_slow, allow_code)))
+    replace_text(path, page(study, samples_of(study, allow_slow, allow_code)))
 
 
 def place(study: Study, folder: Path | None) -> Path:

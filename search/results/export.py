@@ -16,7 +16,7 @@ from search.study.study import Study, Trial
 from trainer import provenance, units
 from trainer.config import TrainConfig, dump
 from trainer.criterion import names_own_code
-from trainer.files import replace_text as replace_text  # re-exported for the driver and the report
+from trainer.files import replace_text
 from trainer.provenance import Provenance
 
 NAME = "best.yaml"

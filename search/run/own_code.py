@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.errors import UserError
-from data.own_code import load
+from data.own_code import load, source_hash
 from search.spec import points, space
 from search.spec.own_code import references
 from search.spec.study_spec import StudySpec
@@ -51,8 +51,6 @@ class OwnCode:
 
     def problem(self) -> str:
         """Why a node cannot use it, in a line; empty where it can. Imports nothing."""
-        from data.own_code import source_hash
-
         try:
             for reference, digest in self.digests.items():
                 if source_hash(reference, directory=self.here()) != digest:

@@ -32,6 +32,7 @@ from search.study.machine import this_machine
 from search.study.study import Study, read_study, spent, used_up
 from search.tracking.tracker import Tracker, connected, finish, open_tracker
 from trainer.config import TrainConfig
+from trainer.files import replace_text
 from trainer.yaml_file import YamlFile
 
 if TYPE_CHECKING:
@@ -118,6 +119,6 @@ def _finish(folder: Path) -> Study:
     """leaderboard.md and best.yaml, from the journal."""
     study = read_study(folder)
     ranked = standings(study)
-    export.replace_text(folder / "leaderboard.md", table.markdown(study, ranked=ranked))
+    replace_text(folder / "leaderboard.md", table.markdown(study, ranked=ranked))
     export.write_best(study, folder, ranked)
     return study
