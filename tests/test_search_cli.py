@@ -7,12 +7,14 @@ import os
 import resource
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from search.cli.main import main
 from search.run import study_run
+from search.spec.study_spec import Budget
 from tests import journals
 from trainer.config import load
 
@@ -84,6 +86,18 @@ def test_help_imports_nothing_heavy_and_answers_at_once(command: list[str]) -> N
     assert spent() - begun < 2  # 0.2 s
     assert "usage:" in done.stdout
     assert done.stdout.rstrip().endswith("HEAVY []")
+
+
+def test_version_is_that_of_the_project_installed_or_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["version"]
+    for name in ("nanosweep", "no-such-package"):
+        monkeypatch.setattr("search.study.environment.NAME", name)
+        with pytest.raises(SystemExit) as end:
+            main(["--version"])
+        assert end.value.code == 0
+        assert capsys.readouterr().out.split()[:2] == ["nanosweep", wanted]
 
 
 def test_python_m_search_is_the_command() -> None:
@@ -178,10 +192,12 @@ def test_run_hands_the_changed_spec_to_the_search(
 
     monkeypatch.setattr(study_run, "run", run)
     arguments = ["run", "spec.yaml", "--name", "mine", "--storage", "there", "--set", "dropout=0.2", "--address", "x:1"]
+    arguments += ["--trials", "8", "--tokens", "2M", "--hours", "0.5"]
     assert main(arguments) == 130  # one of its trials is interrupted
     assert seen["spec"].folder == place / "there" / "mine"
     assert seen["base"].dropout == 0.2
     assert seen["address"] == "x:1"
+    assert seen["spec"].budget == Budget(trials=8, tokens=2_000_000, hours=0.5)
     out = capsys.readouterr().out
     assert "the same command resumes the study" in out
     assert f"{place / 'there' / 'mine' / 'best.yaml'}" in out

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from search.spec.load import load_spec
+from search.spec.load import load_spec, with_options
+from search.spec.study_spec import Budget
 from tests import specs
 from tests.refusals import facts, key_refusal, place, refusal
 
@@ -40,6 +41,33 @@ def test_a_scale_replaces_what_it_names_and_nothing_else(tmp_path: Path) -> None
 def test_the_command_line_has_the_last_word(tmp_path: Path) -> None:
     _, base, _ = load_spec(specs.write(tmp_path, TEXT), ["max_tokens=70k"], "tiny")
     assert base.max_tokens == 70_000
+
+
+def test_each_limit_of_the_command_line_replaces_the_budgets_and_leaves_the_others(tmp_path: Path) -> None:
+    path = specs.write(tmp_path, TEXT)
+    limits = {"trials": "8", "tokens": "2M", "hours": "0.5"}
+    whole = with_options(path, [], None, None, None)[0]
+    each = {key: with_options(path, [], "tiny", "n", None, {key: text})[0].budget for key, text in limits.items()}
+    assert each == {
+        "trials": Budget(trials=8),
+        "tokens": Budget(trials=2, tokens=2_000_000),
+        "hours": Budget(trials=2, hours=0.5),
+    }
+    written = with_options(path, [], None, None, None, {**limits, "hours": None})[0]
+    assert written.model_dump(exclude_unset=True)["budget"] == {"trials": 8, "tokens": 2_000_000}
+    assert written.model_copy(update={"budget": whole.budget}) == whole
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [("trials", "eight"), ("trials", "0"), ("trials", "2.5"), ("tokens", "-1"), ("tokens", ""), ("hours", "nan"),
+     ("hours", "1h"), ("hours", "["), ("hours", "{}: 1"), ("tokens", "null")],
+)  # fmt: skip
+def test_a_limit_that_is_none_is_refused_by_its_option(tmp_path: Path, key: str, text: str) -> None:
+    path = specs.write(tmp_path, TEXT)
+    error = key_refusal(lambda: with_options(path, [], None, None, None, {key: text}))
+    assert error.keys == (key,)
+    assert error.head == f"--{key} {text}"
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ base: base.yaml
 space:
   learning_rate: {{log: [1e-3, 1e-2]}}
 sampler: random
-budget: {{trials: 2}}
+budget: {{trials: {trials}}}
 storage: {storage}
 """
 LONG = "set: {max_tokens: 1920k, eval_every: 6400}\nresources: {at_once: 1}\n"  # until it is stopped
@@ -66,24 +66,25 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def quick(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A spec of two short trials, and its base, outside of the checkout."""
-    return write(tmp_path_factory.mktemp("elsewhere"), storage)
+    """A spec of three short trials, and its base, outside of the checkout."""
+    return write(tmp_path_factory.mktemp("elsewhere"), storage, trials=3)
 
 
-def write(folder: Path, storage: Path, rest: str = "") -> Path:
+def write(folder: Path, storage: Path, rest: str = "", trials: int = 2) -> Path:
     config = tiny.config().model_dump(mode="json", exclude_none=True)
     (folder / "base.yaml").write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in config.items()))
     path = folder / "spec.yaml"
-    path.write_text(SPEC.format(storage=storage) + rest)
+    path.write_text(SPEC.format(storage=storage, trials=trials) + rest)
     return path
 
 
 @pytest.fixture(scope="module")
 def finished(head: Head, quick: Path, storage: Path) -> subprocess.CompletedProcess[str]:
-    """The quick study, submitted by somebody whose MLflow has a password, and followed to its end."""
+    """Two trials of the quick study, submitted by somebody whose MLflow has a password, and followed to its end."""
     secret = {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": PASSWORD}
     uri = {"MLFLOW_TRACKING_URI": f"sqlite:///{storage}/mlflow.db"}
-    return nanosweep(head, "submit", str(quick), "--follow", "--address", head.address, **secret, **uri)
+    command = ["submit", str(quick), "--trials", "2", "--follow", "--address", head.address]
+    return nanosweep(head, *command, **secret, **uri)
 
 
 def reports(folder: Path, number: int = 0) -> int:
@@ -238,7 +239,8 @@ def _starts(folder: Path) -> list[int]:
 
 def test_the_plain_ray_job_submit_of_a_checkout_works_as_well(head: Head, quick: Path, storage: Path) -> None:
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.address]
-    command += ["--working-dir", ".", "--", "python", "-m", "search", "run", str(quick), "--name", "plain"]
+    command += ["--working-dir", ".", "--", "python", "-m", "search", "run", str(quick)]
+    command += ["--trials", "2", "--name", "plain"]
     done = subprocess.run(command, cwd=ROOT, env=head.environment, capture_output=True, text=True, timeout=CEILING)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [trial.status for trial in study(storage / "plain").trials.values()] == ["completed"] * 2

@@ -42,6 +42,11 @@ def study_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", type=Path, help="where studies live; default ./runs")
 
 
+def limits(args: argparse.Namespace) -> dict[str, str | None]:
+    """The limits of the budget that the command line gives, as written; None where it gives none."""
+    return {key: getattr(args, key) for key in ("trials", "tokens", "hours")}
+
+
 def width() -> int | None:
     """Of the terminal; None where there is none."""
     return os.get_terminal_size().columns if sys.stdout.isatty() else None

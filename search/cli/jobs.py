@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search.cli.arguments import limits
+
 if TYPE_CHECKING:
     from search.jobs.ray_jobs import Job, Jobs
 
@@ -55,7 +57,7 @@ def _submit(args: argparse.Namespace) -> int:
     from search.spec.load import with_options
     from search.spec.own_code import check_allowed
 
-    spec, base, _ = with_options(args.spec, args.set, args.scale, args.name, args.storage)
+    spec, base, _ = with_options(args.spec, args.set, args.scale, args.name, args.storage, limits(args))
     check_allowed(spec, base, args.allow_code)  # known before a cluster is looked for
     cluster = find(args.address, [spec.folder.parent, RUNS])
     from search.jobs.ray_jobs import Jobs
@@ -63,7 +65,7 @@ def _submit(args: argparse.Namespace) -> int:
     from search.tracking.tracker import open_tracker
 
     jobs = Jobs(cluster.address)
-    order = Order(args.spec, tuple(args.set), args.scale, args.name, args.storage, args.allow_code)
+    order = Order(args.spec, tuple(args.set), args.scale, args.name, args.storage, limits(args), args.allow_code)
     job = submit(order, cluster, jobs, lambda line: print(line, flush=True))
     print("\n".join(links(job, jobs, open_tracker(spec.tracking, spec.folder))), flush=True)
     return _follow(jobs, job) if args.follow else 0

@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
 from search.cli import jobs, service, study
-from search.cli.arguments import allow_code, color, port, whole, width
+from search.cli.arguments import allow_code, color, limits, port, whole, width
 
 if TYPE_CHECKING:
     from search.spec.study_spec import StudySpec
@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     text = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="nanosweep", description=__doc__, formatter_class=text)
+    parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, does: Callable[[argparse.Namespace], int | None], help_: str) -> argparse.ArgumentParser:
@@ -94,12 +95,28 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Version(argparse.Action):
+    """`--version`: the release and, in a checkout, its commit."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="print the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from search.study.environment import described
+
+        print(f"nanosweep {described()}")
+        parser.exit()
+
+
 def _spec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", type=Path, metavar="SPEC", help="a YAML file, see search/specs/")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the base config")
     parser.add_argument("--scale", metavar="NAME", help="one of the spec's scales: --scale tiny")
     parser.add_argument("--name", help="the study's name instead of the spec's")
     parser.add_argument("--storage", help="where studies live instead of the spec's place")
+    parser.add_argument("--trials", metavar="N", help="number of trials instead of the budget's")
+    parser.add_argument("--tokens", metavar="N", help="training tokens of all trials (500k, 20M, 2B), likewise")
+    parser.add_argument("--hours", metavar="X", help="hours in which a driver runs, likewise")
     allow_code(parser)
 
 
@@ -136,7 +153,7 @@ def _load(args: argparse.Namespace) -> tuple[StudySpec, TrainConfig, YamlFile]:
     """The spec with what the command line changes."""
     from search.spec.load import with_options
 
-    return with_options(args.spec, args.set, args.scale, args.name, args.storage)
+    return with_options(args.spec, args.set, args.scale, args.name, args.storage, limits(args))
 
 
 def _compare(args: argparse.Namespace) -> None:

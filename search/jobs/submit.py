@@ -11,8 +11,8 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
 
@@ -43,12 +43,13 @@ class Order:
     scale: str | None = None
     name: str | None = None
     storage: str | None = None
+    limits: Mapping[str, str | None] = field(default_factory=dict)  # of the budget, by name
     allow_code: bool = False
 
 
 def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None]) -> Job:
     """Start the job. say: takes lines for people. Raises UserError before anything is sent, or for what Ray refuses."""
-    spec, base, file = with_options(order.spec, order.set, order.scale, order.name, order.storage)
+    spec, base, file = with_options(order.spec, order.set, order.scale, order.name, order.storage, order.limits)
     check(spec, base, file)
     own_code.check_allowed(spec, base, order.allow_code)
     named = own_code.references(spec, base)
@@ -65,7 +66,8 @@ def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None
         say(f"note: {reference} is in an installed package: it must be installed on the cluster too")
     packed = package.collect(order.spec, spec, file, own=sources.files)
     options = [f"--set={text}" for text in (*order.set, *paths.changes)] + [f"--storage={folder.parent}"]
-    options += [f"--{key}={value}" for key, value in (("scale", order.scale), ("name", order.name)) if value]
+    given = {"scale": order.scale, "name": order.name, **order.limits}
+    options += [f"--{key}={value}" for key, value in given.items() if value is not None]
     options += ["--allow-code"] if order.allow_code and named else []
     python = sys.executable if here else "python"
     entrypoint = f"exec {shlex.join([python, '-m', 'search', 'run', packed.spec, *options])}"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError, nearest
 from data.paths import at_home, is_file
-from search.spec.study_spec import Scale, StudySpec
+from search.spec.study_spec import Budget, Scale, StudySpec
 from trainer import yaml_file
 from trainer.config import TrainConfig, assign, has_key
 from trainer.config import load as load_config
-from trainer.yaml_file import Place, YamlFile
+from trainer.yaml_file import Place, RefusedError, YamlFile
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -54,15 +54,36 @@ def load_spec(
 
 
 def with_options(
-    path: Path, overrides: Sequence[str], scale: str | None, name: str | None, storage: str | None
+    path: Path,
+    overrides: Sequence[str],
+    scale: str | None,
+    name: str | None,
+    storage: str | None,
+    limits: Mapping[str, str | None] | None = None,
 ) -> tuple[StudySpec, TrainConfig, YamlFile]:
-    """`load_spec` with what the command line changes: --set, --scale, --name, --storage. Raises UserError."""
+    """`load_spec` with what the command line changes: --set, --scale, --name, --storage, and the budget.
+
+    limits: of the budget, as written after --trials, --tokens and --hours; None leaves the spec's. Raises UserError.
+    """
     spec, base, file = load_spec(path, list(overrides), scale)
     changes = {key: value for key, value in (("study", name), ("storage", storage)) if value is not None}
     if changes:
         changed = YamlFile("--name", {**spec.model_dump(exclude_unset=True), **changes}, {})
         spec = yaml_file.validate(StudySpec, changed)
+    for key, text in (limits or {}).items():
+        if text is not None:
+            limit = getattr(_budget(key, text), key)
+            spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={key: limit})})
     return spec, base, file
+
+
+def _budget(key: str, text: str) -> Budget:
+    """The budget that `--trials 8` gives. Raises RefusedError."""
+    try:
+        return yaml_file.validate(Budget, YamlFile(f"--{key}", {key: yaml_file.scalar(text)}, {}))
+    except UserError as error:
+        problem = error.problem if isinstance(error, RefusedError) else f"expected a number, got {text!r}"
+        raise RefusedError(f"--{key} {text}", problem, ("budget", key), (key,), error.kind) from None
 
 
 def find_base(base: str, spec_path: Path, file: YamlFile) -> Path:

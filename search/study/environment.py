@@ -10,11 +10,13 @@ import os
 import platform
 import socket
 import subprocess
+import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+NAME = "nanosweep"
 COMMIT, DIRTY = "NANOSWEEP_COMMIT", "NANOSWEEP_DIRTY"
 PACKAGES = ("torch", "numpy", "ray", "optuna", "mlflow", "tiktoken", "tokenizers", "datasets", "pydantic")
 
@@ -35,6 +37,19 @@ def code(root: Path = ROOT) -> tuple[str | None, bool | None]:
         return os.environ.get(COMMIT) or None, {"1": True, "0": False}.get(os.environ.get(DIRTY, ""))
     commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")
     return commit or None, None if changes is None else bool(changes)
+
+
+def described() -> str:
+    """The version of this program, and the commit where it is known: `0.1.0 (0123456789ab, uncommitted changes)`."""
+    commit, dirty = code()
+    try:
+        release = version(NAME)
+    except PackageNotFoundError:  # a copy that was not installed, as that of a job
+        with (ROOT / "pyproject.toml").open("rb") as file:
+            release = tomllib.load(file)["project"]["version"]
+    if commit is None:
+        return release
+    return f"{release} ({commit[:12]}{', uncommitted changes' if dirty else ''})"
 
 
 def _git(root: Path, *arguments: str) -> str | None:
