@@ -138,3 +138,10 @@ def test_importing_a_room_loads_nothing_heavy() -> None:
     code += "print([m for m in heavy if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_scoring_and_sampling_do_not_load_the_compiler() -> None:
+    # torch._dynamo takes longer to import than torch: only optimizers and `compile: true` need it
+    code = "import sys, trainer.loop, trainer.sample, search.run.study_run; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

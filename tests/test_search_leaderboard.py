@@ -14,8 +14,9 @@ from data.errors import UserError
 from search.leaderboard import frame, reports
 from search.results import by_value, leaderboard, notes, table
 from search.results.standing import standings
+from search.study.ledger import Ledger
 from search.study.scores import best, objective
-from search.study.study import read_study
+from search.study.study import Study, read_study
 from tests import journals
 
 FLOOR = {"val_loss": 1.0, "val_perplexity": math.e, "val_bits_per_byte": 1.4}
@@ -131,6 +132,38 @@ def test_the_table_fits_a_narrow_terminal_without_breaking_lines(study) -> None:
     assert lines[0].split() == ["#", "trial", "perplexity", "from", "leader", "tokens", "status", "config"]
     assert lines[1].split()[:3] == ["1", "1", "4.000"]
     assert lines[8] == ""
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Trials with long configs, run again with fresh seeds, so that each difference has its interval."""
+    ledger = Ledger(tmp_path_factory.mktemp("wide"))
+    ledger.write("study", **journals.header())
+    config = journals.TrainConfig(max_tokens=journals.LENGTH).model_dump()
+    for number in range(9):
+        of = number % 3 if number >= 3 else None
+        name = f"lr=0.00{number + 1} squentropy squentropy_lambda=0.123 weight_decay=0.0512 n_embd=384,n_head=6"
+        again = {} if of is None else {"of": of, "round": number // 3 - 1}
+        ledger.write("point", trial=number, point={"learning_rate": 1e-3}, config=config, name=name, **again)
+        journals.start(ledger, number)
+        journals.report(ledger, number, journals.LENGTH, 5.0 + number % 3 + 0.01 * number)
+        journals.end(ledger, number, "completed")
+    return ledger.study
+
+
+@pytest.mark.parametrize("by", [None, "loss"])
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 160])
+def test_at_any_width_the_columns_that_are_shown_are_whole(wide: Study, width: int, by: str | None) -> None:
+    heads, *rows = table.render(wide, by, width=width).split("\n\n")[0].splitlines()
+    assert all(len(line) <= width for line in (heads, *rows))
+    assert heads.split()[:2] == ["#", by or "trial"]
+    assert "trial" in heads.split()
+    assert rows[0].startswith("1 ")
+    numbers = slice(heads.index("config") if "config" in heads else None)
+    assert all("…" not in line[numbers] for line in (heads, *rows))
+    if width >= 80:
+        assert {"tokens", "config"} <= set(heads.split())
+        assert all("lr=" in row for row in rows)
 
 
 def test_a_limit_says_what_it_left_out(study) -> None:

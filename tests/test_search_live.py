@@ -14,6 +14,7 @@ from search.study.ledger import Ledger
 from tests import journals
 from tests.journals import LENGTH
 from tests.waiting import until
+from trainer.config import TrainConfig
 
 
 def terminal(height: int = 24, width: int = 100) -> Console:
@@ -66,12 +67,48 @@ def test_best_and_running_trials_are_shown_and_the_rest_is_counted(crowded: Ledg
     assert shown + counted == 90
 
 
-def test_a_narrow_terminal_cuts_the_config_first(tmp_path: Path) -> None:
-    text = "\n".join(drawn(journals.write_study(tmp_path), terminal(width=50)))
-    assert "completed" in text
-    assert "perplexity" in text
-    assert "lr=0.0" in text
-    assert "squentropy" not in text
+NAME = "lr=0.00312 squentropy squentropy_lambda=0.123 weight_decay=0.0512 dropout=0.2 n_layer=12 n_embd=384 [wsd] 幅=32"
+
+
+@pytest.fixture(scope="module")
+def long_names(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    """Trials whose configs alone are wider than most terminals; one ended, one at its second rung, one diverged."""
+    ledger = Ledger(tmp_path_factory.mktemp("long"))
+    ledger.write(
+        "study", **journals.header("a-study-with-a-name-of-its-own-for-every-detail-of-what-is-searched-in-it")
+    )
+    config = TrainConfig(max_tokens=LENGTH).model_dump()
+    for number in range(2):
+        ledger.write("point", trial=number, point={"learning_rate": 0.00312}, config=config, name=NAME)
+        journals.start(ledger, number)
+        journals.report(ledger, number, 4000, 1234.5, rung=4000)
+    journals.report(ledger, 0, LENGTH, 1234.5)
+    journals.end(ledger, 0, "completed")
+    return ledger
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_the_config_gives_way_before_any_other_column(long_names: Ledger, width: int) -> None:
+    first, _, *table = drawn(long_names, terminal(width=width))
+    heads, ended, running = (line.split() for line in table)
+    assert heads == ["trial", "status", "rung", "tokens", "perplexity", "config"]
+    assert ended[:5] == ["0", "completed", "4k", "8k", "1234"]
+    assert running[:5] == ["1", "running", "4k", "4k", "1234"]
+    for row in table[1:]:
+        config = row[table[0].index("config") :].rstrip()
+        assert config.endswith("…") or config == NAME
+        assert NAME.startswith(config.rstrip("…"))
+        assert len(row.rstrip()) > width - 3 or config == NAME  # all the room is used
+    assert "of 2 workers busy" in first  # of the study's name, too, only the end is cut
+
+
+@pytest.mark.parametrize("width", [40, 50])
+def test_where_even_that_is_too_wide_whole_columns_go(long_names: Ledger, width: int) -> None:
+    heads, ended, _ = (line.split() for line in drawn(long_names, terminal(width=width))[2:])
+    assert heads == [head for head in ("trial", "status", "rung", "tokens", "perplexity") if head in heads]
+    assert {"trial", "status", "perplexity"} <= set(heads)
+    assert ended[:2] == ["0", "completed"]
+    assert ended[-1] == "1234"
 
 
 def test_each_part_of_the_budget_says_how_much_is_spent(tmp_path: Path) -> None:

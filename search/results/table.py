@@ -26,6 +26,8 @@ _DROPPED = (
     *("own train", "own test", "train loss", "coverage", "evaluate()"),
 )
 _CONFIG = 60  # characters of the config column that are kept in preference to a column of _DROPPED
+_LEAST_CONFIG = 8  # and those that are kept in preference to one of these, in this order
+_DROPPED_LAST = ("config", "tokens", "trials", "full length", "from leader", "status")
 
 
 def render(
@@ -62,19 +64,25 @@ def _leaders(study: Study, by: str | None) -> list[int] | None:
 
 
 def _fit(heads: list[str], lines: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
-    """The table cut to a width: columns of _DROPPED go first, then the config column is shortened."""
-    for dropped in _DROPPED:
-        if sum(min(size, _CONFIG) if head == "config" else size for head, size in _widths(heads, lines)) - 2 <= width:
-            break
-        if dropped in heads[:2] or dropped not in heads:
-            continue
-        at = heads.index(dropped)
-        heads, lines = heads[:at] + heads[at + 1 :], [line[:at] + line[at + 1 :] for line in lines]
+    """The table cut to a width: columns of _DROPPED go first, then the config is shortened, then others go too."""
+    for names, kept in ((_DROPPED, _CONFIG), (_DROPPED_LAST, _LEAST_CONFIG)):
+        for dropped in names:
+            if _least_width(heads, lines, kept) <= width:
+                break
+            if dropped in heads[:2] or dropped not in heads:
+                continue
+            at = heads.index(dropped)
+            heads, lines = heads[:at] + heads[at + 1 :], [line[:at] + line[at + 1 :] for line in lines]
     if "config" in heads:  # shorten a long point rather than the numbers beside it
         at = heads.index("config")
         room = width - sum(size for head, size in _widths(heads, lines) if head != "config")
-        lines = [[*line[:at], _cut(line[at], max(room, 20)), *line[at + 1 :]] for line in lines]
+        lines = [[*line[:at], _cut(line[at], room), *line[at + 1 :]] for line in lines]
     return heads, lines
+
+
+def _least_width(heads: list[str], lines: list[list[str]], config: int) -> int:
+    """The characters that a table needs if so many of its config column are kept."""
+    return sum(min(size, config + 2) if head == "config" else size for head, size in _widths(heads, lines)) - 2
 
 
 def _widths(heads: list[str], lines: list[list[str]]) -> list[tuple[str, int]]:

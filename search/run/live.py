@@ -22,9 +22,13 @@ from trainer import units
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.text import Text
 
 TOP = 10  # trials of the leaderboard that are shown
 REFRESH = 2.0  # times a second
+_GAP = 2  # characters between two columns
+_GIVING_WAY = {"config": 8, "rung": 99, "tokens": 99}  # the least width of each; it is left out rather than narrower
+_SHORTEST_NAME = 12  # characters of the study's name that stay
 
 
 @contextmanager
@@ -92,16 +96,16 @@ class View:
         top, running, rest = _chosen(self.study, trials, self.console.height)
         heads = ("trial", "status", "rung", "tokens", self.objective.unit, "config")
         rows = [self._row(trial) for trial in (*top, *running)]
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for column, head in enumerate(heads):
-            # the config gives way first: a narrow terminal still shows how each trial does
-            widest = None if head == "config" else max(len(row[column]) for row in (heads, *rows))
+        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
+        widths = _widths(heads, rows, self.console.width)
+        for head, width in widths.items():
             justify: Any = "left" if head in ("status", "config") else "right"
-            table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis", min_width=widest)
+            table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis", width=width)
         for place, row in enumerate(rows):
             style = "cyan" if place >= len(top) else "green" if place == 0 else None
-            table.add_row(*row, style=style)
-        texts = [Text(self._head(trials), style="bold"), Text(self._best()), Text(rest, style="dim")]
+            cells = zip(heads, row, strict=True)  # as Text: a value in brackets is no markup
+            table.add_row(*(Text(cell) for head, cell in cells if head in widths), style=style)
+        texts = [self._head(trials), Text(self._best()), Text(rest, style="dim")]
         for text in texts:
             text.no_wrap, text.overflow = True, "ellipsis"
         return Group(*texts[:2], table, *([texts[2]] if rest else []))
@@ -117,20 +121,26 @@ class View:
             trial.name,
         )
 
-    def _head(self, trials: list[Trial]) -> str:
+    def _head(self, trials: list[Trial]) -> Text:
+        """The first line; a name that is too long for it is shortened, not the figures behind it."""
+        from rich.text import Text
+
         busy = sum(trial.status == "running" for trial in trials)
         ended = sum(trial.status in INACTIVE for trial in trials if trial.of is None)
         now = time.monotonic()
         since, tokens = self._pace_from or (now, self.study.tokens)
         left = time_left(self.study, self.budget, self.length, now - since, self.study.tokens - tokens)
         parts = [
-            self.name,
             self._progress(ended),
             f"{busy} of {self.slots} workers busy",
             units.duration(now - self.started),
         ]
         parts += [f"about {units.duration(left)} left"] if left is not None else []
-        return " · ".join(parts)
+        figures = " · ".join(["", *parts])
+        name = Text(self.name)
+        name.truncate(max(_SHORTEST_NAME, self.console.width - len(figures)), overflow="ellipsis")
+        name.append(figures).stylize("bold")
+        return name
 
     def _best(self) -> str:
         leader = best(self.study)
@@ -162,6 +172,25 @@ class View:
         metrics: dict[str, Any] = trial.reports[-1]["metrics"] if trial.reports else {}
         value = metrics.get(self.objective.name)
         return "" if value is None else f"{value:.4g}"
+
+
+def _widths(heads: tuple[str, ...], rows: list[tuple[str, ...]], width: int) -> dict[str, int]:
+    """The columns that a terminal of that width shows, each with its own: the config gives way first.
+
+    Only where the other columns do not fit either, which is below some 55 characters, they are left out too.
+    """
+    from rich.cells import cell_len
+
+    widths = {head: max(map(cell_len, column)) for head, *column in zip(heads, heads, *rows, strict=True)}
+    for head, least in _GIVING_WAY.items():
+        excess = sum(widths.values()) + _GAP * (len(widths) - 1) - width
+        if excess <= 0:
+            break
+        if widths[head] - excess >= least:
+            widths[head] -= excess
+        else:
+            del widths[head]
+    return widths
 
 
 def _state(trial: Trial) -> str:
