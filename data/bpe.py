@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
+import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import IO
 
+from data.bpe_training import LENGTH
 from data.download import download
+from data.encode import bar
 from data.errors import UserError
 from data.paths import at_home
 from data.tokenizers import BpeTokenizer, dump_ranks, parse_ranks
@@ -30,24 +38,14 @@ _GPT2_FILES = {
 }
 
 
-def train_bpe(texts: Iterable[str], n_classes: int, name: str) -> BpeTokenizer:
+def train_bpe(texts: Iterable[str], n_classes: int, name: str, progress: bool = False) -> BpeTokenizer:
     """Byte-level BPE with n_classes classes, the EOT included, trained on texts; the same texts give the same ranks.
 
-    name: the corpus, for the UserError when its text has too few pairs for that many classes.
+    Words are cut at `LONGEST_WORD` bytes, so that a text without spaces does not take hours. Trained in a process of
+    its own, which Ctrl-C ends. name: the corpus, for the UserError when its text has too few pairs for that many
+    classes.
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    trainer = trainers.BpeTrainer(
-        vocab_size=n_classes - 1,
-        special_tokens=[],  # without special tokens the ids are the order of the merges, without gaps
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all 256 bytes: any text can be encoded
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    byte_of = _bytes_of_characters()
-    ranks = {bytes(byte_of[c] for c in token): rank for token, rank in tokenizer.get_vocab().items()}
+    ranks = parse_ranks(_train(texts, n_classes, progress))
     if len(ranks) != n_classes - 1:
         raise UserError(
             f"{name}: too short a text for bpe:{n_classes}: its training split yields {len(ranks) + 1} classes; "
@@ -58,11 +56,52 @@ def train_bpe(texts: Iterable[str], n_classes: int, name: str) -> BpeTokenizer:
     return BpeTokenizer(f"bpe:{n_classes}", ranks)
 
 
-def _bytes_of_characters() -> dict[str, int]:
-    """GPT-2's alphabet of 256 visible characters -> the byte each stands for (openai/gpt-2, encoder.py)."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
+def _train(texts: Iterable[str], n_classes: int, progress: bool) -> bytes:
+    """The output of `python -m data.bpe_training`."""
+    command = [sys.executable, "-m", "data.bpe_training", f"{n_classes - 1}", f"{int(progress)}"]
+    root = Path(__file__).resolve().parents[1]
+    with (
+        tempfile.TemporaryFile() as output,
+        subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.PIPE) as child,
+    ):
+        assert child.stdin is not None
+        assert child.stderr is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it has ended; its exit status and last words follow
+                for text in texts:
+                    encoded = text.encode("utf-8")
+                    child.stdin.write(LENGTH.pack(len(encoded)) + encoded)
+                child.stdin.close()
+            problem = _follow(child.stderr, f"merging bpe:{n_classes}", progress)
+            status = child.wait()
+        finally:
+            child.kill()  # for Ctrl-C and whatever else ends this block early
+        if status == -signal.SIGKILL:
+            problem = f"bpe:{n_classes}: its training was killed, most likely as the memory was full; take less text"
+            raise UserError(problem, kind="killed", keys=f"bpe:{n_classes}")
+        if status:
+            raise RuntimeError(f"python -m data.bpe_training ended with exit status {status}: {problem}")
+        output.seek(0)
+        return output.read()
+
+
+def _follow(stream: IO[bytes], label: str, progress: bool) -> str:
+    """Show the lines of progress until the stream ends. Returns the last line that is none."""
+    last, done = "", 0
+    with contextlib.ExitStack() as stack:
+        advance: Callable[[int], None] | None = None
+        for line in stream:
+            try:
+                measured = json.loads(line)
+                current, total = measured["current"], measured["total"]
+            except (ValueError, TypeError, KeyError):
+                last = line.decode(errors="replace").strip() or last
+                continue
+            if measured["stage"] == "Compute merges":  # the stages before it take a moment
+                advance = advance or stack.enter_context(bar(label, total, progress))
+                advance(current - done)
+                done = current
+    return last
 
 
 def load_gpt2(name: str, cache: Path) -> BpeTokenizer:

@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from data.documents import Documents
 
 STORIES = 20_000  # documents of the default corpus: 10 MB
+MOST = 1_000_000_000  # half a terabyte
 STORIES_SEED = 1337
 
 
 def _find(name: str, count: str, cache: Path) -> Corpus:
     if ":" not in name:
         n = STORIES
-    elif count.isdecimal() and int(count) >= 3:
+    elif count.isdecimal() and len(count) <= len(f"{MOST}") and 3 <= int(count) <= MOST:
         n = int(count)
     else:
-        problem = f"corpus {name}: {count or 'nothing'} is not a number of stories; write stories:N with N >= 3"
+        problem = (
+            f"corpus {name}: {count or 'nothing'} is not a number of stories; write stories:N with N from 3 to {MOST:,}"
+        )
         raise UserError(problem, kind="form", keys=name)
     sources = sorted(Path(__file__).parent.glob("stories*.py"))
     generator = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()

@@ -145,7 +145,7 @@ def make_tokenizer(
 
     if name.startswith("gpt2"):
         return load_gpt2(name, cache)
-    return train_bpe(_texts(train, f"training {name}", progress), int(name.partition(":")[2]), corpus)
+    return train_bpe(_texts(train, f"training {name}", progress), int(name.partition(":")[2]), corpus, progress)
 
 
 def _texts(documents: Documents, label: str, progress: bool) -> Iterator[str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"  # how decoded text shows the end of a document, which is a class of its own
 RANKS_FILE = "ranks.tiktoken"
 JSON_FILE = "tokenizer.json"
+MOST_CLASSES = 1 << 20  # of bpe:N, several times as many as any model has; the trainer reserves memory for all of them
 
 # GPT-2's pre-tokens (openai/gpt-2, encoder.py), in tiktoken's form without backtracking
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -157,10 +158,10 @@ def check_name(name: str) -> str:
     if name == "char" or kind == "gpt2":
         return kind
     if kind == "bpe":
-        # 256 bytes, at least one merge, EOT; ids must fit the widest token type
-        if rest.isdecimal() and 258 <= int(rest) <= 1 << 32:
+        # 256 bytes, at least one merge, EOT
+        if rest.isdecimal() and len(rest) < 10 and 258 <= int(rest) <= MOST_CLASSES:
             return f"bpe:{int(rest)}"
-        problem = f"tokenizer {name}: write bpe:N with N classes, 258 <= N <= {1 << 32:,} (256 are the bytes)"
+        problem = f"tokenizer {name}: write bpe:N with N classes, 258 <= N <= {MOST_CLASSES:,} (256 are the bytes)"
         raise UserError(problem, kind="form", keys=name)
     hint = nearest(name, ("char", "gpt2", "gpt2:PATH", "bpe:N"))
     raise UserError(f"tokenizer {name} is not known; {hint}", kind="unknown", keys=name)

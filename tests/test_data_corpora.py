@@ -220,6 +220,8 @@ def test_a_wrong_field_is_named_with_the_nearest(
         ("stories:2", "form"),
         ("stories:", "form"),
         ("stories:many", "form"),
+        ("stories:9999999999", "form"),
+        ("stories:" + "9" * 5000, "form"),  # more digits than Python reads
         ("json:a.jsonl", "unknown"),
     ],
 )
@@ -234,7 +236,10 @@ def test_a_name_that_is_no_corpus_is_refused(name: str, kind: str, tmp_path: Pat
         ("json:a.jsonl", "corpus json:a.jsonl is not known; did you mean jsonl?"),
         ("text:", "corpus text: names no file: write text:PATH, for example text:input.txt"),
         ("shakespeare:2", "corpus shakespeare:2: shakespeare takes nothing after it; write shakespeare"),
-        ("stories:", "corpus stories:: nothing is not a number of stories; write stories:N with N >= 3"),
+        (
+            "stories:",
+            "corpus stories:: nothing is not a number of stories; write stories:N with N from 3 to 1,000,000,000",
+        ),
     ],
 )
 def test_a_name_that_is_no_corpus_is_answered_with_the_nearest(name: str, message: str, tmp_path: Path) -> None:
