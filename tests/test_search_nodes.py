@@ -25,6 +25,7 @@ def test_nodes_that_write_and_have_the_same_set_are_fine_whatever_the_build() ->
         (Answer("b", True, {"python": "3.11.9", "ray": "2.60.0"}), ["node b", "torch not at all"]),
         (Answer("b", False, HERE), ["storage: /shared/runs/s", "from b", "all nodes share"]),
         (Answer("b", None, {}), ["no answer", "from b"]),
+        (Answer("b", True, {}, broken="importing m failed at m.py:3: x"), ["node b", "m.py:3"]),
     ],
 )
 def test_what_is_wrong_names_the_node_in_one_line(answer: Answer, words: list[str]) -> None:

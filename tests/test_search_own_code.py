@@ -27,7 +27,7 @@ from search.strategy.warm_start import take_over
 from search.study import header
 from search.study.study import Study, Trial, read_study
 from search.study.study_record import Header
-from tests import journals, own, tiny
+from tests import foreign, journals, own, tiny
 from tests.stores import fresh_store
 from trainer import checkpoint, provenance
 from trainer.config import TrainConfig
@@ -61,7 +61,8 @@ CODE: dict[str, Any] = {
 
 
 def write(folder: Path, **base: Any) -> Path:
-    """A user's working directory: modules, base config, spec. Returns the spec."""
+    """A user's working directory: modules, packages named as ours, base config, spec. Returns the spec."""
+    foreign.fill(folder)
     for name, text in MODULES.items():
         (folder / f"{name}.py").write_text(text)
     config = tiny.config(**{**CODE, **base}).model_dump(mode="json", exclude_none=True)

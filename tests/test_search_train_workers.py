@@ -16,7 +16,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from data.errors import UserError
 from search.run.train_workers import describe
-from tests import tiny
+from tests import foreign, tiny
 from tests.drivers import children
 from tests.waiting import CEILING, until
 from trainer import checkpoint, config
@@ -75,7 +75,7 @@ def curve(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of two workers that nothing happened to, and what was printed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+    folder = foreign.fill(tmp_path_factory.mktemp("undisturbed"))
     done = subprocess.run(
         command(folder), capture_output=True, text=True, env=environment(), cwd=folder, timeout=CEILING
     )

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from search.run.prepare import Prepared
 from search.run.resources import Share, cluster, taken
 from search.run.scheduler import LedgerScheduler, settle
 from search.run.searcher import LedgerSearcher
-from search.run.trainable import trial
+from search.run.trainable import trainable
 from search.run.watch import Stopped, Watch, beating
 from search.strategy.stopping import rebuild
 from search.study import header
@@ -112,9 +113,10 @@ def _fit(prepared: Prepared, scratch: Path, searcher: Any, scheduler: Any, watch
     """Ray Tune, until the searcher has no more. Raises Stopped soon after the watch has found a reason to."""
     each = watch.each
     references = {name: ray.put(dataset) for name, dataset in prepared.datasets.items()}
+    own_code = asdict(prepared.own_code)
     # tune.run and not Tuner, which would pickle searcher and scheduler, and with them the data, for a snapshot
     tune.run(
-        tune.with_parameters(trial, datasets=references, threads=each.threads, own_code=prepared.own_code),
+        tune.with_parameters(trainable(), datasets=references, threads=each.threads, own_code=own_code),
         resources_per_trial={"cpu": each.cpus, "gpu": each.gpus},
         search_alg=searcher,
         scheduler=scheduler,

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
@@ -37,7 +38,7 @@ def train_on_workers(args: argparse.Namespace, follow: Follow) -> int:
     check(order, args.workers)
     if not address:  # known before anything is started
         share(args.workers, [machine], order.config.device)
-    with _folder(order), follow(order) as follower:
+    with open_folder(order.out), follow(order) as follower:
         with resources.ray_session(address, machine) as scratch:
             there = resources.cluster()
             each = share(args.workers, there, order.config.device)
@@ -93,20 +94,21 @@ def share(workers: int, machines: list[Node], device: str = "auto") -> Share:
 
 
 @contextmanager
-def _folder(order: Order) -> Iterator[None]:
-    """The run folder, there before any worker; one that no run has begun in leaves nothing behind."""
+def open_folder(out: Path) -> Iterator[None]:
+    """The run folder, there before any worker; one that no run has begun or failed in leaves nothing behind."""
+    from search.run.trainable import ERROR
     from trainer.checkpoint import CONFIG
 
-    missing = [path for path in (order.out, *order.out.parents) if not path.exists()]
+    missing = [path for path in (out, *out.parents) if not path.exists()]
     try:
-        order.out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{order.out}: cannot be made a run folder: {error.strerror}") from None
+        raise UserError(f"{out}: cannot be made a run folder: {error.strerror}") from None
     try:
         yield
     finally:
-        if missing and not (order.out / CONFIG).exists():
-            shutil.rmtree(order.out, ignore_errors=True)
+        if missing and not any((out / name).exists() for name in (CONFIG, ERROR)):
+            shutil.rmtree(out, ignore_errors=True)
             for parent in missing[1:]:  # from the folder upwards; one that is not empty stays
                 with suppress(OSError):
                     parent.rmdir()

@@ -8,11 +8,12 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from search.run import in_worker
 from search.run.own_code import OwnCode
 from search.study.environment import packages
 
@@ -23,13 +24,14 @@ PATIENCE = 120.0  # seconds for a node to answer: it may have to unpack the code
 class Answer:
     """What a node said. writes: whether it reads and writes the study's folder; None: it did not answer.
 
-    code: why it cannot use the user's own code; empty where it can.
+    code: why it cannot use the user's own code; broken: why it cannot import this program; empty where it can.
     """
 
     node: str
     writes: bool | None
     packages: Mapping[str, str]
     code: str = ""
+    broken: str = ""
 
 
 def check(folder: Path, name: str = "storage:", own_code: OwnCode | None = None) -> None:
@@ -48,6 +50,9 @@ def complaint(
     here = here or packages()
     if silent := [answer.node for answer in answers if answer.writes is None]:
         return f"no answer within {PATIENCE:g} s from {_names(silent)}; look at it, or take it out of the cluster"
+    for answer in answers:
+        if answer.broken:
+            return f"node {answer.node}: {answer.broken}; install the same set everywhere (constraints.txt)"
     for answer in answers:
         differing = [name for name in here if _public(name, answer.packages.get(name)) != _public(name, here[name])]
         if differing:
@@ -90,11 +95,13 @@ def _ask(folder: Path, own_code: OwnCode) -> list[Answer]:
     mark = folder / f".probe-{uuid.uuid4().hex}"
     mark.touch()
     try:
-        look, asked = ray.remote(num_cpus=0)(_look), {}
+        sent = in_worker.call("search.run.nodes", "look", ("trainer.loop",), lambda cause: (True, {}, "", cause))
+        look = ray.remote(num_cpus=0)(sent)
+        asked = {}
         nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
         for id_ in nodes:
             there = NodeAffinitySchedulingStrategy(id_, soft=False)
-            asked[id_] = look.options(scheduling_strategy=there).remote(str(mark), own_code)
+            asked[id_] = look.options(scheduling_strategy=there).remote(str(mark), asdict(own_code))
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=PATIENCE)
         said = {id_: _got(answer) for id_, answer in asked.items()}
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
@@ -103,24 +110,27 @@ def _ask(folder: Path, own_code: OwnCode) -> list[Answer]:
         mark.unlink()
 
 
-def _got(answer: Any) -> tuple[bool | None, Mapping[str, str], str]:
-    """What a node said; (None, {}, "") when it was lost or has not answered."""
+def _got(answer: Any) -> tuple[bool | None, Mapping[str, str], str, str]:
+    """What a node said: the fields of an Answer; (None, {}, "", "") when it was lost or has not answered."""
     import ray
 
     try:
-        writes, packages, code = ray.get(answer, timeout=1)
+        writes, packages, code, broken = ray.get(answer, timeout=1)
     except ray.exceptions.RayError:
-        return None, {}, ""
-    return bool(writes), packages, str(code)
+        return None, {}, "", ""
+    return bool(writes), packages, str(code), str(broken)
 
 
-def _look(mark: str, own_code: OwnCode) -> tuple[bool, Mapping[str, str], str]:
-    """On a node: whether it sees the mark and can write beside it, what is installed, what own code lacks."""
+def look(mark: str, own_code: dict[str, Any]) -> tuple[bool, Mapping[str, str], str, str]:
+    """On a node, where all that a trial imports has been imported: the fields of its Answer, without the node.
+
+    mark: a file in the study's folder. own_code: the fields of an OwnCode.
+    """
     path = Path(mark)
     probe = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
     try:
         probe.touch()
         probe.unlink()
-        return path.exists(), packages(), own_code.problem()
+        return path.exists(), packages(), OwnCode(**own_code).problem(), ""
     except OSError:
-        return False, packages(), ""
+        return False, packages(), "", ""

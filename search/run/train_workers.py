@@ -27,15 +27,17 @@ from ray.train.torch import TorchTrainer
 
 from data import tokenizers
 from data.errors import Lost, UserError
+from search.run import in_worker
 from search.run.own_code import OwnCode
 from search.run.resources import Share
+from search.run.trainable import ERROR
 from search.run.watch import beating
 from trainer.__main__ import Order
 from trainer.config import TrainConfig
 from trainer.criterion import own_code
 from trainer.report import Report, Result
 
-NOTES, ERROR = "workers.jsonl", "error.txt"
+NOTES = "workers.jsonl"
 # read by Ray Train when a run starts; of the ~20 s that it takes on two cores nearly all is processes importing torch
 _QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a lost worker is noticed, and the end seen, that much sooner
@@ -65,7 +67,7 @@ def worker(job: dict[str, Any]) -> dict[str, Any]:
     begun = broadcast_from_rank_zero((out / CHECKPOINT).exists() if first else None)
     if begun and not (out / CHECKPOINT).exists():
         raise OSError(f"{out / CHECKPOINT} is not to be seen from {os.uname().nodename} yet")
-    resume = out / CHECKPOINT if begun else job["resume"]
+    resume = out / CHECKPOINT if begun else job["resume"] and Path(job["resume"])
     config = TrainConfig.model_validate(job["config"])
     own_code = OwnCode(**job["own_code"])
     own_code.check(config)
@@ -84,8 +86,12 @@ def _nobody(_: Report) -> None:
 class Notes(UserCallback):
     """Runs in Ray Train's controller: notes what workers raised, for the driver to read."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The controller imports this file as the workers do, and from then on all that they raise."""
+        return in_worker.call("search.run.train_workers", "Notes"), (str(self.path),)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         note = describe({rank: _cause(error) for rank, error in worker_exceptions.items()})
@@ -192,12 +198,12 @@ class Group:
                 "config": order.config.model_dump(),
                 "data": ray.put(order.data),
                 "out": str(order.out.resolve()),
-                "resume": order.resume and order.resume.resolve(),
+                "resume": order.resume and str(order.resume.resolve()),
                 "threads": each.threads,
                 "own_code": dataclasses.asdict(OwnCode(order.allow_code, str(Path.cwd()), own_code(order.config))),
             }
             fitted = TorchTrainer(
-                worker,
+                in_worker.call("search.run.train_workers", "worker", ("trainer.loop",)),
                 train_loop_config=job,
                 scaling_config=ScalingConfig(
                     num_workers=workers,
@@ -208,7 +214,7 @@ class Group:
                     name="train",
                     storage_path=str(scratch),
                     failure_config=FailureConfig(max_failures=self.max_failures),
-                    callbacks=[Notes(self._notes)],
+                    callbacks=[Notes(str(self._notes))],
                 ),
             ).fit()
             self.machine = str(fitted.return_value["machine"])

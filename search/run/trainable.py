@@ -19,6 +19,7 @@ from typing import Any
 from data.dataset import Dataset
 from data.errors import UserError
 from models.config import GPTConfig
+from search.run import in_worker
 from search.run.own_code import OwnCode
 from trainer.config import TrainConfig
 from trainer.report import Report
@@ -28,19 +29,31 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 ERROR = "error.txt"
 
 
-def trial(config: dict[str, Any], datasets: dict[str, Any], threads: int, own_code: OwnCode) -> None:
+def trainable() -> Callable[..., None]:
+    """`trial` as Tune sends it to a worker; an import that fails there is a failed trial's cause."""
+    message = {**_message(None, {"node": "", "n_parameters": None, "micro_batch": None}), "status": "failed"}
+
+    def report_failure(cause: str) -> None:
+        from ray import tune
+
+        tune.report({**message, "cause": cause})
+
+    return in_worker.call("search.run.trainable", "trial", ("trainer.loop",), report_failure)
+
+
+def trial(config: dict[str, Any], datasets: dict[str, Any], threads: int, own_code: dict[str, Any]) -> None:
     """The function that Tune runs in a worker.
 
     config: {"trial", "config", "resume", "out_dir", "rungs", "objective", "micro_batch"}, as the searcher suggested
         it. micro_batch: sequences in one pass that are known to fit the trial's shape, or None.
     datasets: by tokenizer, a reference into Ray's object store: the workers of a node share its arrays.
-    own_code: the user's, which the trial may import.
+    own_code: the user's, which the trial may import: the fields of an OwnCode.
     """
     import ray
     from ray import tune
 
     dataset = ray.get(datasets[config["config"]["tokenizer"]])
-    run(config, dataset, tune.report, threads, own_code)
+    run(config, dataset, tune.report, threads, OwnCode(**own_code))
 
 
 def run(
