@@ -111,7 +111,7 @@ def _elsewhere(service: Service, secrets: bool) -> None:
             needed["MLFLOW_TRACKING_PASSWORD"] = f"AS_IN_{service.mlflow_credentials.name}"
     _say("another machine connects with:")
     for name, value in needed.items():
-        _say(f"  export {name}={value}")
+        _say(f"  export {name}={shlex.quote(value)}")
     if not secrets:
         _say(f"  (the files lie in {service.storage}/.service; --show-secrets prints what is in them)")
     if outside:

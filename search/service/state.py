@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from data.errors import UserError
+from data.paths import absolute
 from search.service.background import MARK, breathes, environ, group
 from trainer.files import write_private
 
@@ -70,7 +71,9 @@ def running(storage: Path | None = None) -> Service | None:
     Raises UserError when the state cannot be read.
     """
     service = recorded(storage)
-    return service if service is not None and not elsewhere(service) and not missing(service) else None
+    if service is None or elsewhere(service) or missing(service) or former_place(storage) is not None:
+        return None
+    return service
 
 
 def environment(service: Service) -> dict[str, str]:
@@ -126,12 +129,35 @@ def credentials(path: Path) -> tuple[str, str]:
 
 
 def folder(storage: Path | None = None) -> Path:
-    return (storage or STORAGE).expanduser().resolve() / FOLDER
+    return absolute(storage or STORAGE) / FOLDER
 
 
 def recorded(storage: Path | None = None) -> Service | None:
-    """What the state file says, alive or not. Raises UserError when it is damaged."""
-    path = folder(storage) / STATE
+    """What the state file says, alive or not; of a storage that has moved, with where its files are now.
+
+    None where there is none, or only the copy of another storage's. Raises UserError when it is damaged.
+    """
+    service = _read(folder(storage) / STATE)
+    if service is None or (former := former_place(storage)) is None:
+        return service
+    if _read(former / FOLDER / STATE) == service:
+        return None
+    here = folder(storage)
+    files = {"token_file": service.token_file, "mlflow_credentials": service.mlflow_credentials}
+    moved: dict[str, Any] = {name: here / file.name for name, file in files.items() if file is not None}
+    return replace(service, storage=here.parent, **moved)
+
+
+def former_place(storage: Path | None = None) -> Path | None:
+    """Where the storage lay when its service was started; None where it lies there still, or has no service.
+
+    What runs of such a service looks for its files there. Raises UserError.
+    """
+    service = _read(folder(storage) / STATE)
+    return None if service is None or service.storage.resolve() == folder(storage).parent else service.storage
+
+
+def _read(path: Path) -> Service | None:
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for name in ("storage", "scratch", "token_file", "mlflow_credentials"):
