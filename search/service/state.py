@@ -12,6 +12,7 @@ import configparser
 import json
 import shlex
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -97,7 +98,8 @@ def environment(service: Service) -> dict[str, str]:
 
 def write_client(service: Service) -> Path:
     """A file for a shell to read (`. runs/.service/client.sh`), so that `ray job submit`, a notebook or a script of
-    this machine reaches the service. It holds no secret: the shell takes MLflow's password from its own file.
+    this machine reaches the service, with `ray` and `python` of the environment that started it. It holds no secret:
+    the shell takes MLflow's password from its own file.
 
     Raises UserError when the password's file is gone, or where the file system keeps no modes.
     """
@@ -105,6 +107,7 @@ def write_client(service: Service) -> Path:
     if service.mlflow_credentials is not None:
         file = shlex.quote(str(service.mlflow_credentials))
         values["MLFLOW_TRACKING_PASSWORD"] = f'"$(sed -n "s/^mlflow_tracking_password *= *//p" {file})"'
+    values["PATH"] = f'{shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
     host = urlsplit(service.dashboard).hostname
     values["no_proxy"] = f'"{host},${{no_proxy:-${{NO_PROXY:-}}}}"'
     lines = [f"export {name}={value}" for name, value in values.items()]

@@ -20,6 +20,7 @@ from data.paths import quoted
 from search.service import background, links, mlflow_server, ray_head, state
 from search.service.state import Process, Service
 from search.service.upkeep import alone, cleaned, end_part, remove_scratch, settle
+from search.spec.load import ROOT
 from search.study.machine import cpus
 from search.tracking.mlflow_store import choose_uri, connect, own_uri, served
 
@@ -204,6 +205,18 @@ def study_links(service: Service) -> list[str]:
     """Links to the studies; the store is read past the server, which asks for a password perhaps. Raises UserError."""
     uri = _store(service.storage, service.mlflow) if service.mlflow_ours else service.mlflow
     return links.lines(service.mlflow, uri)
+
+
+def client_lines(service: Service) -> list[str]:
+    """A line that lets a shell reach the service by plain Ray and MLflow, and one that submits a job there.
+
+    Raises UserError.
+    """
+    job = f"python -m search run SPEC --storage {quoted(service.storage)}"
+    return [
+        f". {quoted(state.write_client(service))}",
+        f"ray job submit --working-dir {quoted(ROOT)} -- {job}",
+    ]
 
 
 def _store(storage: Path, ours: str) -> str:

@@ -132,8 +132,10 @@ def served(uri: str) -> bool:
 def connect(uri: str, seconds: float | None = None) -> MlflowClient:
     """A client of a store that has answered. seconds: patience; default 10 for a server, 60 for a database.
 
-    A fresh SQLite file gets MLflow's tables first (a few seconds). Raises StoreError when the store is away.
+    A fresh SQLite file gets MLflow's tables first (a few seconds). Raises StoreError when the store is
+    away, UserError for an address of none.
     """
+    _check(uri)
     patience = seconds or (10 if served(uri) else 60)
     answer: list[MlflowClient | Exception] = []
 

@@ -80,7 +80,7 @@ class Registered:
 
     def __str__(self) -> str:
         what = f"trial {self.trial} is version {self.version} of {self.name}{'' if self.created else ' already'}"
-        return f"{what}; load it as models:/{self.name}@{ALIAS}" if self.leads else f"{what}; it is not the {ALIAS}"
+        return f"{what}, {'its' if self.leads else 'not its'} {ALIAS}"
 
 
 def register(
