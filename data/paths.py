@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 from pathlib import Path
 
 from data.errors import UserError
@@ -33,3 +34,27 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def absolute(path: Path | str) -> Path:
+    """The path of a folder to write in, from the root, links followed; it need not exist.
+
+    Raises UserError as `at_home`, and for a name that is not UTF-8: no record of it could be written down.
+    """
+    resolved = at_home(path).resolve()
+    try:
+        str(resolved).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{resolved}: its name is not UTF-8; rename it, or use another folder", kind="not_utf8"
+        ) from None
+    return resolved
+
+
+def quoted(path: Path) -> str:
+    """The path as one word of a command, for a line that is to be pasted into a shell.
+
+    >>> print(quoted(Path("/my runs/t")))
+    '/my runs/t'
+    """
+    return shlex.quote(str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -109,6 +110,28 @@ def test_state_from_before_a_restart_is_said_and_forgotten(tmp_path: Path, capsy
     assert main(["status", "--storage", str(tmp_path)]) == 3
     assert capsys.readouterr().out.startswith(f"not up in {tmp_path}")
     assert main(["down", "--storage", str(tmp_path)]) == 0
+
+
+def test_a_service_whose_storage_has_moved_is_ended_there_before_it_is_started_anew(
+    tmp_path: Path, sleeper: tuple[psutil.Process, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    process, mark = sleeper
+    part = Process(process.pid, process.create_time(), mark)
+    first, second, copy = (tmp_path / name for name in ("first", "second", "copy"))
+    written(first, ray=part, mlflow_server=part)
+    shutil.copytree(first, copy)
+    assert (state.recorded(copy), state.running(copy)) == (None, None)  # the original has it still
+    first.rename(second)
+    service = state.recorded(second)
+    assert service is not None
+    assert (service.storage, service.token_file) == (second, second / ".service" / "ray-token")
+    assert state.running(second) is None  # what runs looks for its files in the former place
+    assert main(["up", "--storage", str(second)]) == 2
+    assert f"nanosweep down --storage {second}" in capsys.readouterr().err
+    assert main(["down", "--storage", str(second)]) == 0
+    assert not state.lives(part)
+    assert state.recorded(second) is None
+    assert not first.exists()
 
 
 def test_the_service_of_another_machine_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ from tests.waiting import CEILING, until
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
+CLIENTS = "for ray job submit, a notebook or a script, in this shell:"
 
 
 class Up(NamedTuple):
@@ -109,6 +110,17 @@ def test_up_says_where_and_outlives_who_started_it(loopback: Up) -> None:
     for process in found.parts.values():
         assert psutil.Process(process.pid).terminal() is None
         assert os.getsid(process.pid) == process.pid
+
+
+def test_the_lines_that_up_prints_let_a_bare_shell_in(loopback: Up, tmp_path: Path) -> None:
+    told = loopback.said.splitlines()
+    client, submit_line = (line.strip() for line in told[told.index(CLIENTS) + 1 :][:2])
+    assert submit_line.startswith(f"ray job submit --working-dir {ROOT} -- python -m search run SPEC --storage /")
+    bare = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    script = f"{client}\npython -c 'import search; print(search.__file__)'\nray job list"
+    done = subprocess.run(["bash", "-euc", script], cwd=ROOT, env=bare, capture_output=True, text=True, timeout=CEILING)
+    assert done.returncode == 0, done.stderr
+    assert str(ROOT / "search" / "__init__.py") in done.stdout
 
 
 def test_a_second_up_says_that_it_is_up_and_where_it_is(loopback: Up) -> None:

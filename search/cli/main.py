@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
+from data.paths import quoted
 from search.cli import jobs, service, study
 from search.cli.arguments import allow_code, color, limits, port, whole, width
 
@@ -133,8 +134,9 @@ def _run(args: argparse.Namespace) -> int:
         print(f"best config: {spec.folder / 'best.yaml'} (train it longer: nanosweep train FILE --set max_tokens=...)")
     if (spec.folder / "figures").is_dir():
         print(f"figures:     {spec.folder / 'figures'}")
-    browser = f" (in the browser: nanosweep ui --storage {spec.storage})" if spec.tracking == "mlflow" else ""
-    print(f"all trials:  nanosweep leaderboard {spec.folder}{browser}")
+    ui = f" (in the browser: nanosweep ui --storage {quoted(spec.folder.parent)})"
+    browser = ui if spec.tracking == "mlflow" else ""
+    print(f"all trials:  nanosweep leaderboard {quoted(spec.folder)}{browser}")
     print(f"as a page:   {spec.folder / 'report.html'}")
     print(links.line(spec.study, spec.folder, spec.tracking), end="")
     if any(trial.status == "interrupted" for trial in study.trials.values()):

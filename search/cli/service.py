@@ -54,8 +54,7 @@ def _say(line: str) -> None:
 
 
 def _up(args: argparse.Namespace) -> None:
-    from search.service.state import write_client
-    from search.service.up import study_links, up
+    from search.service.up import client_lines, study_links, up
     from search.tracking.mlflow_store import shown
 
     options = {"host": args.host, "cpus": args.num_cpus, "gpus": args.num_gpus}
@@ -70,7 +69,9 @@ def _up(args: argparse.Namespace) -> None:
     _say(f"MLflow: {shown(service.mlflow)}{secret}")
     for line in study_links(service):
         _say(line)
-    _say(f"for ray job submit, a notebook or a script in this shell: . {shlex.quote(str(write_client(service)))}")
+    _say("for ray job submit, a notebook or a script, in this shell:")
+    for line in client_lines(service):
+        _say(f"  {line}")
     _elsewhere(service, args.show_secrets)
 
 
@@ -111,7 +112,7 @@ def _elsewhere(service: Service, secrets: bool) -> None:
             needed["MLFLOW_TRACKING_PASSWORD"] = f"AS_IN_{service.mlflow_credentials.name}"
     _say("another machine connects with:")
     for name, value in needed.items():
-        _say(f"  export {name}={value}")
+        _say(f"  export {name}={shlex.quote(value)}")
     if not secrets:
         _say(f"  (the files lie in {service.storage}/.service; --show-secrets prints what is in them)")
     if outside:

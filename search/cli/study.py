@@ -167,4 +167,4 @@ def _register(args: argparse.Namespace) -> None:
     registered = register(
         lookup.study_folder(args.study, args.storage), args.trial, args.name, allow_code=args.allow_code
     )
-    print(f"{registered}\n\n{registered.snippet}")
+    print(f"{registered}; this loads it, in any folder:\n\n{registered.snippet}")

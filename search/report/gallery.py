@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from data.paths import quoted
 from search.report import curves
 from search.study.folder import trial_folder
 from search.study.scores import best
@@ -69,7 +70,7 @@ def attempt(folder: Path) -> None:
         of_study(read_study(folder), folder / FOLDER)
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
-        print(f"note: no figures ({why}); nanosweep figures {folder} tries again", file=sys.stderr)
+        print(f"note: no figures ({why}); nanosweep figures {quoted(folder)} tries again", file=sys.stderr)
 
 
 def _of_study(study: Study, by: str | None) -> Iterator[tuple[str, Draw | str]]:

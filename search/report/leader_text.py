@@ -10,6 +10,7 @@ from typing import Any
 
 from data.corpora import kind_of
 from data.errors import UserError
+from data.paths import quoted
 from search.study.folder import trial_folder
 from search.study.scores import best
 from search.study.study import Study
@@ -58,7 +59,7 @@ def samples_of(study: Study, allow_slow: bool = True, allow_code: bool = False) 
     if work > MOST and not allow_slow:
         size = units.count(run.n_parameters or 0)
         return Samples(
-            reason=f"a model of {size} parameters takes a while: nanosweep report {study.folder} writes them"
+            reason=f"a model of {size} parameters takes a while: nanosweep report {quoted(study.folder)} writes them"
         )
     try:
         samples = _write(file, run.number, leader.number, allow_code)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from data.errors import UserError
 from search.service.background import HOST, answers
-from search.tracking.mlflow_store import ARTIFACTS, QUIET
+from search.tracking.mlflow_place import ARTIFACTS
+from search.tracking.mlflow_store import QUIET, sqlite_uri
 from trainer.files import check_private, write_private
 
 CREDENTIALS, ACCOUNTS = "mlflow.ini", "mlflow-accounts.db"
@@ -27,16 +28,14 @@ def command(storage: Path, port: int, host: str = HOST, password: bool = False) 
     """The server over a storage's artifacts; what it serves is in the environment."""
     words = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     words += ["--uvicorn-opts", "--no-access-log"]  # else a line per request, for weeks
-    words += ["--artifacts-destination", str((storage / ARTIFACTS).resolve())]
+    words += ["--artifacts-destination", (storage.resolve() / ARTIFACTS).as_uri()]
     return words + (["--app-name", "basic-auth"] if password else [])
 
 
 def environment(uri: str) -> dict[str, str]:
-    """The server's environment over a store."""
+    """The server's environment over a store. uri: as of choose_uri, since the server works in another folder."""
     # its background jobs serve language-model evaluation, and cost a second process of 200 MB
     variables = {**os.environ, **QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    if uri.startswith("sqlite:///"):
-        uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).resolve()}"  # the server works in another folder
     variables["MLFLOW_BACKEND_STORE_URI"] = uri  # not an argument: it may hold a password, and `ps` shows those
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         variables.pop(name, None)
@@ -72,8 +71,13 @@ def protect(folder: Path) -> Path:
     if importlib.util.find_spec("flask_wtf") is None:
         raise UserError("MLflow asks for passwords only with its extra `auth`; pip install 'mlflow[auth]'")
     path, accounts = folder / CREDENTIALS, folder / ACCOUNTS
+    database = f"database_uri = {sqlite_uri(accounts).replace('%', '%%')}"  # MLflow's reader halves the signs again
     if path.exists():
         check_private(path)
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if database not in lines:  # the storage has moved
+            kept = [line for line in lines if not line.startswith("database_uri")]
+            write_private(path, "\n".join([*kept, database]) + "\n")
         return path
     accounts.unlink(missing_ok=True)  # it knows another password, which nobody has any more
     password = secrets.token_urlsafe(24)
@@ -84,7 +88,7 @@ def protect(folder: Path) -> Path:
         f"admin_password = {password}",
         f"mlflow_tracking_username = {USER}",
         f"mlflow_tracking_password = {password}",
-        f"database_uri = sqlite:///{accounts}",
+        database,
         "default_permission = READ",
         "auth_cache_ttl_seconds = 60",  # a password is hashed once a minute, not for every request
     ]

@@ -12,6 +12,7 @@ import configparser
 import json
 import shlex
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from data.errors import UserError
+from data.paths import absolute
 from search.service.background import MARK, breathes, environ, group
 from trainer.files import write_private
 
@@ -70,7 +72,9 @@ def running(storage: Path | None = None) -> Service | None:
     Raises UserError when the state cannot be read.
     """
     service = recorded(storage)
-    return service if service is not None and not elsewhere(service) and not missing(service) else None
+    if service is None or elsewhere(service) or missing(service) or former_place(storage) is not None:
+        return None
+    return service
 
 
 def environment(service: Service) -> dict[str, str]:
@@ -94,7 +98,8 @@ def environment(service: Service) -> dict[str, str]:
 
 def write_client(service: Service) -> Path:
     """A file for a shell to read (`. runs/.service/client.sh`), so that `ray job submit`, a notebook or a script of
-    this machine reaches the service. It holds no secret: the shell takes MLflow's password from its own file.
+    this machine reaches the service, with `ray` and `python` of the environment that started it. It holds no secret:
+    the shell takes MLflow's password from its own file.
 
     Raises UserError when the password's file is gone, or where the file system keeps no modes.
     """
@@ -102,6 +107,7 @@ def write_client(service: Service) -> Path:
     if service.mlflow_credentials is not None:
         file = shlex.quote(str(service.mlflow_credentials))
         values["MLFLOW_TRACKING_PASSWORD"] = f'"$(sed -n "s/^mlflow_tracking_password *= *//p" {file})"'
+    values["PATH"] = f'{shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
     host = urlsplit(service.dashboard).hostname
     values["no_proxy"] = f'"{host},${{no_proxy:-${{NO_PROXY:-}}}}"'
     lines = [f"export {name}={value}" for name, value in values.items()]
@@ -126,12 +132,35 @@ def credentials(path: Path) -> tuple[str, str]:
 
 
 def folder(storage: Path | None = None) -> Path:
-    return (storage or STORAGE).expanduser().resolve() / FOLDER
+    return absolute(storage or STORAGE) / FOLDER
 
 
 def recorded(storage: Path | None = None) -> Service | None:
-    """What the state file says, alive or not. Raises UserError when it is damaged."""
-    path = folder(storage) / STATE
+    """What the state file says, alive or not; of a storage that has moved, with where its files are now.
+
+    None where there is none, or only the copy of another storage's. Raises UserError when it is damaged.
+    """
+    service = _read(folder(storage) / STATE)
+    if service is None or (former := former_place(storage)) is None:
+        return service
+    if _read(former / FOLDER / STATE) == service:
+        return None
+    here = folder(storage)
+    files = {"token_file": service.token_file, "mlflow_credentials": service.mlflow_credentials}
+    moved: dict[str, Any] = {name: here / file.name for name, file in files.items() if file is not None}
+    return replace(service, storage=here.parent, **moved)
+
+
+def former_place(storage: Path | None = None) -> Path | None:
+    """Where the storage lay when its service was started; None where it lies there still, or has no service.
+
+    What runs of such a service looks for its files there. Raises UserError.
+    """
+    service = _read(folder(storage) / STATE)
+    return None if service is None or service.storage.resolve() == folder(storage).parent else service.storage
+
+
+def _read(path: Path) -> Service | None:
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for name in ("storage", "scratch", "token_file", "mlflow_credentials"):

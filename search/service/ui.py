@@ -13,7 +13,7 @@ from data.errors import UserError
 from search.service import links, mlflow_server
 from search.service.background import HOST, begin, check_port, end, group, last_line, wait
 from search.service.state import running
-from search.tracking.mlflow_store import choose_uri, served, shown
+from search.tracking.mlflow_store import choose_uri, database_file, served, shown
 
 
 def serve(storage: Path, port: int, study: str | None = None) -> None:
@@ -26,7 +26,7 @@ def serve(storage: Path, port: int, study: str | None = None) -> None:
         print(f"MLFLOW_TRACKING_URI names a server already: {shown(uri)}")
         print("\n".join(links.lines(uri, uri, study)))
         return
-    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if (file := database_file(uri)) is not None and not file.exists():
         raise UserError(f"{shown(uri)}: no such store; nanosweep run makes it (or give its --storage)")
     if (service := running(storage)) is not None:
         print(f"nanosweep up serves it already: {shown(service.mlflow)}")

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from data.paths import quoted
 from search.service import background, links, mlflow_server, ray_head, state
 from search.service.state import Process, Service
 from search.service.upkeep import alone, cleaned, end_part, remove_scratch, settle
+from search.spec.load import ROOT
 from search.study.machine import cpus
-from search.tracking.mlflow_store import DATABASE, choose_uri, connect, served
+from search.tracking.mlflow_store import choose_uri, connect, own_uri, served
 
 _ATTEMPTS = 3
 
@@ -65,6 +67,12 @@ def up(storage: Path, changes: dict[str, Any], say: Callable[[str], None]) -> tu
             )
         if service is not None:
             service = cleaned(service)
+        if service is not None and service.parts and (former := state.former_place(storage)) is not None:
+            raise UserError(
+                f"the service of {service.storage} was started when that was {former}, and still works there: "
+                f"nanosweep down --storage {quoted(service.storage)} first",
+                kind="moved",
+            )
         if service is not None and service.parts:
             wanted = _same(service, changes)
         else:
@@ -199,6 +207,18 @@ def study_links(service: Service) -> list[str]:
     return links.lines(service.mlflow, uri)
 
 
+def client_lines(service: Service) -> list[str]:
+    """A line that lets a shell reach the service by plain Ray and MLflow, and one that submits a job there.
+
+    Raises UserError.
+    """
+    job = f"python -m search run SPEC --storage {quoted(service.storage)}"
+    return [
+        f". {quoted(state.write_client(service))}",
+        f"ray job submit --working-dir {quoted(ROOT)} -- {job}",
+    ]
+
+
 def _store(storage: Path, ours: str) -> str:
     """What our server is to serve, or somebody else's server. ours: where ours is, which MLFLOW_TRACKING_URI may name,
     as we told people to set it."""
@@ -208,7 +228,7 @@ def _store(storage: Path, ours: str) -> str:
         f"http://localhost:{port}",
         f"http://{background.HOST}:{port}",
     }:
-        return f"sqlite:///{storage.expanduser().resolve() / DATABASE}"
+        return own_uri(storage)
     return choose_uri(storage)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from data.errors import UserError, nearest
-from data.paths import at_home
+from data.paths import absolute
 from search.spec.objective import DEFAULT, ObjectiveName
 from search.spec.parameter import Parameter, Strict
 from search.spec.trackers import DEFAULT as DEFAULT_TRACKER
@@ -117,7 +117,7 @@ def _storage(value: str) -> str:
     if not value.strip():
         raise RuleError("storage", "an empty path; give a folder, like ./runs", "empty")
     try:
-        at_home(value)
+        absolute(value)
     except UserError as error:
         raise RuleError("storage", str(error), error.kind) from None
     return value
@@ -222,7 +222,7 @@ class StudySpec(Strict):
 
     @property
     def folder(self) -> Path:
-        return at_home(self.storage).resolve() / self.study
+        return absolute(self.storage) / self.study
 
     @property
     def stopping(self) -> Settings | None:

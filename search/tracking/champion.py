@@ -1,5 +1,6 @@
 """A trained run as an MLflow model: MLflow runs this file to load it, so that no pickle is needed.
 
+    mlflow.set_tracking_uri("sqlite:///runs/mlflow.db")     # or a server's; `nanosweep register` prints both lines
     model = mlflow.pyfunc.load_model("models:/quickstart@champion")
     model.predict(pandas.DataFrame({"prompt": ["Once upon a time"]}), params={"temperature": 0.5, "seed": 1})
     model.predict(pandas.DataFrame({"prompt": texts}), params={"mode": "score"})    # columns nats, tokens

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from data.errors import UserError
-from search.tracking.mlflow_store import choose_uri, shown
+from search.tracking.mlflow_store import choose_uri, database_file, shown
 from trainer.files import write_private
 
 VARIABLE = "NANOSWEEP_MLFLOW_CREDENTIALS"
@@ -107,12 +107,10 @@ def job_variables(storage: Path, cluster: str, here: bool, password_files: Mappi
     uri = os.environ.get(URI, "").strip()
     variables = {}
     if uri:
-        choose_uri(storage)  # refuses a folder of files
-        if uri.startswith("sqlite:///"):
-            path = uri.removeprefix("sqlite:///")
-            if not here and not Path(path).is_absolute():
-                raise UserError(f"{URI}: {uri} is a file of this machine; give a server that the cluster reaches")
-            uri = f"sqlite:///{Path(path).absolute()}"
+        file, named_here = database_file(uri), uri
+        uri = choose_uri(storage)  # refuses a folder of files
+        if file is not None and not here and not file.is_absolute():
+            raise UserError(f"{URI}: {named_here} is a file of this machine; give a server that the cluster reaches")
         if not has_password(uri):
             variables[URI] = uri
     if named := os.environ.get(VARIABLE):

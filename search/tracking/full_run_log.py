@@ -26,8 +26,9 @@ from search.study.journal import NAME
 from search.study.lookup import STORAGE
 from search.study.study import read_study
 from search.tracking import mlflow_facts as facts
+from search.tracking.mlflow_place import correct
 from search.tracking.mlflow_runs import FULL_RUN, PARENT, STUDY, send
-from search.tracking.mlflow_store import choose_uri, connect, passing, reason, shown
+from search.tracking.mlflow_store import choose_uri, connect, database_file, passing, reason, shown
 from search.tracking.sender import CannotSendError, Sender
 from search.tracking.tracker import to_stderr
 from trainer import files, provenance
@@ -62,7 +63,7 @@ def following(
     folder = None if came_from is None else _folder(came_from, config, storage)
     if came_from is not None and _tracking(folder) == "mlflow":
         uri = choose_uri(STORAGE if folder is None else folder.parent)
-        if folder is None and uri.startswith("sqlite:"):
+        if folder is None and database_file(uri) is not None:
             place = (storage or STORAGE).resolve()
             say(
                 f"not logged to MLflow: study {came_from.study} is not in {place} "
@@ -144,6 +145,8 @@ class FullRunLog:
             if config_time(self.order.out) == self._before:
                 return LOOK  # not begun yet, or refused: nothing to remember
             self._client = self._client or connect(self.uri)
+            if (file := database_file(self.uri)) is not None:
+                correct(self.uri, file.parent, self.came_from.study)
             self._run_id = self._open(self._client)
         assert self._client is not None
         reports = [json.loads(line) for line in report_lines(self.order.out)]

@@ -21,7 +21,8 @@ from search.study.journal import NAME, Record
 from search.study.study import Study, Trial
 from search.tracking import mlflow_facts as facts
 from search.tracking import mlflow_view
-from search.tracking.mlflow_store import ARTIFACTS, passing, reason, served
+from search.tracking.mlflow_place import correct, place_of
+from search.tracking.mlflow_store import passing, reason, served
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,6 +61,8 @@ class Runs:
         `parent_id` is set once all of this has been done; until then, call it again.
         """
         name = self.study.header.name
+        if not served(self.uri):
+            correct(self.uri, self.folder.parent, name)
         self.experiment_id = self._experiment(name).experiment_id
         parent = self._parent(name)
         params = facts.texts(facts.study_params(self.study.header))
@@ -88,7 +91,7 @@ class Runs:
             self.client.restore_experiment(experiment.experiment_id)
         if experiment is None:
             # without a server, MLflow would put artifacts into the working directory
-            place = None if served(self.uri) else str(self.folder.parent / ARTIFACTS / name)
+            place = None if served(self.uri) else place_of(self.folder.parent, name)
             kind = {"mlflow.experimentKind": "custom_model_development"}
             try:
                 experiment_id = self.client.create_experiment(name, artifact_location=place, tags=kind)

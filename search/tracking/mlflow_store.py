@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import sqlite3
 import threading
@@ -14,16 +15,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from data.errors import UserError
-from data.paths import at_home
+from data.paths import absolute
+from search.tracking.mlflow_place import correct
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as Run
 
-DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+DATABASE = "mlflow.db"  # in the storage
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 # answers that another try would not change
 FINAL = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 FINAL |= {"INVALID_STATE", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND"}
@@ -51,16 +54,64 @@ class StoreError(UserError):
 
 
 def choose_uri(storage: Path) -> str:
-    """MLFLOW_TRACKING_URI, or SQLite in the storage. Raises UserError for a file store, which MLflow refuses."""
+    """MLFLOW_TRACKING_URI, or SQLite in the storage; a file by its absolute path.
+
+    Raises UserError for what is no store of today's MLflow.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
-        return f"sqlite:///{at_home(storage).resolve() / DATABASE}"
-    if urlsplit(uri).scheme in ("", "file"):
+        return own_uri(storage)
+    _check(uri)
+    file = database_file(uri)
+    if file is None or file.is_absolute():
+        return uri
+    return sqlite_uri(file.absolute()) + "".join(uri.partition("?")[1:])
+
+
+def own_uri(storage: Path) -> str:
+    """The address of a storage's own database. Raises UserError for a path that can have none."""
+    return sqlite_uri(absolute(storage) / DATABASE)
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of a SQLite file, for MLflow.
+
+    >>> sqlite_uri(Path("/my runs/mlflow.db")), sqlite_uri(Path("/50%?/mlflow.db"))
+    ('sqlite:////my runs/mlflow.db', 'sqlite+pysqlite:////50%25%3F/mlflow.db')
+    """
+    quoted = str(path).replace("%", "%25").replace("?", "%3F")  # what SQLAlchemy does not take literally
+    # at `sqlite:///` MLflow makes the folder of the quoted name, too
+    return f"sqlite:///{path}" if quoted == str(path) else f"sqlite+pysqlite:///{quoted}"
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a SQLite store, as SQLAlchemy reads its address; None for another store.
+
+    >>> database_file("sqlite:///runs/a%20b.db?timeout=5"), database_file("http://localhost:5000")
+    (PosixPath('runs/a b.db'), None)
+    """
+    scheme, _, path = uri.partition(":///")
+    return Path(unquote(path.partition("?")[0])) if scheme.partition("+")[0] == "sqlite" else None
+
+
+def _check(uri: str) -> None:
+    scheme = urlsplit(uri).scheme
+    if re.fullmatch(r"[\w.-]+(:\d+)?(/.*)?", uri) and (":" in uri or uri.startswith("localhost")):
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: {uri} has no scheme; a server's address is http://{uri}", kind="no_scheme"
+        )
+    if scheme in ("", "file"):
         raise UserError(
             f"MLFLOW_TRACKING_URI: {uri} is a folder of files, which MLflow no longer writes; "
-            "give a server (http://HOST:5000) or sqlite:///PATH/mlflow.db, or unset it"
+            "give a server (http://HOST:5000) or sqlite:///PATH/mlflow.db, or unset it",
+            kind="file_store",
         )
-    return uri
+    if scheme.partition("+")[0] == "sqlite" and not re.match(r"sqlite(\+\w+)?:///[^?]", uri):
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: {uri} names no file; write sqlite:///PATH/mlflow.db, with four slashes for an "
+            "absolute path",
+            kind="no_file",
+        )
 
 
 def shown(uri: str) -> str:
@@ -75,14 +126,16 @@ def shown(uri: str) -> str:
 
 def served(uri: str) -> bool:
     """Whether a server answers for the store, so that artifacts go through it."""
-    return not uri.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
+    return urlsplit(uri).scheme.partition("+")[0] not in _DATABASES
 
 
 def connect(uri: str, seconds: float | None = None) -> MlflowClient:
     """A client of a store that has answered. seconds: patience; default 10 for a server, 60 for a database.
 
-    A fresh SQLite file gets MLflow's tables first (a few seconds). Raises StoreError when the store is away.
+    A fresh SQLite file gets MLflow's tables first (a few seconds). Raises StoreError when the store is
+    away, UserError for an address of none.
     """
+    _check(uri)
     patience = seconds or (10 if served(uri) else 60)
     answer: list[MlflowClient | Exception] = []
 
@@ -110,30 +163,32 @@ def _connect(uri: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with _prepared_file(uri) if uri.startswith("sqlite:") else nullcontext() as path:
+    file = database_file(uri)
+    with nullcontext() if file is None else _prepared(file) as path:
         if path is not None and not path.stat().st_size:
             # MLflow refuses for good a file whose tables it was killed over: they appear at once and whole
             fresh = path.with_name(f".{path.name}.new")
             fresh.unlink(missing_ok=True)
-            MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
+            MlflowClient(sqlite_uri(fresh)).search_experiments(max_results=1)
             fresh.replace(path)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
+        if path is not None and path.name == DATABASE:
+            correct(uri, path.resolve().parent)
     return client
 
 
-def check_file(uri: str) -> None:
+def check_file(path: Path) -> None:
     """Whether a SQLite store can be written, without MLflow. Raises UserError."""
-    with _prepared_file(uri):
+    with _prepared(path):
         pass
 
 
 @contextmanager
-def _prepared_file(uri: str) -> Iterator[Path]:
+def _prepared(path: Path) -> Iterator[Path]:
     """Its folder made, the file writable; held, as two processes that make the tables at once break each other."""
     from filelock import FileLock
 
-    path = Path(uri.removeprefix("sqlite:///"))
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from search.study.study import Study, read_study
 from search.tracking import credentials
 from search.tracking.mlflow_files import send_files
 from search.tracking.mlflow_runs import Runs
-from search.tracking.mlflow_store import check_file, choose_uri, connect, passing, reason, served, shown
+from search.tracking.mlflow_store import check_file, choose_uri, connect, database_file, passing, reason, served, shown
 from search.tracking.mlflow_view import link
 from search.tracking.sender import Sender
 from search.tracking.tracker import FLUSH, Tracker, to_stderr
@@ -66,8 +66,8 @@ class MlflowTracker(Tracker):
         Of SQLite only that the file can be written: MLflow's import and its tables take 5 to 10 s, which the
         thread spends while the search begins.
         """
-        if self.uri.startswith("sqlite:"):
-            check_file(self.uri)
+        if (file := database_file(self.uri)) is not None:
+            check_file(file)
         else:
             self._client = connect(self.uri)
 

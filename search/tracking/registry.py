@@ -9,18 +9,22 @@ are used: its fluent API keeps its state in globals.
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import url2pathname
 
 from data import tokenizers
 from data.errors import UserError
 from data.own_code import is_reference, sources_of
+from data.paths import quoted
 from search.results import export
 from search.spec.objective import Objective
 from search.study.folder import trial_folder
@@ -28,8 +32,9 @@ from search.study.journal import NAME
 from search.study.scores import best, objective, objective_of, score
 from search.study.study import Study, Trial, read_study
 from search.tracking.mlflow_facts import texts
+from search.tracking.mlflow_place import correct
 from search.tracking.mlflow_runs import ID, PARENT, TRIAL, identity_of
-from search.tracking.mlflow_store import choose_uri, connect, passing, reason, shown
+from search.tracking.mlflow_store import choose_uri, connect, passing, reason, served, shown
 from search.tracking.tracker import to_stderr
 from trainer.checkpoint import CHECKPOINT
 from trainer.config import TrainConfig
@@ -47,7 +52,8 @@ SAME = ("study", ID, "trial", "run", "objective", "data")  # tags by which a ver
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a registered model. made: only now; leads: it has the alias `champion`; uri: of its store."""
+    """A version of a registered model. created: only now; leads: it has the alias `champion`; uri: of its store;
+    source: the address of its files."""
 
     name: str
     version: str
@@ -55,17 +61,26 @@ class Registered:
     created: bool
     leads: bool
     uri: str
+    source: str
 
     @property
     def snippet(self) -> str:
         """Python that loads it, to be pasted: without the store's URI MLflow would look elsewhere."""
         address = f"models:/{self.name}@{ALIAS}" if self.leads else f"models:/{self.name}/{self.version}"
-        lines = ["import mlflow", f'mlflow.set_tracking_uri("{shown(self.uri)}")']
-        return "\n".join([*lines, f'model = mlflow.pyfunc.load_model("{address}")'])
+        # MLflow reads a folder's path as a quoted address: a copy is loaded where the two differ
+        copied = set("#%?") & set(url2pathname(self.source))
+        modules, where = ("mlflow, tempfile", ", dst_path=tempfile.mkdtemp()") if copied else ("mlflow", "")
+        return "\n".join(
+            [
+                f"import {modules}",
+                f"mlflow.set_tracking_uri({json.dumps(shown(self.uri), ensure_ascii=False)})",
+                f"model = mlflow.pyfunc.load_model({json.dumps(address, ensure_ascii=False)}{where})",
+            ]
+        )
 
     def __str__(self) -> str:
         what = f"trial {self.trial} is version {self.version} of {self.name}{'' if self.created else ' already'}"
-        return f"{what}; load it as models:/{self.name}@{ALIAS}" if self.leads else f"{what}; it is not the {ALIAS}"
+        return f"{what}, {'its' if self.leads else 'not its'} {ALIAS}"
 
 
 def register(
@@ -81,8 +96,8 @@ def register(
     number: another trial, which is registered and takes no alias unless it leads. name: of the registered model;
     default the study's. allow_code: an own corpus that is not cached may run, for its tokenizer; no other
     own code is imported: the source of a loss or model travels with the version. A version that
-    exists already is not made again. Raises UserError where there is no leader,
-    where a trial has no weights any more, and where MLflow is away or does not know the study.
+    exists already is not made again, but gets its files again where they are gone. Raises UserError where there is no
+    leader, where a trial has no weights any more, and where MLflow is away, refuses or does not know the study.
     """
     study = read_study(folder)
     if (tracking := study.header.spec.tracking) != "mlflow":
@@ -98,10 +113,26 @@ def register(
     uri = uri or choose_uri(folder.parent)
     client = connect(uri)
     tags = _tags(study, folder, trial, run)
-    earlier = _find_version(client, name, tags)
-    model = earlier or _make(client, name, tags, folder, trial, run, allow_code)
-    leads = best(study) is trial and _take_lead(client, name, model, tags, objective_of(study))
-    return Registered(name, str(model.version), trial.number, earlier is None, leads, uri)
+    with _refusals(uri):
+        if not served(uri):
+            correct(uri, folder.parent, study.header.name)
+        earlier = _find_version(client, name, tags)
+        model = _whole_model(client, tags, folder, trial, run, allow_code)
+        made = earlier or _make_version(client, name, tags, trial, model)
+        leads = best(study) is trial and _take_lead(client, name, made, tags, objective_of(study))
+    return Registered(name, str(made.version), trial.number, earlier is None, leads, uri, made.source)
+
+
+@contextmanager
+def _refusals(uri: str) -> Iterator[None]:
+    """What MLflow refuses, and a line that breaks, as a UserError."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    try:
+        yield
+    except (MlflowException, RequestException, OSError) as error:
+        raise UserError(f"MLflow at {shown(uri)} does not take the model: {reason(error)}", kind="refused") from None
 
 
 def keep_up(folder: Path, say: Callable[[str], None] = to_stderr, uri: str | None = None) -> None:
@@ -116,7 +147,7 @@ def keep_up(folder: Path, say: Callable[[str], None] = to_stderr, uri: str | Non
         register(folder, uri=uri)
     except Exception as error:
         why = str(error) if isinstance(error, UserError) else reason(error)
-        say(f"the leader is not in MLflow's model registry ({why}); later: nanosweep register {folder}")
+        say(f"the leader is not in MLflow's model registry ({why}); later: nanosweep register {quoted(folder)}")
 
 
 def with_weights(study: Study, folder: Path, trial: Trial) -> Trial:
@@ -156,32 +187,42 @@ def _find_version(client: MlflowClient, name: str, tags: dict[str, str]) -> Mode
     return next((one for one in versions if all(one.tags.get(key) == tags.get(key) for key in SAME)), None)
 
 
-def _make(
-    client: MlflowClient, name: str, tags: dict[str, str], folder: Path, trial: Trial, run: Trial, allow_code: bool
-) -> ModelVersion:
-    """Log the model to the trial's MLflow run, and make it a version. What an earlier try has left is used."""
+def _whole_model(
+    client: MlflowClient, tags: dict[str, str], folder: Path, trial: Trial, run: Trial, allow_code: bool
+) -> LoggedModel:
+    """The model logged to the trial's MLflow run, with its files. What an earlier try has left is used."""
     from mlflow.entities import LoggedModelStatus
 
     logged_by = _mlflow_run(client, folder, run.number)
     experiment, run_id = logged_by.info.experiment_id, logged_by.info.run_id
+    model = _logged_model(client, experiment, run_id, tags)
+    if model is None:
+        model = client.create_logged_model(experiment, f"trial-{trial.number}", source_run_id=run_id, tags=tags)
+    files = [file.path for file in client.list_logged_model_artifacts(model.model_id)]
+    if model.status != LoggedModelStatus.READY or "MLmodel" not in files:
+        with tempfile.TemporaryDirectory(prefix="nanosweep-champion-") as place:
+            saved = Path(place) / "model"
+            _save(folder, run, saved, model.model_id, run_id, allow_code)
+            client.log_model_artifacts(model.model_id, str(saved))
+    if model.status != LoggedModelStatus.READY:
+        client.finalize_logged_model(model.model_id, "READY")
+    return model
+
+
+def _make_version(
+    client: MlflowClient, name: str, tags: dict[str, str], trial: Trial, model: LoggedModel
+) -> ModelVersion:
     try:
         client.get_registered_model(name)
     except Exception as error:
         if passing(error):
             raise
         client.create_registered_model(name, description="made by nanosweep; a version per leader of the study")
-    model = _logged_model(client, experiment, run_id, tags)
-    if model is None:
-        model = client.create_logged_model(experiment, f"trial-{trial.number}", source_run_id=run_id, tags=tags)
-    if model.status != LoggedModelStatus.READY:
-        with tempfile.TemporaryDirectory(prefix="nanosweep-champion-") as place:
-            saved = Path(place) / "model"
-            _save(folder, run, saved, model.model_id, run_id, allow_code)
-            client.log_model_artifacts(model.model_id, str(saved))
-        client.finalize_logged_model(model.model_id, "READY")
     text = f"study {tags['study']}, trial {trial.number} ({trial.name})"
     source = model.artifact_location  # `models:/ID` would be looked up in the store of the fluent API
-    return client.create_model_version(name, source, run_id, tags, description=text, model_id=model.model_id)
+    return client.create_model_version(
+        name, source, model.source_run_id, tags, description=text, model_id=model.model_id
+    )
 
 
 def _logged_model(client: MlflowClient, experiment: str, run_id: str, tags: dict[str, str]) -> LoggedModel | None:
