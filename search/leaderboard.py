@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def frame(study: Study | Path | str, storage: Path | None = None) -> pd.DataFrame:
-    """One row per trial, best first. Columns: those of `search.results.leaderboard.rows`, then the searched parameters.
+    """One row per trial, best first. Columns: those of `search.results.leaderboard.rows`, then the searched parameters,
+    as `params_learning_rate`.
 
     study: a Study, its folder, its name in the storage (default ./runs), or its name on the tracking server.
     Raises UserError where there is no such study.

@@ -18,6 +18,7 @@ from trainer.config import load
 
 RELEASE = Path(__file__).with_name("release")
 RENAMED = {"best_on_the_way": "best_report"}
+RENAMED |= {name: f"params_{name}" for name in ("learning_rate", "n_layer", "loss", "squentropy_lambda")}
 # of the documents' scores, which lie in the trials' folders and are not kept here
 OF_SCORES = ("text_low", "text_high", "difference_low", "difference_high")
 

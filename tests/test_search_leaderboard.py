@@ -85,20 +85,16 @@ def test_frames_have_a_row_per_trial_and_a_row_per_report(study) -> None:
     trials = frame(study)
     assert len(trials) == 7
     assert trials.trial.tolist() == [1, 0, 5, 2, 6, 3, 4]
-    assert {"learning_rate", "loss", "squentropy_lambda", "peak_memory_mb", "val_bits_per_byte"} <= {*trials.columns}
+    searched = {f"params_{name}" for name in ("learning_rate", "loss", "squentropy_lambda")}
+    assert {*searched, "peak_memory_mb", "val_bits_per_byte"} <= {*trials.columns}
     measured = reports(study)
     assert len(measured) == 10
     assert measured[measured.trial == 1].val_perplexity.tolist() == pytest.approx([7.0, 3.5, 4.0])
 
 
-def test_linked_parameters_have_a_column_each() -> None:
-    point = {"width": {"n_embd": 384, "n_head": 6}, "n_layer": 8}
-    assert leaderboard.parameters(point) == {"n_embd": 384, "n_head": 6, "n_layer": 8}
-
-
 def test_by_loss_shows_the_best_of_each_loss(study) -> None:
     rows = by_value.rows(study, "loss", standings(study))
-    assert [(row["loss"], row["objective"], row["best_trial"], row["trials"]) for row in rows] == [
+    assert [(row["params_loss"], row["objective"], row["best_trial"], row["trials"]) for row in rows] == [
         ("squentropy", 4.0, 1, 1),
         ("cross_entropy", 5.0, 0, 6),
     ]
@@ -178,8 +174,8 @@ def test_json_and_csv_hold_every_trial_and_only_finite_numbers(study) -> None:
     assert rows[5]["cause"] == "the loss is nan at step 10"
     lines = list(csv.DictReader(io.StringIO(table.as_csv(study))))
     assert lines[0]["objective"] == "4.0"
-    assert lines[0]["squentropy_lambda"] == "0.1"
-    assert lines[1]["squentropy_lambda"] == ""
+    assert lines[0]["params_squentropy_lambda"] == "0.1"
+    assert lines[1]["params_squentropy_lambda"] == ""
 
 
 def test_markdown_cells_keep_their_columns(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_as_a_page_every_text_stands_as_it_is(folder: Path, capsys: pytest.Captu
 
 def test_the_table_by_loss_has_the_losses_own_numbers_and_the_test_split_with_intervals(folder: Path) -> None:
     study = read_study(folder)
-    rows = {row["loss"]: row for row in json.loads(table.as_json(study, by="loss"))["groups"]}
+    rows = {row["params_loss"]: row for row in json.loads(table.as_json(study, by="loss"))["groups"]}
     assert list(rows) == ["cross_entropy", "mse", "brier"]
     runs = [study.trials[number] for number in (5, 7)]
     for key in ("train_loss", "train_objective_loss", "val_objective_loss"):

@@ -119,5 +119,5 @@ def test_by_a_parameter_the_best_of_each_value_compare_in_the_same_way(tmp_path:
             again(ledger, of, round_, value)
     ledger.close()
     groups = json.loads(table.as_json(read_study(tmp_path), by="loss"))["groups"]
-    assert [(row["loss"], row["group"]) for row in groups] == [("cross_entropy", 1), ("squentropy", 2)]
+    assert [(row["params_loss"], row["group"]) for row in groups] == [("cross_entropy", 1), ("squentropy", 2)]
     assert groups[1]["difference_low"] > 0

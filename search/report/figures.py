@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,7 +138,9 @@ def save(figure: Figure, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
-    files.write(path, lambda file: figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None}))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a sign that the font lacks is drawn as a box
+        files.write(path, lambda file: figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None}))
 
 
 def _figure(height: float) -> Figure:

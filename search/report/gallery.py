@@ -11,6 +11,7 @@ A run folder gives loss.png, documents.png, reliability.png. matplotlib is impor
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def _of_study(study: Study, by: str | None) -> Iterator[tuple[str, Draw | str]]:
     key = by or "loss"
     compared = curves.by(study, key) if chart and (by or len(curves.values_of(study, key)) > 1) else None
     alike = f"all trials have the same {key} (--by KEY compares another)" if chart else "no trial has reported yet"
-    yield f"by-{key}.png", partial(figures.losses, compared) if compared else alike
+    yield f"by-{_file_name(key)}.png", partial(figures.losses, compared) if compared else alike
     leader, first = best(study), curves.of_leader(study)
     if leader is None or first is None:
         for name in ("leader.png", "documents.png", "reliability.png"):
@@ -90,6 +91,11 @@ def _of_study(study: Study, by: str | None) -> Iterator[tuple[str, Draw | str]]:
     place = trial_folder(study.folder, leader.number) if study.folder is not None else Path()
     title = f"{study.header.name}, trial {leader.number}"
     yield from _of_scores(title, place, leader.final["metrics"] if leader.final is not None else {})
+
+
+def _file_name(key: str) -> str:
+    """A key as part of a file name: parameters have any names."""
+    return re.sub(r"[^\w.\-]+", "_", key)[:60]
 
 
 def _of_run(folder: Path) -> Iterator[tuple[str, Draw | str]]:

@@ -20,6 +20,7 @@ from search.study.study import Study
 from trainer import units
 
 SMALL = 340  # px, the width of a small chart
+_TITLE = 40  # letters of an axis's title; the whole name is in the chart's
 _PAIRS = 4  # parameters whose pairs are drawn: six charts
 
 
@@ -114,7 +115,7 @@ def slices(study: Study) -> list[Markup]:
     charts = []
     for name, parameter in space.items():
         x = axis_of(name, parameter, 52, SMALL - 14)
-        parts = [frame(x, y, name, objective_of(study).unit, 5)]
+        parts = [frame(x, y, shorten(name, _TITLE), objective_of(study).unit, 5)]
         for trial in trials:
             if name not in trial.trial.point:
                 continue
@@ -143,7 +144,7 @@ def pairs(study: Study, importance: Importance) -> list[Markup]:
             continue  # no trial has both, or both are constant where it has
         y = axis_of(second, space[second], height - 54, 24)
         x = axis_of(first, space[first], 96 if isinstance(y, Choices) else 52, SMALL - 14)
-        parts = [frame(x, y, first, second, 5)]
+        parts = [frame(x, y, shorten(first, _TITLE), shorten(second, _TITLE), 5)]
         for trial in both:
             across = place(x, trial.trial.point[first]) + jitter(x, trial.number)
             up = place(y, trial.trial.point[second])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from data.errors import UserError, nearest
 from search.results import finalize
-from search.results.leaderboard import Row, parameters
+from search.results.leaderboard import Row, parameter_column
 from search.results.standing import rows as standing_rows
 from search.spec.objective import Objective
 from search.stats.statistics import Standing
@@ -37,10 +38,17 @@ def grouped(study: Study, by: str) -> dict[str, list[Trial]]:
         elif by in trial.point:
             value = trial.point[by]
         else:
-            searched = sorted({key for other in study.searched for key in (*other.point, *parameters(other.point))})
+            searched = sorted({key for other in study.searched for key in _keys(other.point)})
             raise UserError(f"--by {by}: not a key of the config; {nearest(by, searched or trial.config)}")
         groups.setdefault(label(value), []).append(trial)
     return groups
+
+
+def _keys(point: dict[str, Any]) -> Iterator[str]:
+    """The names of a point's parameters and the config keys of the linked ones."""
+    for name, value in point.items():
+        yield name
+        yield from value if isinstance(value, dict) else ()
 
 
 def leaders(study: Study, by: str) -> dict[str, Trial]:
@@ -52,6 +60,7 @@ def leaders(study: Study, by: str) -> dict[str, Trial]:
 def rows(study: Study, by: str, ranked: list[Standing]) -> list[Row]:
     """One row per value: best first, values without a full-length trial last. ranked: the standings of the leaders.
 
+    The value is in the column `params_KEY`, as in the rows of trials.
     objective, median: over the search's own full-length runs. The columns of `standing.rows` describe the value's
     leader. train_loss and val_loss (nats per token through the read-out), train_objective_loss and
     val_objective_loss (in the loss's own unit): means over the leader's runs with fresh seeds, or its own run where
@@ -65,7 +74,7 @@ def rows(study: Study, by: str, ranked: list[Standing]) -> list[Row]:
     table = []
     for value, trials in grouped(study, by).items():
         chosen = leader(study, trials)
-        row = {by: value, **_counts(study, trials), **_leader(study, chosen, on_test)}
+        row = {parameter_column(by): value, **_counts(study, trials), **_leader(study, chosen, on_test)}
         table.append({**row, **{key: by_trial.get(row["best_trial"], {}).get(key) for key in _STANDING}})
     return sorted(table, key=lambda row: order.index(row["best_trial"]) if row["best_trial"] in order else len(order))
 

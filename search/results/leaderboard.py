@@ -15,11 +15,22 @@ MAINRUN = ("val_nats_per_char", "mainrun_nats_per_char", "mainrun_coverage")
 
 
 def parameters(point: dict[str, Any]) -> dict[str, Any]:
-    """A point as flat dict: a linked parameter (`width: {n_embd: 384, n_head: 6}`) becomes an entry per config key."""
-    flat: dict[str, Any] = {}
+    """A point as columns of a row, each `params_NAME`; a linked parameter has one for each of its config keys.
+
+    >>> parameters({"learning_rate": 3e-4, "width": {"n_embd": 384, "n_head": 6}})
+    {'params_learning_rate': 0.0003, 'params_width.n_embd': 384, 'params_width.n_head': 6}
+    """
+    columns: dict[str, Any] = {}
     for name, value in point.items():
-        flat.update(value if isinstance(value, dict) else {name: value})
-    return flat
+        parts = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+        columns |= {parameter_column(part): item for part, item in parts.items()}
+    return columns
+
+
+def parameter_column(name: str) -> str:
+    """The column of a parameter, in a namespace of its own: users may call a parameter `status` or `trial`. The prefix
+    is that of Optuna's `trials_dataframe`."""
+    return f"params_{name}"
 
 
 def rows(study: Study) -> list[Row]:
@@ -28,7 +39,8 @@ def rows(study: Study) -> list[Row]:
     objective, val_loss, val_perplexity, val_bits_per_byte, val_accuracy: on the full validation split at the end
     of a full-length trial, else None, so that sorting a column never mixes budgets. best_report: the best
     objective during training, on the validation subset that reports score. last: the objective at the last report,
-    at whatever length. With `split: mainrun` also the keys MAINRUN (see trainer.mainrun), at the end as well.
+    at whatever length. With `split: mainrun` also the keys MAINRUN (see trainer.mainrun), at the end as well. The
+    searched parameters have the columns of `parameters`.
     """
     return [_row(study, trial) for trial in order(study)]
 

@@ -6,12 +6,13 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from search.results import agreement, by_value
-from search.results.leaderboard import Row
+from search.results.leaderboard import Row, parameter_column
 from search.results.notes import note_lines
 from search.results.standing import rows, standings
 from search.spec.objective import OBJECTIVES, Objective
@@ -20,14 +21,46 @@ from search.study.scores import objective_of
 from search.study.study import Study
 from trainer import units
 
-# columns that a narrow terminal drops, in this order
+Format = Callable[[Any], str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table. key: of the row, shown by `form`; its head may be a user's text and like another one.
+
+    needs: the row's key without any value of which the column is dropped. words: whether it holds text.
+    """
+
+    head: str
+    key: str
+    form: Format
+    needs: str = ""
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The table as text. lines: of cells, a line per row. left_out: the number of rows that are not shown."""
+
+    columns: list[Column]
+    lines: list[list[str]]
+    left_out: int
+    notes: list[str]
+
+    @property
+    def heads(self) -> list[str]:
+        return [column.head for column in self.columns]
+
+
+# keys of the columns that a narrow terminal drops, in this order
 _DROPPED = (
-    *("memory", "params", "best report", "time", "bits/byte", "median", "val loss", "own val", "text", "seeds"),
-    *("own train", "own test", "train loss", "coverage", "evaluate()"),
+    *("peak_memory_mb", "n_parameters", "best_report", "seconds", "val_bits_per_byte", "median", "val_loss"),
+    *("val_objective_loss", "text_text", "seed_text", "train_objective_loss", "test_objective_loss", "train_loss"),
+    *("mainrun_coverage", "mainrun_nats_per_char"),
 )
 _CONFIG = 60  # characters of the config column that are kept in preference to a column of _DROPPED
 _LEAST_CONFIG = 8  # and those that are kept in preference to one of these, in this order
-_DROPPED_LAST = ("config", "tokens", "trials", "full length", "from leader", "status")
+_DROPPED_LAST = ("name", "tokens", "trials", "full_length", "difference_text", "state")
 
 
 def render(
@@ -43,19 +76,19 @@ def render(
     from rich.text import Text
 
     ranked = standings(study, _leaders(study, by))
-    heads, lines, left_out, column_notes = _cells(study, by, limit, ranked)
+    cells = _cells(study, by, limit, ranked)
     width = width or (300 if by else 200)  # for a pipe
-    heads, lines = _fit(heads, lines, width)
+    columns, lines = _fit(cells.columns, cells.lines, width)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("status", "config", by) else "right", no_wrap=True)
+    for column in columns:
+        table.add_column(Text(column.head), justify="left" if column.words else "right", no_wrap=True)
     for line in lines:
-        table.add_row(*(Text(cell) for cell in line), style="green" if heads[0] == "#" and line[0] == "1" else None)
+        table.add_row(*(Text(cell) for cell in line), style="green" if line[0] == "1" else None)
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=color, color_system="auto" if color else None)
     console.print(table)
     text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-    return "\n".join([text, "", *column_notes, *note_lines(study, left_out, ranked)]) + "\n"
+    return "\n".join([text, "", *cells.notes]) + "\n"
 
 
 def _leaders(study: Study, by: str | None) -> list[int] | None:
@@ -63,32 +96,28 @@ def _leaders(study: Study, by: str | None) -> list[int] | None:
     return None if by is None else [trial.number for trial in by_value.leaders(study, by).values()]
 
 
-def _fit(heads: list[str], lines: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
+def _fit(columns: list[Column], lines: list[list[str]], width: int) -> tuple[list[Column], list[list[str]]]:
     """The table cut to a width: columns of _DROPPED go first, then the config is shortened, then others go too."""
-    for names, kept in ((_DROPPED, _CONFIG), (_DROPPED_LAST, _LEAST_CONFIG)):
-        for dropped in names:
-            if _least_width(heads, lines, kept) <= width:
+    # each column's width, the gap behind it included
+    texts = zip((column.head for column in columns), *lines, strict=True)
+    widths = [max(map(len, column)) + 2 for column in texts]
+    kept = list(range(len(columns)))
+
+    def needed(config: int) -> int:
+        """The characters that the table needs if so many of its config column are kept."""
+        return sum(min(widths[at], config + 2) if columns[at].key == "name" else widths[at] for at in kept) - 2
+
+    for keys, config in ((_DROPPED, _CONFIG), (_DROPPED_LAST, _LEAST_CONFIG)):
+        for key in keys:
+            if needed(config) <= width:
                 break
-            if dropped in heads[:2] or dropped not in heads:
-                continue
-            at = heads.index(dropped)
-            heads, lines = heads[:at] + heads[at + 1 :], [line[:at] + line[at + 1 :] for line in lines]
-    if "config" in heads:  # shorten a long point rather than the numbers beside it
-        at = heads.index("config")
-        room = width - sum(size for head, size in _widths(heads, lines) if head != "config")
-        lines = [[*line[:at], _cut(line[at], room), *line[at + 1 :]] for line in lines]
-    return heads, lines
-
-
-def _least_width(heads: list[str], lines: list[list[str]], config: int) -> int:
-    """The characters that a table needs if so many of its config column are kept."""
-    return sum(min(size, config + 2) if head == "config" else size for head, size in _widths(heads, lines)) - 2
-
-
-def _widths(heads: list[str], lines: list[list[str]]) -> list[tuple[str, int]]:
-    """Each heading with its column's width, the gap behind it included."""
-    columns = zip(heads, *lines, strict=True)
-    return [(column[0], max(len(cell) for cell in column) + 2) for column in columns]
+            kept = [at for at in kept if columns[at].key != key]
+    room = width - sum(widths[at] for at in kept if columns[at].key != "name")
+    return [columns[at] for at in kept], [
+        # a long point is shortened rather than the numbers beside it
+        [_cut(line[at], room) if columns[at].key == "name" else line[at] for at in kept]
+        for line in lines
+    ]
 
 
 def _cut(text: str, room: int) -> str:
@@ -98,16 +127,17 @@ def _cut(text: str, room: int) -> str:
 def markdown(study: Study, by: str | None = None, limit: int | None = 100, ranked: list[Standing] | None = None) -> str:
     """leaderboard.md: the same table with a heading. ranked: the standings of the trials, computed here if None."""
     ranked = standings(study, _leaders(study, by)) if ranked is None else ranked
-    heads, lines, left_out, column_notes = _cells(study, by, limit, ranked)
-    ruled = [heads, ["---" if head in ("status", "config", by) else "---:" for head in heads], *lines]
-    table = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in ruled]
-    title = f"# {study.header.name}"
-    return (
-        "\n".join(
-            [title, "", *table, "", *(f"{line}  " for line in [*column_notes, *note_lines(study, left_out, ranked)])]
-        )
-        + "\n"
-    )
+    cells = _cells(study, by, limit, ranked)
+    ruler = ["---" if column.words else "---:" for column in cells.columns]
+    table = [[*map(_escape, cells.heads)], ruler, *([*map(_escape, line)] for line in cells.lines)]
+    ruled = ["| " + " | ".join(line) + " |" for line in table]
+    notes = [f"{_escape(note)}  " for note in cells.notes]
+    return "\n".join([f"# {_escape(study.header.name)}", "", *ruled, "", *notes]) + "\n"
+
+
+def _escape(text: str) -> str:
+    """A user's text within a line of Markdown: no cell, tag, code, emphasis or link of its own."""
+    return re.sub(r"[\\|<&`*~]|(?<!\w)_|_(?!\w)|\](?=[(\[])", r"\\\g<0>", " ".join(text.split()))
 
 
 def as_csv(study: Study, by: str | None = None) -> str:
@@ -136,90 +166,87 @@ def as_json(study: Study, by: str | None = None, ranked: list[Standing] | None =
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def cells(study: Study, limit: int | None, ranked: list[Standing]) -> tuple[list[str], list[list[str]], list[str]]:
     """The leaderboard as text cells, for the HTML report: headings, lines, notes."""
-    heads, lines, left_out, column_notes = _cells(study, None, limit, ranked)
-    return heads, lines, [*column_notes, *note_lines(study, left_out, ranked)]
+    table = _cells(study, None, limit, ranked)
+    return table.heads, table.lines, table.notes
 
 
-def _cells(
-    study: Study, by: str | None, limit: int | None, ranked: list[Standing]
-) -> tuple[list[str], list[list[str]], int, list[str]]:
-    """Headings, lines, the number of rows left out, and notes on the columns."""
+def _cells(study: Study, by: str | None, limit: int | None, ranked: list[Standing]) -> Cells:
     table = by_value.rows(study, by, ranked) if by else rows(study, ranked)
     columns = _by_columns(study, by, by_value.has_own_loss(table)) if by else _columns(study)
     shown = table if limit is None else table[:limit]
     displayed = _display_rows(shown, objective_of(study))
-    for head, key in _MAY_BE_EMPTY.items():
-        if not any(row.get(key) for row in displayed):  # drop columns without any value
-            columns.pop(head, None)
-    lines = [[_cell(row, key, form) for key, form in columns.values()] for row in displayed]
-    return list(columns), lines, len(table) - len(shown), by_value.note(study, table) if by else []
+    columns = [column for column in columns if not column.needs or any(row.get(column.needs) for row in displayed)]
+    lines = [[_cell(row, column) for column in columns] for row in displayed]
+    left_out = len(table) - len(shown)
+    column_notes = by_value.note(study, table) if by else []
+    return Cells(columns, lines, left_out, [*column_notes, *note_lines(study, left_out, ranked)])
 
 
-_MAY_BE_EMPTY = {
-    **{"seeds": "seeds", "text": "text_low", "from leader": "difference"},
-    **{"nats/char": "val_nats_per_char", "evaluate()": "mainrun_nats_per_char", "coverage": "mainrun_coverage"},
-    **{"train loss": "train_loss", "val loss": "val_loss"},
-    **{f"test {objective.scale_name}": "test" for objective in OBJECTIVES.values()},
-    **{f"own {split}": f"{split}_objective_loss" for split in ("train", "val", "test")},
-}
-Format = Callable[[Any], str]
-Columns = dict[str, tuple[str, Format]]
+def _standing_columns(target: Objective) -> list[Column]:
+    return [
+        Column(target.unit, "shown", target.show),
+        Column("seeds", "seed_text", str, needs="seeds"),
+        Column("text", "text_text", str, needs="text_low"),
+        Column("from leader", "difference_text", str, needs="difference"),
+    ]
 
 
-def _columns(study: Study) -> Columns:
+def _columns(study: Study) -> list[Column]:
     target = objective_of(study)
     beside = OBJECTIVES[target.beside]
-    return {
-        "#": ("rank", str),
-        "trial": ("trial", str),
-        target.unit: ("shown", target.show),
-        "seeds": ("seed_text", str),
-        "text": ("text_text", str),
-        "from leader": ("difference_text", str),
-        beside.unit: (beside.name, beside.show),
-        "nats/char": ("val_nats_per_char", "{:.4f}".format),  # this and the next two: with `split: mainrun`
-        "evaluate()": ("mainrun_nats_per_char", "{:.4f}".format),
-        "coverage": ("mainrun_coverage", "{:.1%}".format),
-        "best report": ("best_report", target.show),
-        "tokens": ("tokens", units.count),
-        "time": ("seconds", units.duration),
-        "params": ("n_parameters", units.count),
-        "memory": ("peak_memory_mb", units.memory),
-        "status": ("state", str),
-        "config": ("name", str),
-    }
+    return [
+        Column("#", "rank", str),
+        Column("trial", "trial", str),
+        *_standing_columns(target),
+        Column(beside.unit, beside.name, beside.show),
+        # with `split: mainrun`
+        Column("nats/char", "val_nats_per_char", "{:.4f}".format, needs="val_nats_per_char"),
+        Column("evaluate()", "mainrun_nats_per_char", "{:.4f}".format, needs="mainrun_nats_per_char"),
+        Column("coverage", "mainrun_coverage", "{:.1%}".format, needs="mainrun_coverage"),
+        Column("best report", "best_report", target.show),
+        Column("tokens", "tokens", units.count),
+        Column("time", "seconds", units.duration),
+        Column("params", "n_parameters", units.count),
+        Column("memory", "peak_memory_mb", units.memory),
+        Column("status", "state", str, words=True),
+        Column("config", "name", str, words=True),
+    ]
 
 
-def _by_columns(study: Study, by: str, own_loss: bool) -> Columns:
+def _by_columns(study: Study, by: str, own_loss: bool) -> list[Column]:
     target = objective_of(study)
-    losses: Columns = {
-        "train loss": ("train_loss", units.score),
-        "val loss": ("val_loss", units.score),
-        f"test {target.scale_name}": ("test_text", str),
-        "own train": ("train_objective_loss", units.score),
-        "own val": ("val_objective_loss", units.score),
-        "own test": ("test_objective_loss", units.score),
-    }
-    return {
-        "#": ("rank", str),
-        by: (by, str),
-        target.unit: ("shown", target.show),
-        "seeds": ("seed_text", str),
-        "text": ("text_text", str),
-        "from leader": ("difference_text", str),
-        **{head: column for head, column in losses.items() if own_loss or not head.startswith("own")},
-        "median": ("median", target.show),
-        "full length": ("full_length", str),
-        "trials": ("trials", str),
-        "tokens": ("tokens", units.count),
-        "trial": ("best_trial", str),
-        "config": ("name", str),
-    }
+    losses = [
+        Column("train loss", "train_loss", units.score, needs="train_loss"),
+        Column("val loss", "val_loss", units.score, needs="val_loss"),
+        Column(f"test {target.scale_name}", "test_text", str, needs="test"),
+    ]
+    own_losses = [
+        Column(f"own {split}", key, units.score, needs=key)
+        for split in ("train", "val", "test")
+        for key in (f"{split}_objective_loss",)
+    ]
+    return [
+        Column("#", "rank", str),
+        Column(by, parameter_column(by), str, words=True),
+        *_standing_columns(target),
+        *losses,
+        *(own_losses if own_loss else []),
+        Column("median", "median", target.show),
+        Column("full length", "full_length", str),
+        Column("trials", "trials", str),
+        Column("tokens", "tokens", units.count),
+        Column("trial", "best_trial", str),
+        Column("config", "name", str, words=True),
+    ]
 
 
 def _display_rows(table: list[Row], target: Objective) -> list[Row]:
@@ -272,6 +299,6 @@ def _state(row: Row) -> str:
     return status.replace("_", " ")
 
 
-def _cell(row: Row, key: str, form: Format) -> str:
-    value = row.get(key)
-    return "" if value is None else form(value)
+def _cell(row: Row, column: Column) -> str:
+    value = row.get(column.key)
+    return "" if value is None else column.form(value)

@@ -36,6 +36,7 @@ from trainer.yaml_file import Place, RefusedError, YamlFile, kind_of
 
 _MAX_COMBINATIONS = 10_000  # of values, each checked as a whole config before a study starts
 _LARGEST_GRID = 100_000  # points
+_LONGEST_NAME = 200  # characters of a parameter's name
 
 
 def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
@@ -43,6 +44,7 @@ def check(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
 
     file: the spec's, for line numbers. Raises UserError: one line with file, line, key and what to do.
     """
+    _check_names(spec.space, file)
     taken: dict[str, str] = {}
     for place, (name, parameter) in enumerate(spec.space.items()):
         before = list(spec.space)[:place]
@@ -99,6 +101,18 @@ def _check_rungs(spec: StudySpec, lengths: list[int], file: YamlFile) -> None:
 def _refusal(file: YamlFile, place: Place, problem: str, kind: str, *keys: str) -> RefusedError:
     """The error for a place in the space. keys: as of `RefusedError`; default: the parameter."""
     return file.refusal(("space", *place), problem, kind, *(keys or (str(place[0]),)))
+
+
+def _check_names(space: Space, file: YamlFile) -> None:
+    """A parameter may have any name that fits on a line of a table, and no two the same one there."""
+    linked = {f"{name}.{key}": name for name, item in space.items() if item.linked for key in fields(name, item)}
+    for name in space:
+        if not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
+            problem = f"a name has 1 to {_LONGEST_NAME} printable characters, not all of them spaces; rename it"
+            raise _refusal(file, (name,), problem, "name")
+        if name in linked:
+            problem = f"tables call a key of space.{linked[name]} so; rename one of them"
+            raise _refusal(file, (name,), problem, "twice", name, linked[name])
 
 
 def _check_field(name: str, parameter: Parameter, field: str, spec: StudySpec, file: YamlFile) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
+import re
 from typing import Any
 
 from search.results import table
@@ -16,6 +18,7 @@ from search.study.study_record import Header
 Metric = tuple[str, float, int, int]  # key, value, milliseconds since the epoch, step (tokens)
 _BATCH = 900  # metrics in one request: MLflow takes 1,000 entries, a config's params among them
 _TAG = 5000  # its limit on a tag's text is 8,000 or less, depending on the store
+_KEY = 250  # its limit on the length of a key
 RUN_STATUS = {
     "running": "RUNNING",
     **dict.fromkeys(FULL, "FINISHED"),
@@ -70,13 +73,28 @@ def texts(values: dict[str, Any], most: int = _TAG) -> dict[str, str]:
     return {key: text[:most] for key, text in plain.items() if values[key] is not None}
 
 
+def key(prefix: str, name: str) -> str:
+    """The key of a param for a name of the user's: what MLflow refuses in a key is written as `:hex:`.
+
+    Different names have different keys; the end of one over MLflow's length is a digest.
+
+    >>> key("space", "lr_größe"), key("space", "lr (log)?")
+    ('space.lr_größe', 'space.lr :28:log:29::3f:')
+    """
+    whole = f"{prefix}." + re.sub(r"[^\w.\- ]", lambda sign: f":{ord(sign[0]):x}:", name)
+    if len(whole) <= _KEY:
+        return whole
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{whole[: _KEY - len(digest) - 2]}::{digest}"
+
+
 def study_params(header: Header) -> dict[str, Any]:
     """What a study never changes: its spec but for budget and place, and its data."""
     spec, data = header.spec_as_written, header.data
     return {
         **{key: spec.get(key) for key in ("compare", "sampler", "scheduler", "objective", "seed", "base")},
-        **{f"space.{name}": parameter for name, parameter in spec.get("space", {}).items()},
-        **{f"set.{name}": value for name, value in (spec.get("set") or {}).items()},
+        **{key("space", name): parameter for name, parameter in spec.get("space", {}).items()},
+        **{key("set", name): value for name, value in (spec.get("set") or {}).items()},
         "rungs": list(header.rungs),
         **{f"data.{key}": getattr(data, key) or None for key in ("corpus", "tokenizer", "hash")},
     }

@@ -21,7 +21,7 @@ from search.study.journal import NAME, Record
 from search.study.study import Study, Trial
 from search.tracking import mlflow_facts as facts
 from search.tracking import mlflow_view
-from search.tracking.mlflow_store import ARTIFACTS, served
+from search.tracking.mlflow_store import ARTIFACTS, passing, reason, served
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,6 +50,7 @@ class Runs:
         self.client, self.uri, self.folder, self.study = client, uri, folder, study
         self.experiment_id = ""
         self.parent_id = ""
+        self.refused: dict[str, str] = {}  # params that the store does not take, with its reason
         self._sent: dict[int, _Sent] = {}
         self._unsure: set[int] = set()  # creating the run failed, perhaps after the store had made it
 
@@ -64,7 +65,7 @@ class Runs:
         params = facts.texts(facts.study_params(self.study.header))
         # an earlier try may have ended here; and MLflow refuses to change a param that it has
         if missing := {key: text for key, text in params.items() if key not in parent.data.params}:
-            send(self.client, parent.info.run_id, params=missing)
+            self.refused |= send(self.client, parent.info.run_id, params=missing)
         self.client.set_experiment_tag(self.experiment_id, *mlflow_view.view(parent.info.run_id, self.study.header))
         self._sent = {}
         for run in self._children(parent.info.run_id):
@@ -153,7 +154,7 @@ class Runs:
         status = facts.status(trial) if ending is not None else sent.status
         changed = zip(("status", "rung", "cause"), sent.status, status, strict=True)
         tags = {name: new for name, old, new in changed if new != old}
-        send(self.client, sent.run_id, metrics, {} if sent.params else trial.config, tags)
+        self.refused |= send(self.client, sent.run_id, metrics, {} if sent.params else trial.config, tags)
         sent.params, sent.status = True, status
         sent.tokens = reports[-1]["tokens"] if reports else sent.tokens
 
@@ -188,17 +189,33 @@ def send(
     metrics: Iterable[facts.Metric] = (),
     params: dict[str, Any] | None = None,
     tags: dict[str, Any] | None = None,
-) -> None:
-    """One request. params and tags: plain values; what is
-    None is left out. Sent twice it is there once. Raises what MLflow raises."""
+) -> dict[str, str]:
+    """One request. params and tags: plain values; what is None is left out. Sent twice it is there once.
+
+    A param that the store refuses costs only itself: the rest is sent without it. Returns the reasons by key. Raises
+    what MLflow raises.
+    """
     from mlflow.entities import Metric, Param, RunTag
 
-    client.log_batch(
-        run_id,
-        [Metric(key, value, at, step) for key, value, at, step in metrics],
-        [Param(key, text) for key, text in facts.texts(params or {}).items()],
-        [RunTag(key, text) for key, text in facts.texts(tags or {}).items()],
-    )
+    as_metrics = [Metric(key, value, at, step) for key, value, at, step in metrics]
+    as_params = [Param(key, text) for key, text in facts.texts(params or {}).items()]
+    as_tags = [RunTag(key, text) for key, text in facts.texts(tags or {}).items()]
+    try:
+        client.log_batch(run_id, as_metrics, as_params, as_tags)
+        return {}
+    except Exception as error:
+        if passing(error) or not as_params:
+            raise
+    client.log_batch(run_id, as_metrics, tags=as_tags)
+    refused = {}
+    for param in as_params:
+        try:
+            client.log_batch(run_id, params=[param])
+        except Exception as error:
+            if passing(error):
+                raise
+            refused[param.key] = reason(error)
+    return refused
 
 
 def _changed_at(trial: Trial) -> float | None:

@@ -156,6 +156,7 @@ class MlflowTracker(Tracker):
             self._runs = Runs(self._client, self.uri, self.folder, self.study)
         if not self._runs.parent_id:
             self._runs.open()
+            self._say_refused()
         if self._parent_behind:
             self._runs.sync_parent("RUNNING")
             self._parent_behind = False
@@ -171,6 +172,13 @@ class MlflowTracker(Tracker):
             self._runs.sync_parent("FINISHED" if over else "KILLED")
             self._parent_behind = False
         return max(0.01, self._files_due - time.monotonic()) if self._files_behind else None
+
+    def _say_refused(self) -> None:
+        assert self._runs is not None
+        if self._runs.refused:
+            key, why = next(iter(self._runs.refused.items()))
+            more = f" and {len(self._runs.refused) - 1} more" if len(self._runs.refused) > 1 else ""
+            self.say(f"MLflow at {shown(self.uri)} refuses the param {key}{more}: {why}; all else is sent")
 
     def _send_trial(self, number: int) -> None:
         assert self._runs is not None

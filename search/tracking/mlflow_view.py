@@ -7,11 +7,9 @@ is a shared view: MLflow's own "Share" button keeps a view as a tag of the exper
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from search.results.leaderboard import parameters
 from search.spec.objective import OBJECTIVES
-from search.spec.parameter import Parameter
+from search.spec.points import fields
 from search.study.study_record import Header
 
 
@@ -21,22 +19,19 @@ def view(parent_id: str, header: Header) -> tuple[str, str]:
     MLflow keeps views that people share as such tags (its UI's ExperimentPageUIState); by default the metric
     column is off-screen and the sort gone when one comes back.
     """
-    space = parameters({name: _linked(parameter) for name, parameter in header.spec.space.items()})
+    # a trial's params are the keys of its config, whatever its parameters are called
+    searched = [field.partition(".")[0] for name, p in header.spec.space.items() for field in fields(name, p)]
     target = OBJECTIVES[header.spec.objective]
     columns = ["metrics.`objective`", f"metrics.`{target.beside}`", "metrics.`tokens`", "tags.`status`", "tags.`rung`"]
     state = {
         "orderByKey": "metrics.`objective`",
         "orderByAsc": target.direction == "minimize",
         "searchFilter": f"tags.mlflow.parentRunId = '{parent_id}'",
-        "selectedColumns": columns + [f"params.`{name}`" for name in space],
+        "selectedColumns": columns + [f"params.`{key}`" for key in dict.fromkeys(searched)],
         "runsHiddenMode": "FIRST_20_RUNS",
         "globalLineChartConfig": {"xAxisKey": "metric", "lineSmoothness": 0, "selectedXAxisMetricKey": "tokens"},
     }
     return f"mlflow.sharedViewState.{_view_key(parent_id)}", json.dumps(state)
-
-
-def _linked(parameter: Parameter) -> Any:
-    return (parameter.choice or [None])[0]
 
 
 def link(server: str, experiment_id: str, parent_id: str) -> str:
