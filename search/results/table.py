@@ -98,18 +98,20 @@ def _leaders(study: Study, by: str | None) -> list[int] | None:
 
 def _fit(columns: list[Column], lines: list[list[str]], width: int) -> tuple[list[Column], list[list[str]]]:
     """The table cut to a width: columns of _DROPPED go first, then the config is shortened, then others go too."""
-    kept = list(range(len(columns)))
     # each column's width, the gap behind it included
-    cells = zip((column.head for column in columns), *lines, strict=True)
-    widths = [max(map(len, texts)) + 2 for texts in cells]
+    texts = zip((column.head for column in columns), *lines, strict=True)
+    widths = [max(map(len, column)) + 2 for column in texts]
+    kept = list(range(len(columns)))
+
+    def needed(config: int) -> int:
+        """The characters that the table needs if so many of its config column are kept."""
+        return sum(min(widths[at], config + 2) if columns[at].key == "name" else widths[at] for at in kept) - 2
+
     for keys, config in ((_DROPPED, _CONFIG), (_DROPPED_LAST, _LEAST_CONFIG)):
-        least = [
-            min(widths[at], config + 2) if column.key == "name" else widths[at] for at, column in enumerate(columns)
-        ]
-        for dropped in keys:
-            if sum(least[at] for at in kept) - 2 <= width:
+        for key in keys:
+            if needed(config) <= width:
                 break
-            kept = [at for at in kept if columns[at].key != dropped]
+            kept = [at for at in kept if columns[at].key != key]
     room = width - sum(widths[at] for at in kept if columns[at].key != "name")
     return [columns[at] for at in kept], [
         # a long point is shortened rather than the numbers beside it
