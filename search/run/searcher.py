@@ -45,7 +45,7 @@ class LedgerSearcher(Searcher):
         super().__init__()
         self._ledger, self._spec, self._base, self._rule = ledger, spec, base, rule
         self._length, self._out_dir = length, out_dir
-        self._sampler = Sampler(spec)
+        self._sampler = Sampler(spec, base)
         self._unfinished = ledger.study.unfinished()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from search.spec.space import configuration
 from search.spec.study_spec import Budget
 from search.study.journal import FULL, INACTIVE, NAME, Record, decode_metrics, read_records
 from search.study.record_shapes import check
@@ -58,6 +61,11 @@ class Trial:
     stints: list[Stint] = field(default_factory=list)
     test: dict[str, float] | None = None  # metrics on the test split, after `nanosweep finalize`
 
+    @cached_property
+    def configuration(self) -> str:
+        """See `search.spec.space.configuration`; of a record without a config its point."""
+        return configuration(self.config) if self.config else json.dumps(self.point, sort_keys=True)
+
     @property
     def tokens(self) -> int:
         return max((report["tokens"] for report in self.reports), default=0)
@@ -80,7 +88,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class EarlierTrial:
-    """A trial taken over from an earlier study (`warm_start`). tokens: its length; scores: objective by tokens."""
+    """A trial taken over from an earlier study (`warm_start`). tokens: its length; scores: objective by tokens; config:
+    whole, of the earlier study."""
 
     study: str
     number: int
@@ -89,6 +98,7 @@ class EarlierTrial:
     tokens: int
     scores: dict[int, float]
     objective: float | None
+    config: dict[str, Any] | None = None  # not in the journals of older releases
 
 
 @dataclass
@@ -172,7 +182,7 @@ class Study:
 def _earlier(record: Record) -> EarlierTrial:
     scores = {int(tokens): value for tokens, value in decode_metrics(record["scores"]).items()}
     facts = {key: record[key] for key in ("study", "point", "status", "tokens", "objective")}
-    return EarlierTrial(number=record["trial"], scores=scores, **facts)
+    return EarlierTrial(number=record["trial"], scores=scores, config=record.get("config"), **facts)
 
 
 def _apply_status(trial: Trial, record: Record) -> None:
