@@ -24,6 +24,13 @@ def advice(spec: StudySpec, base: TrainConfig, length: int) -> list[str]:
     if spec.scheduler is None:
         return lines
     settings = spec.scheduler.settings
+    at_once = None if spec.resources is None else spec.resources.at_once
+    if settings.cohort_size is not None and spec.sampler in ("tpe", "gp") and at_once != 1:
+        lines.append(
+            f"scheduler.{spec.scheduler.name}.mode: its decisions depend on no order of arrival, but sampler: "
+            f"{spec.sampler} proposes from what has ended by then; for equal winners in equal runs use sampler: random "
+            "or grid, or resources: {at_once: 1}"
+        )
     searched = {field for name, parameter in spec.space.items() for field in fields(name, parameter)}
     if settings.compares and base.schedule in _DECAYS and "schedule" not in searched:
         lines.append(

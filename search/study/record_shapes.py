@@ -131,6 +131,7 @@ class _Point(_Any):
     bracket: NotRequired[Count]
     exempt: NotRequired[bool]
     group: NotRequired[str]
+    cohort: NotRequired[Count]
     of: NotRequired[Count | None]
     round: NotRequired[Count | None]
 

@@ -18,6 +18,8 @@ from search.study.study_record import Header, read_header
 from trainer.keys import RuleError
 from trainer.units import count
 
+_PLACEMENT = ("of", "round", "bracket", "exempt", "group", "cohort")  # keys of a point record
+
 
 @dataclass
 class Stint:
@@ -53,6 +55,7 @@ class Trial:
     bracket: int = 0
     exempt: bool = False
     group: str = ""  # the value of the spec's `compare` parameter, as text
+    cohort: int = 0  # index, with a stopping rule that compares in cohorts
     micro_batch: int | None = None  # sequences in one forward pass, where memory limits them
     workers_lost: int = 0
     repeated: int = 0  # tokens trained twice because a worker or driver was lost
@@ -157,7 +160,7 @@ class Study:
             return
         number = record["trial"]
         if kind == "point":
-            placement = {key: record[key] for key in ("of", "round", "bracket", "exempt", "group") if key in record}
+            placement = {key: record[key] for key in _PLACEMENT if key in record}
             name = record.get("name", str(number))
             self.trials[number] = Trial(number, record["point"], record["config"], name, **placement)
             return
