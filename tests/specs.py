@@ -7,6 +7,7 @@ from pathlib import Path
 from search.spec.check import check
 from search.spec.load import load_spec
 from search.spec.study_spec import StudySpec
+from search.strategy.sampler import Sampler
 from trainer.config import TrainConfig
 from trainer.yaml_file import YamlFile
 
@@ -36,3 +37,8 @@ def space(**parameters: object) -> StudySpec:
     return StudySpec.model_validate(
         {"study": "s", "base": "base.yaml", "space": parameters, "budget": {"trials": 4}, "sampler": "random"}
     )
+
+
+def sampler_of(spec: StudySpec) -> Sampler:
+    """Its sampler over a default base config."""
+    return Sampler(spec, TrainConfig(max_tokens=8000))

@@ -20,7 +20,7 @@ from tests import journals
 
 def trial(ledger: Ledger, number: int, at_rung: float, final: float | None, exempt: bool = True) -> None:
     """A trial with a value at the first rung; stopped there without a final one."""
-    ledger.write("point", trial=number, point={}, config={}, name=str(number), exempt=exempt)
+    ledger.write("point", trial=number, point={"seed": number}, config={}, name=str(number), exempt=exempt)
     journals.start(ledger, number)
     journals.report(ledger, number, 1000, at_rung, rung=1000)
     if final is None:

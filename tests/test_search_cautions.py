@@ -253,7 +253,7 @@ def test_a_rung_that_did_not_predict_is_named(tmp_path: Path, agrees: str) -> No
     ledger.write("study", **journals.header("s"))
     finals = np.random.default_rng(0).permutation(12) / 10 + 3
     for number, final in enumerate(finals):
-        ledger.write("point", trial=number, point={}, config={}, name="", exempt=True)
+        ledger.write("point", trial=number, point={"seed": number}, config={}, name="", exempt=True)
         journals.start(ledger, number)
         early = {"wholly": final + 2, "somewhat": final + 2 + (number % 4) / 9, "not": 5 + number / 10}[agrees]
         journals.report(ledger, number, 1000, early, rung=1000)
@@ -275,7 +275,7 @@ def test_a_warm_up_or_decay_without_a_step_is_named(tmp_path: Path) -> None:
     assert "decay_frac: the decay of 2 of 4 trials (0, 2) comes to no whole step" in text
     fine = [{"warmup_frac": w} for w in (0.0, 0.2)]  # 0: none is wanted
     assert "step" not in said(tmp_path / "b", spec, fine, lambda p: 3.0)
-    long = [{"warmup_frac": 0.51}] * 4
+    long = [{"warmup_frac": 0.51 + n / 100} for n in range(4)]
     assert "4 of 4 trials (0, 1, 2, ...) spend more than half" in said(tmp_path / "c", spec, long, lambda p: 3.0)
     assert "spend" not in said(tmp_path / "d", spec, [{"warmup_frac": 0.5}] * 4, lambda p: 3.0)
 

@@ -21,14 +21,14 @@ from search.stopping.asha import Asha, AshaSettings
 from search.strategy.advice import advice
 from search.strategy.finalists import candidates, in_doubt, pending
 from search.strategy.groups import group_of, in_turn, turn
-from search.strategy.sampler import Sampler
 from search.study.folder import Weights
 from search.study.ledger import Ledger
 from search.study.study import Study
 from tests import journals, specs
 from tests.refusals import key_refusal
+from tests.specs import sampler_of
 from tests.test_search_folder import having_weights, with_weights
-from tests.test_search_sampler import Told
+from tests.test_search_sampler import Told, asked
 from trainer.config import TrainConfig
 
 Settings, exempt = AshaSettings, AshaSettings.exempts
@@ -52,7 +52,7 @@ def perplexity(point: dict[str, Any]) -> float:
 
 
 def search(given: StudySpec, n: int) -> Told:
-    told, sampler = Told(), Sampler(given)
+    told, sampler = Told(), sampler_of(given)
     for number in range(n):
         point = sampler.ask(number, told.study)
         assert point is not None
@@ -77,15 +77,15 @@ def test_known_good_points_count_as_turns_and_one_without_the_value_gets_the_nex
     assert [trial.point["loss"] for trial in told.study.searched][:2] == ["brier", "brier"]
     assert Counter(trial.point["loss"] for trial in told.study.searched) == dict.fromkeys(LOSSES, 2)
     space = {**SPACE, "dropout": {"choice": [0.0, 0.1]}}
-    assert Sampler(spec(sampler="tpe", space=space, start=[{"dropout": 0.1}])).ask(0, Study())["dropout"] == 0.1  # type: ignore[index]
+    assert sampler_of(spec(sampler="tpe", space=space, start=[{"dropout": 0.1}])).ask(0, Study())["dropout"] == 0.1  # type: ignore[index]
 
 
 def test_a_grid_gives_every_point_once_in_turns() -> None:
     space = {"loss": {"choice": LOSSES}, "n_layer": {"choice": [1, 2, 3, 4]}}
     given = spec(space=space, sampler="grid")
-    sampler, study = Sampler(given), Study()
-    points = [sampler.ask(number, study) for number in range(12)]
-    assert sampler.ask(12, study) is None
+    told = Told()
+    points = asked(given, told, 13)
+    assert points.pop() is None
     assert all({p["loss"] for p in points[at : at + 3] if p} == set(LOSSES) for at in range(0, 12, 3))
     assert len({str(point) for point in points}) == 12
 
@@ -94,8 +94,8 @@ def test_a_grid_gives_every_point_once_in_turns() -> None:
 def test_whoever_has_fewest_is_next(counts: list[int]) -> None:
     told = Told()
     for loss, count in zip(LOSSES, counts, strict=True):
-        for _ in range(count):
-            told.point(len(told.study.trials), {"loss": loss})
+        for n in range(count):
+            told.point(len(told.study.trials), {"loss": loss, f"lr_{loss}": 1e-3 * (n + 1)})
     assert counts[LOSSES.index(turn(spec(), told.study))] == min(counts)
 
 
@@ -126,7 +126,7 @@ def test_a_proposal_depends_on_the_trials_of_its_value_alone() -> None:
         score = perplexity(trial.point) if trial.point["loss"] == nxt else 1.1 + trial.number
         other.report(trial.number, score)
         other.end(trial.number, "completed")
-    assert Sampler(spec(sampler="tpe")).ask(24, told.study) == Sampler(spec(sampler="tpe")).ask(24, other.study)
+    assert sampler_of(spec(sampler="tpe")).ask(24, told.study) == sampler_of(spec(sampler="tpe")).ask(24, other.study)
 
 
 @given(values=st.lists(st.tuples(st.sampled_from("ab"), st.floats(-9, 9)), max_size=40))
@@ -163,8 +163,10 @@ def ended(folder: Path, scores: list[tuple[str, float]]) -> Ledger:
     ledger = Ledger(folder)
     ledger.write("study", **journals.header())
     for number, (loss, value) in enumerate(scores):
-        config = TrainConfig(max_tokens=journals.LENGTH, loss=loss).model_dump()  # type: ignore[arg-type]
-        ledger.write("point", trial=number, point={"loss": loss}, config=config, name=loss, group=loss)
+        rate = 1e-3 * (number + 1)
+        config = TrainConfig(max_tokens=journals.LENGTH, loss=loss, learning_rate=rate).model_dump()  # type: ignore[arg-type]
+        point = {"loss": loss, f"lr_{loss}": rate}
+        ledger.write("point", trial=number, point=point, config=config, name=loss, group=loss)
         journals.start(ledger, number)
         journals.report(ledger, number, journals.LENGTH, value)
         journals.end(ledger, number, "completed")

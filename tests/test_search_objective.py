@@ -18,12 +18,12 @@ from search.spec.objective import OBJECTIVES, Objective
 from search.spec.schema import schema
 from search.spec.study_spec import StudySpec
 from search.strategy import finalists
-from search.strategy.sampler import Sampler
 from search.study.folder import Weights
 from search.study.ledger import Ledger
 from search.study.scores import best
 from search.study.study import Study
 from tests import journals
+from tests.specs import sampler_of
 from trainer import provenance
 
 ACCURACY = Objective(
@@ -169,7 +169,7 @@ def test_weights_of_the_best_are_kept(ledger: Ledger, tmp_path: Path) -> None:
 
 def test_the_sampler_is_told_that_lower_is_better(study: Study) -> None:
     spec = StudySpec.model_validate({**study.header.spec_as_written, "sampler": "tpe"})
-    told = Sampler(spec)._history(study)
+    told = sampler_of(spec)._history(study)
     assert [one.value for one in told] == pytest.approx([-0.5, -0.8, -0.6, -0.7])
 
 

@@ -74,6 +74,17 @@ def test_plan_shows_the_lengths_that_are_searched_and_counts_with_the_longest(
     loaded = load_spec(specs.write(tmp_path, space, BASE.replace("eval_tokens: 256\n", "")))
     lines = dict(line.split("  ", 1) for line in describe(*loaded).splitlines())
     assert "17.3k to 4M tokens" in lines["trial"]
+    assert lines["space"].strip() == "2 parameters, by tpe, 6 distinct configurations"
+    ledger = Ledger(loaded[0].folder)
+    ledger.write(
+        "study", **header.fields(loaded[0], prepare(*loaded, Study()).base, prepare(*loaded, Study()).data, [])
+    )
+    for number, length in enumerate([20_000, "2 epochs", 4_000_000]):
+        for early_stop in (2, None):
+            point = {"max_tokens": length, "early_stop": early_stop}
+            ledger.write("point", trial=2 * number + (early_stop is None), point=point, config={})
+    ledger.close()
+    assert "6 distinct configurations (each has run: no new trial can begin)" in describe(*loaded)
     assert "at most 16M tokens" in lines["budget"]
     assert "(24M tokens)" in lines["finalists"]
     assert "early_stop  2, null" in describe(*loaded)

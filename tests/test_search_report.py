@@ -27,6 +27,7 @@ from search.study.study_record import read_header
 from search.tracking.open_study import open_study
 from tests import journals, simulated, tiny
 from tests.browser import browser
+from trainer.config import TrainConfig
 
 NONE = Samples(reason="a test")
 
@@ -220,7 +221,8 @@ def compared_at(
     spec = {**journals.header()["spec"], "space": CHOICES}
     ledger.write("study", **journals.header("s", spec=spec))
     for number, values in enumerate(points):
-        journals.point(ledger, number, **values)
+        config = TrainConfig(max_tokens=journals.LENGTH, seed=number, **values).model_dump()  # of equal ones one counts
+        ledger.write("point", trial=number, point=values, config=config)
         journals.start(ledger, number)
         for tokens in (1000, 4000, journals.LENGTH):
             if tokens <= reached(number):

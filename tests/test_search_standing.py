@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from search.results import export, standing, table
+from search.results import by_value, export, standing, table
+from search.results.agreement import agreement
+from search.results.importance import importance
+from search.results.notes import caution_lines, copy_lines, optimism_lines
+from search.results.standing import standings
+from search.strategy.finalists import candidates, in_doubt
 from search.study.folder import trial_folder
+from search.study.journal import Record
 from search.study.ledger import Ledger
-from search.study.study import Study, read_study
+from search.study.scores import best, copies, finalists
+from search.study.study import Study, fold, read_study
 from search.tracking import bundle
-from tests import journals
+from tests import journals, simulated
+from trainer.config import TrainConfig
 from trainer.scores import Scores
 
 N = 200
@@ -121,3 +130,89 @@ def test_by_a_parameter_the_best_of_each_value_compare_in_the_same_way(tmp_path:
     groups = json.loads(table.as_json(read_study(tmp_path), by="loss"))["groups"]
     assert [(row["params_loss"], row["group"]) for row in groups] == [("cross_entropy", 1), ("squentropy", 2)]
     assert groups[1]["difference_low"] > 0
+
+
+# copies of a configuration, which journals of older releases may have
+
+
+def with_copies(sizes: tuple[int, ...], rng: np.random.Generator) -> Study:
+    """A study of an older release: equally good configurations, each run as often as `sizes` says, all of them
+    finalists; copies have equal values, run by run, as they have equal seeds."""
+    rates = [1e-3 * (1 + place) for place, size in enumerate(sizes) for _ in range(size)]
+    drawn = {rate: rng.standard_normal(3) for rate in set(rates)}
+    records: list[Record] = [{"record": "study", **journals.header("s")}]
+
+    def complete(rate: float, nats: float, **about: Any) -> None:
+        number = sum(record["record"] == "point" for record in records)
+        config = TrainConfig(max_tokens=journals.LENGTH, learning_rate=rate).model_dump(mode="json")
+        records.append(
+            {"record": "point", "trial": number, "point": {"learning_rate": rate}, "config": config, **about}
+        )
+        report = {"step": 1, "tokens": journals.LENGTH, "rung": None, "final": True, "checkpoint": None}
+        metrics = {"val_perplexity": math.exp(nats)}
+        records.append({"record": "report", "trial": number, **report, "metrics": metrics})
+        records.append({"record": "status", "trial": number, "status": "completed"})
+
+    for rate in rates:
+        complete(rate, 1.0)
+    values: dict[int, list[float]] = {number: [] for number in range(len(rates))}
+    running = list(values)
+    while running:
+        round_ = len(values[running[0]])
+        for number in running:
+            values[number].append(1 + 0.01 * float(drawn[rates[number]][round_]))
+            complete(rates[number], values[number][-1], of=number, round=round_ + 1)
+        running = in_doubt(values, 3)
+    return fold([{"time": 0.0, **record} for record in records])
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 1)])
+def test_equal_configurations_are_told_apart_no_more_often_where_a_journal_has_copies(sizes: tuple[int, ...]) -> None:
+    """Counted as evidence of their own, copies made it 15 % (each twice) and 18 % (three of one) instead of 5 %."""
+    rng = np.random.default_rng(0)
+    apart = [max(row.group for row in standings(with_copies(sizes, rng))) > 1 for _ in range(400)]
+    assert np.mean(apart) <= 0.07  # standard deviation 0.011
+
+
+def test_a_copy_counts_nowhere_and_is_named(tmp_path: Path) -> None:
+    study = with_copies((3, 1), np.random.default_rng(1))
+    assert copies(study) == {1: 0, 2: 0}
+    assert sorted(finalists(study)) == [0, 3]
+    assert sorted(row.number for row in standings(study)) == [0, 3]
+    assert sorted(map(sorted, candidates(study, 4))) == [[0, 3]]
+    assert [row["trial"] for row in standing.rows(study)][2:] == [1, 2]
+    assert [row["group"] for row in standing.rows(study)][2:] == [None, None]
+    assert copy_lines(study) == ["copies of another trial's configuration, not counted: trial 1 (of 0), 2 (of 0)"]
+    assert best(study) in (study.trials[0], study.trials[3])
+
+
+def test_of_copies_the_one_with_the_most_evidence_counts(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write("study", **journals.header("s"))
+    for number in range(5):
+        journals.point(ledger, number, learning_rate=2e-3)
+        journals.start(ledger, number)
+    assert copies(ledger.study) == dict.fromkeys((1, 2, 3, 4), 0)
+    journals.report(ledger, 1, 1000, 5.0, rung=1000)
+    journals.end(ledger, 1, "pruned", rung=1000)
+    journals.end(ledger, 0, "failed")
+    assert set(copies(ledger.study).values()) == {1}
+    for number in (3, 4):
+        journals.report(ledger, number, journals.LENGTH, 4.0)
+        journals.end(ledger, number, "completed")
+    assert set(copies(ledger.study).values()) == {3}
+    again(ledger, 4, 1, 4.0)
+    assert set(copies(ledger.study).values()) == {4}
+
+
+def test_no_number_under_the_table_changes_when_every_trial_stands_there_twice() -> None:
+    records = simulated.Simulation(trials=60).records
+    searched = {r["trial"] for r in records if r["record"] == "point" and "of" not in r}
+    twice = [{**r, "trial": r["trial"] + 1000} for r in records if r.get("trial") in searched]
+    once, both = fold(records), fold([*records, *twice])
+    assert len(both.searched) == 2 * len(once.searched)
+    for say in (agreement, importance, optimism_lines, caution_lines, standings, finalists):
+        assert say(both) == say(once), say.__name__
+    values = (by_value.rows(study, "loss", standings(study)) for study in (once, both))
+    medians, doubled = ([row["median"] for row in rows] for rows in values)
+    assert medians == doubled

@@ -39,6 +39,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in RULES),
     ("asha", {"mode": "promote", "factor": 2}),
     ("asha", {"factor": 2, "brackets": 2}),
+    ("asha", {"mode": "synchronous", "factor": 2}),
     ("median", {"min_trials": 1, "every": 500}),
 ]
 each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: " ".join([v[0], *map(str, v[1].values())]))

@@ -11,7 +11,6 @@ import pytest
 
 from data.errors import UserError
 from search.spec.study_spec import StudySpec
-from search.strategy.sampler import Sampler
 from search.strategy.warm_start import other_base, summary, take_over
 from search.study.header import plain
 from search.study.journal import NAME
@@ -19,6 +18,7 @@ from search.study.ledger import Ledger
 from search.study.study import Study
 from tests import journals
 from tests.refusals import refusal
+from tests.specs import sampler_of
 from trainer.config import TrainConfig
 
 DATA: dict[str, Any] = journals.header()["data"]
@@ -69,7 +69,7 @@ def test_every_trial_that_says_something_is_taken_with_what_it_reached(storage: 
     assert rows[5]["scores"] == {1000: 6.0, 4000: 5.5}
     assert {row["study"] for row in rows} == {"before"}
     study = told(rows, storage / "s")
-    trials = Sampler(spec(storage))._history(study)
+    trials = sampler_of(spec(storage))._history(study)
     states = [trial.state.name for trial in trials]
     assert states == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE", "COMPLETE", "PRUNED"]
     assert trials[5].intermediate_values == pytest.approx({1000: math.log(6), 4000: math.log(5.5)})
@@ -77,9 +77,9 @@ def test_every_trial_that_says_something_is_taken_with_what_it_reached(storage: 
 
 def test_the_journal_alone_is_read_from_then_on(storage: Path) -> None:
     study = told(taken(storage), storage / "s")
-    first = Sampler(spec(storage)).ask(0, study)
+    first = sampler_of(spec(storage)).ask(0, study)
     shutil.rmtree(storage / "before")
-    assert Sampler(spec(storage)).ask(0, Ledger(storage / "s").study) == first
+    assert sampler_of(spec(storage)).ask(0, Ledger(storage / "s").study) == first
 
 
 def test_it_is_found_by_name_by_folder_and_by_journal(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -93,7 +93,7 @@ def test_shorter_trials_count_as_cut_short_where_they_ended(storage: Path) -> No
     rows = taken(storage, length=4 * journals.LENGTH)
     assert rows[0]["objective"] is None
     assert rows[0]["tokens"] == journals.LENGTH
-    trials = Sampler(spec(storage))._history(told(rows, storage / "s"))
+    trials = sampler_of(spec(storage))._history(told(rows, storage / "s"))
     assert trials[0].state.name == "PRUNED"
     assert trials[0].last_step == journals.LENGTH
     assert trials[0].intermediate_values[journals.LENGTH] == pytest.approx(math.log(5))

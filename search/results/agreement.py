@@ -1,7 +1,7 @@
 """How well each rung predicted the final order: Kendall's tau-b, with an interval. Pure.
 
 Only exempt trials count: no rung could stop them, so they are a sample that the rung did not select. Trials that
-passed the rung were selected by it, and their final order gives a biased tau.
+passed the rung were selected by it, and their final order gives a biased tau. Of equal configurations one counts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.study.scores import objective, objective_of
+from search.study.scores import distinct, objective, objective_of
 from search.study.study import Study, Trial
 from trainer.units import count
 
@@ -38,7 +38,7 @@ class Agreement:
 
 def agreement(study: Study) -> list[Agreement]:
     """One Agreement per rung, the lowest rung first; an empty list for a study without rungs."""
-    finals = {number: _final(study, trial) for number, trial in study.trials.items() if trial.exempt}
+    finals = {trial.number: _final(study, trial) for trial in distinct(study, study.searched) if trial.exempt}
     rows = []
     for rung in study.header.rungs:
         both = {number: (_value_at_rung(study, study.trials[number], rung), final) for number, final in finals.items()}

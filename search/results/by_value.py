@@ -13,7 +13,7 @@ from search.results.standing import rows as standing_rows
 from search.spec.objective import Objective
 from search.stats.statistics import Standing
 from search.strategy.groups import label
-from search.study.scores import leader, objective, objective_of
+from search.study.scores import distinct, leader, objective, objective_of
 from search.study.study import Study, Trial
 
 _LOSS_UNIT = "nats per token"
@@ -80,10 +80,10 @@ def rows(study: Study, by: str, ranked: list[Standing]) -> list[Row]:
 
 
 def _counts(study: Study, trials: list[Trial]) -> Row:
-    scores = [score for trial in trials if (score := objective(study, trial)) is not None]
+    scores = [score for trial in distinct(study, trials) if (score := objective(study, trial)) is not None]
     return {
         "median": statistics.median(scores) if scores else None,
-        "full_length": len(scores),
+        "full_length": sum(objective(study, trial) is not None for trial in trials),
         "trials": len(trials),
         "tokens": sum(trial.tokens + trial.repeated for trial in trials),
     }

@@ -1,7 +1,7 @@
 """Cautions: warnings after a search, such as a best value at the edge of its range, each with its remedy. Pure.
 
 They need the trials' results; warnings that the spec alone allows are in `search.strategy.advice`. No caution changes
-a rank.
+a rank. Of equal configurations one counts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from search.spec.parameter import Parameter
 from search.spec.points import Space, number_kind, target, typed
 from search.spec.study_spec import StudySpec
 from search.strategy.groups import values
-from search.study.scores import best, leader, objective, ranked
+from search.study.scores import best, distinct, leader, objective, ranked
 from search.study.study import Study, Trial
 from trainer.schedule import n_steps
 from trainer.units import count
@@ -36,7 +36,7 @@ _COMPARED = ("completed", "early_stopped", "pruned", "paused")
 
 def cautions(study: Study, spec: StudySpec) -> list[str]:
     """One line per caution, without a full stop, the gravest first; empty while no trial has reached full length."""
-    full = [trial for trial in study.searched if objective(study, trial) is not None]
+    full = [trial for trial in distinct(study, study.searched) if objective(study, trial) is not None]
     if not full:
         return []
     idle = dict(_idle(study, spec))
@@ -45,7 +45,7 @@ def cautions(study: Study, spec: StudySpec) -> list[str]:
         *(_edges(study, space, full) if spec.compare is None else _edges_of_each(study, space, full)),
         *(_unequal_losses(study, full) if spec.compare is None else _unequal_groups(study, spec, full)),
         *_rungs(study),
-        *_schedules(study.searched),
+        *_schedules(distinct(study, study.searched)),
         *idle.values(),
     ]
 
@@ -147,7 +147,7 @@ def _number(value: float) -> str:
 
 def _unequal_losses(study: Study, full: list[Trial]) -> Iterator[str]:
     """Losses with unequal numbers of trials or learning-rate ranges: better tuning alone can make one look better."""
-    tried = Counter(str(trial.config["loss"]) for trial in study.searched if "loss" in trial.config)
+    tried = Counter(str(trial.config["loss"]) for trial in distinct(study, study.searched) if "loss" in trial.config)
     if len(tried) < 2:
         return
     at_end = {loss: sum(trial.config.get("loss") == loss for trial in full) for loss in tried}
@@ -164,7 +164,7 @@ def _unequal_groups(study: Study, spec: StudySpec, full: list[Trial]) -> Iterato
     """Compared values with unequal numbers of trials (a budget that ran out or `start` points can cause that), or with
     no full-length trial."""
     compared, tried = spec.compare, Counter(dict.fromkeys(values(spec), 0))
-    tried.update(trial.group for trial in study.searched)
+    tried.update(trial.group for trial in distinct(study, study.searched))
     if max(tried.values()) > _UNEQUAL * min(tried.values()):
         each = ", ".join(f"{group} {n}" for group, n in tried.most_common())
         yield f"{compared}: values had unequal numbers of trials ({each}); raise the budget before comparing them"
@@ -247,7 +247,9 @@ def _idle(study: Study, spec: StudySpec) -> Iterator[tuple[str, str]]:
     from scipy.stats import chi2, kruskal, ncx2
 
     compared = [
-        trial for trial in order(study) if trial.status == "diverged" or (trial.status in _COMPARED and trial.reports)
+        trial
+        for trial in distinct(study, order(study))
+        if trial.status == "diverged" or (trial.status in _COMPARED and trial.reports)
     ]
     rank = {trial.number: place for place, trial in enumerate(compared)}
     for name, parameter in spec.space.items():

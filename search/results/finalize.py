@@ -16,7 +16,7 @@ from search.results.standing import text_of
 from search.stats.statistics import Standing, compare_trials, fit
 from search.study.folder import held, trial_folder
 from search.study.ledger import Ledger
-from search.study.scores import finalists, objective_of
+from search.study.scores import copies, finalists, objective_of
 from search.study.study import Study, Trial, read_study
 from trainer.config import TrainConfig
 
@@ -115,9 +115,10 @@ def on_test(study: Study) -> dict[int, Standing]:
     """
     target = objective_of(study)
     values: dict[int, list[float]] = {}
+    repeated = copies(study)
     for run in study.trials.values():
         value = (run.test or {}).get(target.test_name)
-        if run.of is not None and value is not None:
+        if run.of is not None and run.of not in repeated and value is not None:
             values.setdefault(run.of, []).append(target.compared(value))
     means = fit(finalists(study)).means
     order = sorted(values, key=lambda number: (means.get(number, math.inf), number))

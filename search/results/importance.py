@@ -3,7 +3,7 @@
 PED-ANOVA measures how far the distribution of a parameter's values among the best quarter of the trials differs from
 that among all trials (Watanabe et al. 2023, arXiv 2304.10255); the conditional variant (arXiv 2601.20800) counts a
 conditional parameter only where it exists. All trials are compared at one length, the longest that at least FEWEST
-reached: values at different lengths are not comparable.
+reached: values at different lengths are not comparable. Of equal configurations one counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from search.spec.points import ordered
 from search.spec.study_spec import StudySpec
 from search.strategy.sampler import distribution, external, quiet
-from search.study.scores import BROKEN, objective, objective_of
+from search.study.scores import BROKEN, distinct, objective, objective_of
 from search.study.study import Study
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def importance(study: Study) -> Importance:
 def _values(study: Study, rung: int | None) -> dict[int, float]:
     """The objective at this length by trial, lower is better; trials that broke before it get the worst value."""
     target, values = objective_of(study), {}
-    for trial in study.searched:
+    searched = distinct(study, study.searched)
+    for trial in searched:
         if rung is None:
             value = objective(study, trial)
         else:
@@ -86,7 +87,7 @@ def _values(study: Study, rung: int | None) -> dict[int, float]:
         if value is not None and math.isfinite(value):
             values[trial.number] = target.rank(float(value))
     worst = max(values.values(), default=0.0)
-    broken = [trial for trial in study.searched if trial.status in BROKEN and trial.number not in values]
+    broken = [trial for trial in searched if trial.status in BROKEN and trial.number not in values]
     return {**values, **{trial.number: worst for trial in broken}} if values else {}
 
 

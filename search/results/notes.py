@@ -11,9 +11,12 @@ from search.results import agreement, standing
 from search.results.cautions import cautions
 from search.stats.optimism import optimism
 from search.stats.statistics import Standing, fit
-from search.study.scores import BROKEN, best, finalists, objective, objective_of, score
+from search.strategy.distinct import Distinct
+from search.study.scores import BROKEN, best, copies, distinct, finalists, objective, objective_of, score
 from search.study.study import Study, Trial
 from trainer import units
+
+MOST = 5  # copies that are named
 
 
 def note_lines(study: Study, left_out: int, ranked: list[Standing]) -> list[str]:
@@ -22,6 +25,8 @@ def note_lines(study: Study, left_out: int, ranked: list[Standing]) -> list[str]
     return [
         *cut,
         _counts(study),
+        *copy_lines(study),
+        *exhausted_lines(study),
         *standing.lines(ranked),
         *optimism_lines(study),
         *cause_lines(study),
@@ -39,7 +44,7 @@ def optimism_lines(study: Study) -> list[str]:
     Empty without fresh seeds: the noise of a seed is then not measured.
     """
     noise = fit(finalists(study)).total
-    values = [value for trial in study.searched if math.isfinite(value := score(study, trial))]
+    values = [value for trial in distinct(study, study.searched) if math.isfinite(value := score(study, trial))]
     if not noise.df or len(values) < 2:
         return []
     flattered = optimism(values, math.sqrt(noise.variance))
@@ -60,6 +65,28 @@ def _counts(study: Study) -> str:
     again = len(study.trials) - len(study.searched)
     more = f"; {again} runs of finalists with fresh seeds" if again else ""
     return f"{len(study.searched)} trials: {', '.join(parts)}{more}" if parts else "no trials yet"
+
+
+def copy_lines(study: Study) -> list[str]:
+    """Which trials repeat another one's configuration; empty where none does, as in the studies of this release."""
+    pairs = [f"{copy} (of {counted})" for copy, counted in sorted(copies(study).items())]
+    more = ", ..." if len(pairs) > MOST else ""
+    return (
+        [f"copies of another trial's configuration, not counted: trial {', '.join(pairs[:MOST])}{more}"]
+        if pairs
+        else []
+    )
+
+
+def exhausted_lines(study: Study) -> list[str]:
+    """That every configuration of the space has run, so that no budget would begin another trial."""
+    header = study.header
+    readable = header.spec_reading.exact and header.base_reading.exact
+    if not readable or study.unfinished() or not (study.searched or study.earlier_trials):
+        return []
+    if not Distinct(header.spec, header.base).exhausted(study):
+        return []
+    return ["every configuration of the space has run: no new trial can begin, whatever the budget"]
 
 
 def cause_lines(study: Study, most: int = 3) -> list[str]:

@@ -17,7 +17,7 @@ from search.results import leaderboard
 from search.results.leaderboard import Row
 from search.stats.statistics import Standing, compare_trials
 from search.study.folder import trial_folder
-from search.study.scores import finalists, objective_of, score
+from search.study.scores import distinct, finalists, objective_of, score
 from search.study.study import Study, Trial
 from trainer import units
 from trainer.resampling import RESAMPLES, Interval, Text, resample
@@ -28,12 +28,13 @@ MOST = 64  # trials compared, the best ones; nobody needs the exact place of the
 
 
 def standings(study: Study, numbers: list[int] | None = None, resamples: int = RESAMPLES) -> list[Standing]:
-    """Standings of the full-length trials, the leader first.
+    """Standings of the full-length trials, the leader first; of equal configurations one counts.
 
     numbers: compare these trials alone (such as the best of each loss); default the best MOST. resamples: bootstrap
     resamples of the documents.
     """
-    full = {trial.number: value for trial in study.searched if math.isfinite(value := score(study, trial))}
+    searched = study.searched if numbers is not None else distinct(study, study.searched)
+    full = {trial.number: value for trial in searched if math.isfinite(value := score(study, trial))}
     again = finalists(study)
     chosen = numbers if numbers is not None else sorted(full, key=lambda n: (n not in again, full[n], n))[:MOST]
     single = {number: full[number] for number in chosen if number in full and number not in again}

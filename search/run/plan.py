@@ -16,6 +16,7 @@ from search.spec.parameter import Parameter
 from search.spec.start_points import known_points
 from search.spec.study_spec import Budget, StudySpec
 from search.strategy import groups, warm_start
+from search.strategy.distinct import Distinct
 from search.study import header
 from search.study.lookup import find_folder
 from search.study.machine import this_machine
@@ -46,7 +47,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: boo
     lines = {
         "study": f"{spec.study} in {spec.folder} ({_state(study, spec.budget)})",
         "data": "; ".join(_data(name, tokenized) for name, tokenized in plan.data["tokenizers"].items()),
-        "space": f"{len(spec.space)} parameters, by {spec.sampler}{_turns(spec)}",
+        "space": f"{len(spec.space)} parameters, by {spec.sampler}{_points(spec, plan.base, study)}{_turns(spec)}",
         **{f"  {name}": _range(parameter) for name, parameter in spec.space.items()},
         **_start(spec),
         **_own_code(spec, base, allow_code),
@@ -104,6 +105,16 @@ def _finalists(spec: StudySpec, length: int) -> dict[str, str]:
     upto = "" if spec.compare is not None and top == 1 else "up to "
     again = f"the best {top}{among} again with {upto}{spec.finalists.seeds} fresh seeds"
     return {"finalists": f"{again}: at most {most} runs ({units.count(most * length)} tokens) after the search"}
+
+
+def _points(spec: StudySpec, base: TrainConfig, study: Study) -> str:
+    """How many distinct configurations the space has, and whether one is left."""
+    distinct = Distinct(spec, base)
+    n_points = distinct.count()
+    if n_points is None:
+        return ""
+    begun = bool(study.searched or study.earlier_trials) and distinct.exhausted(study)
+    return f", {n_points:,} distinct configurations" + (" (each has run: no new trial can begin)" if begun else "")
 
 
 def _turns(spec: StudySpec) -> str:

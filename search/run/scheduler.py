@@ -190,7 +190,7 @@ class _Run:
 def decide(ledger: Ledger, rule: Rule, number: int, rung: int, value: float) -> str:
     """The rule's decision on a trial at a rung, written the first time: `continue`, `stop`, `pause`, or `promote`."""
     trial = ledger.study.trials[number]
-    decision = rule.report(number, rung, value, trial.bracket, trial.exempt, trial.group)
+    decision = rule.report(number, rung, value, trial.bracket, trial.exempt, trial.group, trial.cohort)
     if all(record["rung"] != rung for record in trial.decisions):
         write_decision(ledger, number, rung, decision)
     return decision.action

@@ -16,10 +16,11 @@ from search.run.scheduler import write_decision
 from search.spec.points import Point
 from search.spec.space import configure, readable
 from search.spec.study_spec import StudySpec
-from search.stopping.rule import Rule
+from search.stopping.rule import Awaited, Rule, nobody
 from search.strategy.finalists import fresh_seed, pending
 from search.strategy.groups import group_of
 from search.strategy.sampler import Sampler
+from search.strategy.stopping import awaited, next_cohort
 from search.study.ledger import Ledger
 from search.study.study import Trial, spent, used_up
 from trainer.config import TrainConfig, replace
@@ -45,16 +46,18 @@ class LedgerSearcher(Searcher):
         super().__init__()
         self._ledger, self._spec, self._base, self._rule = ledger, spec, base, rule
         self._length, self._out_dir = length, out_dir
-        self._sampler = Sampler(spec)
+        self._sampler = Sampler(spec, base)
         self._unfinished = ledger.study.unfinished()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's config for the trainable; None: none yet; Searcher.FINISHED: no more."""
         if self._unfinished:  # begun, and so paid for: whatever the budget says now
             return self._hand_out(self._unfinished.pop(0))
-        number = self._promoted()
+        number = self._promoted(more=not spent(self._ledger.study, self._spec.budget, time.time()))
         if number is None:
             number = self._new()
+        if number is None:
+            number = self._promoted()  # no trial can begin any more, so that the last cohort is complete
         study = self._ledger.study
         if number is None and any(study.trials[left].of is None for left in study.unfinished()):
             # who still runs may yet promote another, or be among the finalists
@@ -71,18 +74,25 @@ class LedgerSearcher(Searcher):
     def _promotes(self) -> bool:
         return self._rule is not None and self._rule.pauses
 
-    def _promoted(self, last: bool = False) -> int | None:
-        """A paused trial that continues. last: see `Rule.promotion`."""
+    def _promoted(self, more: bool = False, last: bool = False) -> int | None:
+        """A paused trial that continues. more: whether new trials may begin; last: see `Rule.promotion`."""
         study = self._ledger.study
         if self._rule is None or used_up(study, self._spec.budget, time.time()):
             return None
-        promotion = self._rule.promotion(last)
+        promotion = self._rule.promotion(last, self._awaited(more))
         if promotion is None:
             return None
         number, rung = promotion
         trial = study.trials[number]
-        write_decision(self._ledger, number, rung, self._rule.promote(number, rung, trial.bracket, trial.group))
+        decision = self._rule.promote(number, rung, trial.bracket, trial.group, trial.cohort)
+        write_decision(self._ledger, number, rung, decision)
         return number
+
+    def _awaited(self, more: bool) -> Awaited:
+        settings = self._spec.stopping
+        if settings is None or settings.cohort_size is None:
+            return nobody
+        return awaited(self._ledger.study, settings.cohort_size, self._rungs, more)
 
     def _new(self) -> int | None:
         """A trial with a new point, as long as the budget lasts and the sampler has one."""
@@ -123,17 +133,22 @@ class LedgerSearcher(Searcher):
             return {}
         n_rungs = len(self._spec.rungs(self._length(config)))
         bracket = settings.bracket(seed, number, n_rungs, group)
-        return {"bracket": bracket, "exempt": settings.exempts(seed, number, group)}
+        treatment = {"bracket": bracket, "exempt": settings.exempts(seed, number, group)}
+        if settings.cohort_size is not None:
+            treatment["cohort"] = next_cohort(self._ledger.study, settings.cohort_size, bracket, group)
+        return treatment
+
+    def _rungs(self, trial: Trial) -> list[int]:
+        return self._spec.rungs(self._length(TrainConfig.model_validate(trial.config)), trial.bracket)
 
     def _hand_out(self, number: int) -> dict[str, Any]:
         trial = self._ledger.study.trials[number]
-        length = self._length(TrainConfig.model_validate(trial.config))
         return {
             "trial": number,
             "config": trial.config,
             "resume": trial.checkpoint,
             "out_dir": str(self._out_dir(number)),
-            "rungs": [] if trial.of is not None else self._spec.rungs(length, trial.bracket),
+            "rungs": [] if trial.of is not None else self._rungs(trial),
             "objective": self._spec.objective,
             "micro_batch": self._fits(trial),
         }

@@ -23,6 +23,7 @@ from search.run.resources import cluster, ray_session, share
 from search.spec.check import check
 from search.spec.study_spec import StudySpec
 from search.strategy.advice import advice
+from search.strategy.distinct import Distinct
 from search.strategy.finalists import pending
 from search.strategy.stopping import rebuild
 from search.study import header
@@ -74,7 +75,7 @@ def run(
         prepared = prepare(spec, base, file, earlier, show=console.is_terminal, allow_code=allow_code)
         for line in advice(spec, prepared.base, prepared.length):
             print(f"note: {line}", file=console.file)
-        if _over(spec, earlier):
+        if _over(spec, prepared.base, earlier):
             page.write_beside(spec.folder, allow_code)
             _track(spec, tracker)  # nothing to do but to send what it may still lack
         else:
@@ -98,9 +99,11 @@ def _read(folder: Path) -> Study:
     return read_study(folder) if path.exists() and path.stat().st_size else Study()
 
 
-def _over(spec: StudySpec, study: Study) -> bool:
+def _over(spec: StudySpec, base: TrainConfig, study: Study) -> bool:
     """Whether no trial is left to resume, to promote or to begin."""
-    if not study.started or study.unfinished() or not spent(study, spec.budget) or pending(study, spec):
+    if not study.started or study.unfinished() or pending(study, spec):
+        return False
+    if not spent(study, spec.budget) and not Distinct(spec, base).exhausted(study):
         return False
     rule = rebuild(spec, study)
     return rule is None or rule.promotion(last=True) is None or bool(used_up(study, spec.budget))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -91,7 +91,7 @@ def candidates(name: str, parameter: Parameter) -> list[Any]:
     return [int(end) if is_integer else float(end) for end in parameter.log or parameter.uniform or []]
 
 
-def points(space: Space, values: Mapping[str, list[Any]]) -> Iterator[Point]:
+def points(space: Space, values: Mapping[str, Sequence[Any]]) -> Iterator[Point]:
     """Every combination of `values` once; the values of a conditional parameter only where it exists."""
 
     def extend(point: Point, names: list[str]) -> Iterator[Point]:

@@ -5,6 +5,9 @@ No torch, no Ray. search.spec.check says whether a spec and its base config fit 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from search.spec.points import Point, Space, assigned, candidates, fields, typed
@@ -29,6 +32,21 @@ def configure(base: TrainConfig, space: Space, point: Point) -> TrainConfig:
     idle = unused(TrainConfig, {**base.model_dump(), **changes})
     foreign = {name: None for name in idle if TrainConfig.model_fields[name].default is None}
     return replace(base, **{**foreign, **changes})
+
+
+def configuration(config: Mapping[str, Any]) -> str:
+    """A text that is equal for configs that train the same model: without the keys that have no effect.
+
+    config: as plain data, in a journal; a key that its release did not have has its default.
+    """
+    values = {**_defaults(), **config}
+    idle = unused(TrainConfig, values)
+    return json.dumps({key: value for key, value in values.items() if key not in idle}, sort_keys=True, default=str)
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return TrainConfig().model_dump(mode="json")
 
 
 def readable(point: Point) -> str:

@@ -50,7 +50,7 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -86,6 +86,12 @@ class Settings(BaseModel, ABC):
         if not isinstance(value, (dict, cls)):
             raise ValueError(f"expected {{first_rung: 1M}}, got {value!r}")
         return value
+
+    @property
+    def cohort_size(self) -> int | None:
+        """Number of trials that are compared with one another only, consecutive ones of a group and bracket; None where
+        a trial is compared with all that come to its rung."""
+        return None
 
     @abstractmethod
     def rungs(self, max_tokens: int, bracket: int = 0) -> list[int]:
@@ -173,14 +179,25 @@ class Entry:
 
 
 class Rung(NamedTuple):
-    """The key of a rung; only trials of the same group and bracket are compared.
+    """The key of a rung; only trials of the same group, bracket and cohort are compared.
 
-    tokens: nominal token count; group: the value of the spec's `compare` parameter as text, "" without `compare`.
+    tokens: nominal token count; group: the value of the spec's `compare` parameter as text, "" without `compare`;
+    cohort: 0 where the rule has no cohorts.
     """
 
     group: str
     bracket: int
     tokens: int
+    cohort: int = 0
+
+
+# whether a trial that has not come to a rung yet may do so without another promotion, apart from those that are there
+Awaited = Callable[[Rung, Collection[int]], bool]
+
+
+def nobody(at: Rung, there: Collection[int]) -> bool:
+    """The `Awaited` of a study in which nothing runs and no trial can begin."""
+    return False
 
 
 class Rule(ABC):
@@ -204,7 +221,14 @@ class Rule(ABC):
         return sorted(entry.decision.value for entry in self.entries.get(at, {}).values())
 
     def report(
-        self, trial: int, rung: int, value: float, bracket: int = 0, exempt: bool = False, group: str = ""
+        self,
+        trial: int,
+        rung: int,
+        value: float,
+        bracket: int = 0,
+        exempt: bool = False,
+        group: str = "",
+        cohort: int = 0,
     ) -> Decision:
         """Record a trial's value at a rung and decide.
 
@@ -214,7 +238,7 @@ class Rule(ABC):
         """
         if not math.isfinite(value):
             raise ValueError(f"trial {trial} reports {value} at rung {rung}; a diverged trial is in no rung")
-        at = Rung(group, bracket, rung)
+        at = Rung(group, bracket, rung, cohort)
         if trial not in self.entries.get(at, {}):
             decision = self.decide(trial, at, value)
             if exempt:
@@ -222,16 +246,16 @@ class Rule(ABC):
             self.entries.setdefault(at, {})[trial] = Entry(decision, exempt)
         return self.entries[at][trial].decision
 
-    def promotion(self, last: bool = False) -> tuple[int, int] | None:
+    def promotion(self, last: bool = False, awaited: Awaited = nobody) -> tuple[int, int] | None:
         """The next paused trial to promote, and its rung in tokens; or None.
 
-        last: nothing runs and nothing else can start.
+        last: nothing runs and nothing else can start. awaited: who may still come, for rules that wait for them.
         """
         return None
 
-    def promote(self, trial: int, rung: int, bracket: int = 0, group: str = "") -> Decision:
+    def promote(self, trial: int, rung: int, bracket: int = 0, group: str = "", cohort: int = 0) -> Decision:
         """Promote a paused trial. Returns the new decision on it. Raises ValueError where it is not paused."""
-        at = Rung(group, bracket, rung)
+        at = Rung(group, bracket, rung, cohort)
         entry = self.entries.get(at, {}).get(trial)
         if entry is None or entry.decision.action != "pause":
             raise ValueError(f"trial {trial} is not paused at rung {rung}")
@@ -240,7 +264,14 @@ class Rule(ABC):
         return decision
 
     def restore(
-        self, trial: int, rung: int, decision: Decision, bracket: int = 0, exempt: bool = False, group: str = ""
+        self,
+        trial: int,
+        rung: int,
+        decision: Decision,
+        bracket: int = 0,
+        exempt: bool = False,
+        group: str = "",
+        cohort: int = 0,
     ) -> None:
         """Restore a decision from the journal; of several on the same trial at the same rung the last one holds."""
-        self.entries.setdefault(Rung(group, bracket, rung), {})[trial] = Entry(decision, exempt)
+        self.entries.setdefault(Rung(group, bracket, rung, cohort), {})[trial] = Entry(decision, exempt)

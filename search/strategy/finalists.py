@@ -21,7 +21,7 @@ import numpy as np
 
 from search.spec.study_spec import StudySpec
 from search.stats.statistics import RACE, fit, margin
-from search.study.scores import ranked, seed_scores
+from search.study.scores import distinct, ranked, seed_scores
 from search.study.study import Study
 
 FEWEST = 2  # rounds before a finalist may be dropped: one round gives no estimate of the noise
@@ -33,10 +33,10 @@ def fresh_seed(spec: StudySpec, round_: int) -> int:
 
 
 def candidates(study: Study, top: int) -> list[list[int]]:
-    """The best trials of the search by the objective, at most `top` of each group, the best first; one group where the
-    spec compares no values."""
+    """The best distinct trials of the search by the objective, at most `top` of each group, the best first; one group
+    where the spec compares no values."""
     groups: dict[str, list[int]] = {}
-    for trial in ranked(study, study.searched):
+    for trial in ranked(study, distinct(study, study.searched)):
         groups.setdefault(trial.group, []).append(trial.number)
     return [group[:top] for group in groups.values()]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from search.spec.points import Point
 from search.spec.study_spec import StudySpec
+from search.study.scores import distinct
 from search.study.study import Study
 
 
@@ -36,14 +37,15 @@ def group_of(spec: StudySpec, point: Point) -> str:
     return "" if spec.compare is None else label(point[spec.compare])
 
 
-def turn(spec: StudySpec, study: Study) -> Any:
-    """The compared value of the next trial: one with the fewest trials, start points included.
+def turn(spec: StudySpec, study: Study, groups: Sequence[str] = ()) -> Any:
+    """The compared value of the next trial: one with the fewest distinct trials, start points included.
 
-    The order within a round of values is shuffled by the seed, differently in each round.
+    The order within a round of values is shuffled by the seed, differently in each round. groups: the names of the
+    values that have a configuration left; default all.
     """
+    counts = Counter(group_of(spec, trial.point) for trial in distinct(study, study.searched))
     values_by_group = values(spec)
-    counts = Counter(group_of(spec, trial.point) for trial in study.searched)
-    return values_by_group[_next(spec.seed, list(values_by_group), counts)]
+    return values_by_group[_next(spec.seed, groups or list(values_by_group), counts)]
 
 
 def in_turn(spec: StudySpec, points: Sequence[Point], begun: Sequence[Point] = ()) -> list[Point]:
@@ -67,7 +69,7 @@ def in_turn(spec: StudySpec, points: Sequence[Point], begun: Sequence[Point] = (
     return order
 
 
-def _next(seed: int, groups: list[str], count: Mapping[str, int]) -> str:
+def _next(seed: int, groups: Sequence[str], count: Mapping[str, int]) -> str:
     fewest = min(count.get(group, 0) for group in groups)
     order = random.Random(f"turn {seed} {fewest}").sample(sorted(groups), len(groups))
     return next(group for group in order if count.get(group, 0) == fewest)

@@ -13,15 +13,17 @@ failed, diverged, out of memory
                  COMPLETE with a value slightly worse than the worst at full length and a violated constraint: the
                  samplers rank it last and avoid its region.
 
-In discrete spaces TPE and the GP propose points again that have been evaluated, the GP running ones too. All trials
-train with the same seed, so a duplicate would bring no information; such a proposal is repeated.
+All trials train with the same seed, so a second trial of a configuration would bring no information. In discrete
+spaces every sampler proposes known ones again (the GP running ones too). Such a proposal is repeated with other seeds;
+where all of them are known, one of the configurations that are left is drawn, and once none is left the search ends
+(search.strategy.distinct).
 
 With `compare: loss` the losses take turns and each is a search of its own: a proposal uses only the trials of its loss.
 From the trials of all losses TPE would count the best quarter overall as good; a loss that trails has no trial in it,
 and its parameters would be drawn at random to the end (tests/test_search_groups.py).
 
-grid    every combination of choices once, in an order shuffled by the seed: in sorted order ASHA would compare
-        neighbours in one corner first. Conditional parameters that do not exist in a point do not duplicate it.
+grid    every configuration of choices once, in an order shuffled by the seed: in sorted order ASHA would compare
+        neighbours in one corner first.
 random  independent points.
 tpe     multivariate TPE, with one density for each group of parameters that exist together (Optuna's `group`).
 gp      a Gaussian process over the parameters that every point has; conditional ones are drawn at random.
@@ -30,6 +32,7 @@ gp      a Gaussian process over the parameters that every point has; conditional
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -46,17 +49,19 @@ from search.spec.parameter import Parameter
 from search.spec.points import Point, candidates, exists, number_kind, ordered, points, target
 from search.spec.start_points import known_points
 from search.spec.study_spec import StudySpec
-from search.strategy.groups import in_turn, turn
+from search.strategy.distinct import MOST, Distinct
+from search.strategy.groups import in_turn, turn, values
 from search.study.journal import INACTIVE
 from search.study.scores import BROKEN
 from search.study.study import EarlierTrial, Study, Trial
+from trainer.config import TrainConfig
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
-# for a duplicate point: the attempts with the sampler, then at random; if all are duplicates the last one is used
+# for a known configuration: the attempts with the sampler, then at random, which keeps the distribution of a range
 _AGAIN, _AT_RANDOM = 4, 100
 # random startup trials of each compared value. With Optuna's 10, a value with 12 trials would hardly be tuned; on
 # quadratic bowls of 1 to 3 parameters 5 did as well as any number from 3 to 10 after 6, 12 and 24 trials
@@ -64,13 +69,14 @@ _FIRST = 5
 
 
 class Sampler:
-    """Proposes the points of one spec."""
+    """Proposes the points of one spec. base: the study's base config, as in its header."""
 
-    def __init__(self, spec: StudySpec) -> None:
+    def __init__(self, spec: StudySpec, base: TrainConfig) -> None:
         self._spec = spec
         self._space = spec.space
         self._names = ordered(spec.space)
         self._start = known_points(spec)
+        self._distinct = Distinct(spec, base)
         self._grid: list[Point] = []
         if spec.sampler == "grid":
             grid = list(points(spec.space, {name: candidates(name, p) for name, p in spec.space.items()}))
@@ -79,25 +85,46 @@ class Sampler:
             self._grid = [*self._start, *in_turn(spec, others, self._start)]
 
     def ask(self, number: int, study: Study) -> Point | None:
-        """Propose the point of trial `number` from the state of the study; None when the grid is exhausted."""
+        """Propose the point of trial `number` from the state of the study; None when every configuration has run."""
+        own = self._distinct.taken(study)
         if self._spec.sampler == "grid":
-            return self._grid[number] if number < len(self._grid) else None
-        fixed = dict(self._start[number]) if number < len(self._start) else {}
-        if self._spec.compare is not None:
-            fixed.setdefault(self._spec.compare, turn(self._spec, study))
+            return next((point for point in self._grid if self._distinct.key(point) not in own), None)
+        known = own | self._distinct.taken_before(study)
+        if number < len(self._start):  # it runs here, whatever an earlier study knows of it
+            fixed = self._fixed(self._start[number], study, own)
+            if fixed is not None:
+                return self._new(number, study, fixed, own)
+        fixed = self._fixed({}, study, known)
+        return None if fixed is None else self._new(number, study, fixed, known)
+
+    def _fixed(self, start: Point, study: Study, known: set[str]) -> Point | None:
+        """The values set in advance: of a start point, and the compared value whose turn it is. None where no
+        configuration with them is left."""
+        compared = self._spec.compare
+        if compared is None or compared in start:
+            return start if self._has_left(start, known) else None
+        groups = [
+            group for group, value in values(self._spec).items() if self._has_left({**start, compared: value}, known)
+        ]
+        return {**start, compared: turn(self._spec, study, groups)} if groups else None
+
+    def _has_left(self, fixed: Point, known: set[str]) -> bool:
+        return next(self._distinct.left(known, fixed), None) is not None
+
+    def _new(self, number: int, study: Study, fixed: Point, known: set[str]) -> Point:
+        """Propose a point with the values in `fixed` whose configuration is not known."""
         with quiet():
             history = [] if self._spec.sampler == "random" else self._history(study, fixed)
-            point = self._propose(number, self._spec.sampler, history, fixed)
-            if self._spec.sampler == "random" or number < len(self._start):
-                return point
-            taken = [trial.point for trial in study.searched]
-            for attempt in range(1, _AGAIN + _AT_RANDOM):
-                if point not in taken:
-                    break
-                kind = self._spec.sampler if attempt < _AGAIN else "random"
+            for attempt in range(_AGAIN + _AT_RANDOM):
                 # a random draw needs no history: Optuna would copy each of 10,000 trials for each of 100 attempts
-                point = self._propose(number, kind, history if attempt < _AGAIN else [], fixed, attempt)
-        return point
+                kind, told = (self._spec.sampler, history) if attempt < _AGAIN else ("random", [])
+                point = self._propose(number, kind, told, fixed, *([attempt] if attempt else []))
+                key = self._distinct.key(point)
+                if key is not None and key not in known:
+                    return point
+            rest = list(itertools.islice(self._distinct.left(known, fixed), MOST))
+            chosen = random.Random(f"left {self._spec.seed} {number}").choice(rest)
+            return self._propose(number, "random", [], chosen, _AGAIN + _AT_RANDOM)
 
     def _propose(self, number: int, kind: str, history: list[FrozenTrial], fixed: Point, *attempt: int) -> Point:
         """Ask Optuna for a point. fixed: values set in advance; attempt: varies the seed of a repeated proposal."""

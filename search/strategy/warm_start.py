@@ -18,7 +18,7 @@ from search.spec.study_spec import Sampler, StudySpec
 from search.strategy.sampler import objectives, told_as
 from search.study.header import differences
 from search.study.lookup import find_folder, names
-from search.study.scores import BROKEN, objective, objective_of
+from search.study.scores import BROKEN, distinct, objective, objective_of
 from search.study.study import Study, Trial, read_study
 from trainer.config import TrainConfig
 from trainer.units import count
@@ -51,7 +51,8 @@ def take_over(
     _check_comparable(spec, data, earlier, where)
     _check_own_code(own_code or {}, earlier, where)
     name = earlier.header.name
-    taken = [_taken(spec, earlier, trial, data, length, where) for trial in earlier.searched]
+    trials = distinct(earlier, earlier.searched)
+    taken = [_taken(spec, earlier, trial, data, length, where) for trial in trials]
     kept = [{"study": name, **entry} for entry in taken if entry is not None]
     if not kept:
         raise UserError(
@@ -79,6 +80,7 @@ def _taken(
         )
     full = objective(earlier, trial) if tokens == ours else None
     facts = {"trial": trial.number, "point": point, "status": trial.status, "tokens": tokens}
+    facts["config"] = trial.config
     return {**facts, "scores": scores, "objective": full}
 
 

@@ -8,10 +8,12 @@ study     version, spec, base (whole TrainConfig), data (corpus, tokenizer, hash
           Written at each start of a driver; the last one holds.
 prior     trials: the trials of the earlier study that `warm_start` names, each with study, trial, point,
           status, tokens (its length), scores (objective by tokens at its rungs), objective (at this study's length,
-          or null). Written once, before the first point: a proposal never depends on another study's files
+          or null), config (whole; absent in older releases). Written once, before the first point: a proposal never
+          depends on another study's files
 point     trial, point (what the sampler proposed), config (whole TrainConfig), name (readable), sampler,
           bracket, exempt (from being stopped); group (the value that the spec compares, as text; absent where it
-          compares none); of a finalist's run: of (which trial), round (which fresh seed)
+          compares none); cohort (absent where the stopping rule has none); of a finalist's run: of (which trial),
+          round (which fresh seed)
 status    trial, status (below), and with it: cause (text), rung, seconds (so far), n_parameters, node, micro_batch;
           with `running`: tokens at which it starts (0, or those of the checkpoint that it resumes from);
           with `interrupted`: worker_lost, true where its worker was lost, false where its driver was

@@ -116,6 +116,7 @@ class _EarlierTrial(TypedDict):
     tokens: Count
     scores: dict[Annotated[str, Field(pattern=r"^[0-9]{1,18}$")], Metric]
     objective: Number | None
+    config: NotRequired[dict[str, Any]]
 
 
 class _Prior(_Any):
@@ -130,6 +131,7 @@ class _Point(_Any):
     bracket: NotRequired[Count]
     exempt: NotRequired[bool]
     group: NotRequired[str]
+    cohort: NotRequired[Count]
     of: NotRequired[Count | None]
     round: NotRequired[Count | None]
 

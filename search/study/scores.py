@@ -33,6 +33,34 @@ def score(study: Study, trial: Trial) -> float:
     return math.inf if value is None else objective_of(study).compared(value)
 
 
+def copies(study: Study) -> dict[int, int]:
+    """The trials of the search that repeat another one's configuration, each with the number of the trial that counts.
+
+    All trials of a search have the same seed, so copies are one piece of evidence. The search proposes none any more;
+    journals of older releases may have some. Of equal trials the one with the most fresh seeds counts, then one of full
+    length, then the one that trained furthest, then the first.
+    """
+    equal: dict[str, list[Trial]] = {}
+    for trial in study.searched:
+        equal.setdefault(trial.configuration, []).append(trial)
+    counted: dict[int, int] = {}
+    for trials in equal.values():
+        if len(trials) > 1:
+            first, *others = sorted(trials, key=lambda trial: _evidence(study, trial))
+            counted.update(dict.fromkeys((other.number for other in others), first.number))
+    return counted
+
+
+def _evidence(study: Study, trial: Trial) -> tuple[int, bool, int, int]:
+    return -len(study.again(trial.number)), trial.final is None, -trial.tokens, trial.number
+
+
+def distinct(study: Study, trials: Iterable[Trial]) -> list[Trial]:
+    """The trials without the copies among those of the study's search, in the same order."""
+    repeated = copies(study)
+    return [trial for trial in trials if trial.number not in repeated]
+
+
 def seed_scores(study: Study, number: int) -> list[float]:
     """The scores of a finalist's runs with fresh seeds, in order of rounds, up to the first run that has not ended."""
     scores = []
@@ -44,8 +72,9 @@ def seed_scores(study: Study, number: int) -> list[float]:
 
 
 def finalists(study: Study) -> dict[int, list[float]]:
-    """The scores of finalists' runs, by trial; only finalists whose runs so far all reached full length."""
-    chosen = sorted({trial.of for trial in study.trials.values() if trial.of is not None})
+    """The scores of finalists' runs, by trial; only finalists whose runs so far all reached full length, no copies."""
+    repeated = copies(study)
+    chosen = sorted({trial.of for trial in study.trials.values() if trial.of is not None} - repeated.keys())
     each = {number: seed_scores(study, number) for number in chosen}
     return {number: scores for number, scores in each.items() if scores and all(map(math.isfinite, scores))}
 
@@ -63,7 +92,7 @@ def leader(study: Study, trials: list[Trial]) -> Trial | None:
     means = fit(finalists(study)).means
     if again := [trial.number for trial in trials if trial.number in means]:
         return study.trials[min(again, key=lambda number: means[number])]
-    order = ranked(study, trials)
+    order = ranked(study, distinct(study, trials) or trials)
     return order[0] if order else None
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from search.spec.space import configuration
 from search.spec.study_spec import Budget
 from search.study.journal import FULL, INACTIVE, NAME, Record, decode_metrics, read_records
 from search.study.record_shapes import check
 from search.study.study_record import Header, read_header
 from trainer.keys import RuleError
 from trainer.units import count
+
+_PLACEMENT = ("of", "round", "bracket", "exempt", "group", "cohort")  # keys of a point record
 
 
 @dataclass
@@ -50,6 +55,7 @@ class Trial:
     bracket: int = 0
     exempt: bool = False
     group: str = ""  # the value of the spec's `compare` parameter, as text
+    cohort: int = 0  # index, with a stopping rule that compares in cohorts
     micro_batch: int | None = None  # sequences in one forward pass, where memory limits them
     workers_lost: int = 0
     repeated: int = 0  # tokens trained twice because a worker or driver was lost
@@ -57,6 +63,11 @@ class Trial:
     decisions: list[Record] = field(default_factory=list)
     stints: list[Stint] = field(default_factory=list)
     test: dict[str, float] | None = None  # metrics on the test split, after `nanosweep finalize`
+
+    @cached_property
+    def configuration(self) -> str:
+        """See `search.spec.space.configuration`; of a record without a config its point."""
+        return configuration(self.config) if self.config else json.dumps(self.point, sort_keys=True)
 
     @property
     def tokens(self) -> int:
@@ -80,7 +91,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class EarlierTrial:
-    """A trial taken over from an earlier study (`warm_start`). tokens: its length; scores: objective by tokens."""
+    """A trial taken over from an earlier study (`warm_start`). tokens: its length; scores: objective by tokens; config:
+    whole, of the earlier study."""
 
     study: str
     number: int
@@ -89,6 +101,7 @@ class EarlierTrial:
     tokens: int
     scores: dict[int, float]
     objective: float | None
+    config: dict[str, Any] | None = None  # not in the journals of older releases
 
 
 @dataclass
@@ -147,7 +160,7 @@ class Study:
             return
         number = record["trial"]
         if kind == "point":
-            placement = {key: record[key] for key in ("of", "round", "bracket", "exempt", "group") if key in record}
+            placement = {key: record[key] for key in _PLACEMENT if key in record}
             name = record.get("name", str(number))
             self.trials[number] = Trial(number, record["point"], record["config"], name, **placement)
             return
@@ -172,7 +185,7 @@ class Study:
 def _earlier(record: Record) -> EarlierTrial:
     scores = {int(tokens): value for tokens, value in decode_metrics(record["scores"]).items()}
     facts = {key: record[key] for key in ("study", "point", "status", "tokens", "objective")}
-    return EarlierTrial(number=record["trial"], scores=scores, **facts)
+    return EarlierTrial(number=record["trial"], scores=scores, config=record.get("config"), **facts)
 
 
 def _apply_status(trial: Trial, record: Record) -> None:

@@ -150,7 +150,10 @@ def _left() -> list[str]:
 def _check_journal(verdict: Verdict, study: Maltreated, spec_path: Path, given: argparse.Namespace) -> None:
     spec, _, _ = load_spec(spec_path)
     records, folded = study.follower.records, study.follower.study
-    verdict(f"each of {given.trials} trials has one point, that of its seed and number", checks.points(records, spec))
+    verdict(
+        f"each of {given.trials} trials has one point, that of its seed and number",
+        checks.points(records, spec, study.header.base),
+    )
     verdict("each trial ended once, and nothing is written of it afterwards", checks.endings(records, folded))
     verdict("only what is wrong in itself failed", checks.failures(folded))
     verdict("reports grow, and each start is from the last checkpoint", checks.progress(records))

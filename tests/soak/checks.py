@@ -12,6 +12,7 @@ from search.study.scores import objective
 from search.study.study import Study
 from search.tracking.mlflow_facts import RUN_STATUS
 from tests.soak.alone import Numbers, numbers
+from trainer.config import TrainConfig
 
 Wrong = list[str]
 
@@ -20,12 +21,12 @@ def of(records: list[Record], kind: str) -> list[Record]:
     return [record for record in records if record["record"] == kind]
 
 
-def points(records: list[Record], spec: StudySpec) -> Wrong:
+def points(records: list[Record], spec: StudySpec, base: TrainConfig) -> Wrong:
     """Each trial number once, in order, with the point that seed and number give."""
     made = of(records, "point")
     numbers = [record["trial"] for record in made]
     wrong = [] if numbers == list(range(spec.budget.trials or 0)) else [f"trial numbers: {numbers}"]
-    sampler = Sampler(spec)
+    sampler = Sampler(spec, base)
     return wrong + [
         f"trial {record['trial']} has another point: {record['point']}"
         for record in made
