@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from data.errors import UserError
-from trainer.yaml_file import RefusedError, dotted
+from trainer.complaints import dotted
+from trainer.yaml_file import RefusedError
 
 
 def refusal(call: Callable[[], object]) -> UserError:

@@ -61,7 +61,10 @@ def test_it_takes_every_spec_that_we_ship(path: Path) -> None:
     validate(yaml_file.read(path).value)
 
 
-@pytest.mark.parametrize("words", [{"scheduler": "none"}, {"resources": "auto"}, {"budget": {"tokens": "2B"}}])
+@pytest.mark.parametrize(
+    "words",
+    [{"scheduler": "none"}, {"resources": "auto"}, {"budget": {"tokens": "2B"}}, {"space": {"n_layer": [1, 2]}}],
+)
 def test_it_takes_words(tmp_path: Path, words: dict[str, Any]) -> None:
     validate({**yaml_file.read(write(tmp_path, FULL)).value, **words})
 
@@ -78,7 +81,8 @@ def test_it_takes_words(tmp_path: Path, words: dict[str, Any]) -> None:
         {"space": {}},
         {"space": {"loss": {"choice": ["squentropi"]}}},
         {"space": {"learning_rate": {"log": [1e-4, 1e-2], "choice": [1]}}},
-        {"space": {"learning_rate": [1e-4, 1e-2]}},
+        {"space": {"learning_rate": []}},
+        {"space": {"dropout": [0, 2]}},
     ],
 )
 def test_it_refuses_plain_mistakes(tmp_path: Path, wrong: dict[str, Any]) -> None:

@@ -142,14 +142,14 @@ def test_a_mistake_is_refused_with_its_place(
     ("text", "problem"),
     [
         ("  learning_rat: {log: [1e-4, 1e-2]}\n", "unknown parameter; did you mean learning_rate?"),
-        ("  dropout: {choice: [0, high]}\n", "input should be a valid number, got 'high'"),
+        ("  dropout: {choice: [0, high]}\n", "expected a number, got 'high'"),
         ("  dropout: {choice: [0, 0.0]}\n", "0.0 is given twice; keep one"),
         ("  n_layer: {log: [1, 2.5]}\n", "n_layer takes whole numbers, got 2.5"),
         ("  bias: {uniform: [0, 1]}\n", "bias takes no numbers, so it has no range; use choice"),
         ("  n_embd: {log: [64, 128]}\n", "n_embd must be divisible by n_head, not so in a range; use choice"),
         (
             "  width: {choice: [{n_embd: 128, n_head: 4}, {n_embd: 99, n_head: 4}]}\n",
-            "n_embd (99) is not divisible by n_head (4); try n_embd: 100 (at D99 H4)",
+            "n_embd (99) is not divisible by n_head (4); try n_embd: 100, or n_head: 3 or 9 (at D99 H4)",
         ),
         ("  width: {choice: [{n_head: 4}, {}]}\n", "an empty mapping; name the parameters that go together"),
         (
@@ -252,7 +252,7 @@ def test_an_override_of_a_searched_parameter_is_answered(tmp_path: Path) -> None
     error = key_refusal(lambda: read(tmp_path, "space: {n_layer: {choice: [1]}}\n", overrides=["n_layer=3"]))
     assert (error.line, error.place, error.kind, error.keys) == (None, ("set", "n_layer"), "conflict", ("n_layer",))
     where = f"{tmp_path / 'spec.yaml'}:4: space.n_layer"
-    assert str(error) == f"--set n_layer: n_layer is searched too ({where}); remove one of them"
+    assert str(error) == f"--set n_layer=3: n_layer is searched too ({where}); remove one of them"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from search.spec.load import load_spec
 from search.spec.study_spec import StudySpec
 from tests.refusals import key_refusal, place
 from tests.specs import BASE, HEAD, space, write
-from trainer.yaml_file import dotted
+from trainer.complaints import dotted
 
 SPACE = "space:\n  n_layer: {choice: [1, 2]}\n"
 
@@ -40,7 +40,9 @@ SPACE = "space:\n  n_layer: {choice: [1, 2]}\n"
         ("seed: -1\n" + SPACE, "4: seed", "greater_than_equal"),
         ("space: {}\n", "4: space", "too_short"),
         ("space:\n  n_layer: {choise: [1, 2]}\n", "5: space.n_layer.choise", "extra_forbidden"),
-        ("space:\n  n_layer: [1, 2]\n", "5: space.n_layer", "form"),
+        ("space:\n  n_layer: 2\n", "5: space.n_layer", "form"),
+        ("space:\n  n_layer: [1, 1]\n", "5: space.n_layer", "twice"),
+        ("space:\n  n_layer: []\n", "5: space.n_layer", "too_short"),
         ("space:\n  n_layer: {choice: [1], log: [1, 2]}\n", "5: space.n_layer", "not_one"),
         ("space:\n  n_layer: {when: {loss: mse}}\n", "5: space.n_layer", "not_one"),
         ("space:\n  n_layer: {choice: []}\n", "5: space.n_layer.choice", "too_short"),
@@ -55,7 +57,7 @@ SPACE = "space:\n  n_layer: {choice: [1, 2]}\n"
             "5: space.dropout.uniform[0]",
             "value_error",
         ),
-        ("space:\n  dropout: {uniform: [true, 2]}\n", "5: space.dropout.uniform[0]", "int_type"),
+        ("space:\n  dropout: {uniform: [true, 2]}\n", "5: space.dropout.uniform[0]", "float_type"),
         ("space:\n  dropout: {uniform: [0.1]}\n", "5: space.dropout.uniform", "too_short"),
         ("space:\n  learning_rate:\n    log: [0, 1e-2]\n", "5: space.learning_rate", "not_positive"),
         ("space:\n  learning_rate: {log: [-1, 1e-2]}\n", "5: space.learning_rate", "not_positive"),
@@ -75,8 +77,8 @@ def test_a_mistake_is_refused_with_its_place(tmp_path: Path, text: str, where: s
         ("spce: 3\n", "unknown key; did you mean space?"),
         ("scheduler: {asha: {first_rung: 1M, facter: 3}}\n", "unknown key; did you mean factor?"),
         ("scheduler: asha\n", "expected none or {asha: {first_rung: 1M}} (rules: asha, median), got 'asha'"),
-        ("sampler: bayes\n", "input should be 'grid', 'random', 'tpe' or 'gp', got 'bayes'"),
-        ("objective: loss\n", "expected val_perplexity or val_bits_per_byte, got 'loss'"),
+        ("sampler: bayes\n", "expected grid, random, tpe or gp, got 'bayes'; did you mean tpe?"),
+        ("objective: loss\n", "expected val_perplexity or val_bits_per_byte, got 'loss'; did you mean val_perplexity?"),
         ("resources: all\n", "expected auto or {cpus: 2, gpus: 0.25}, got 'all'"),
         (
             "resources: {gpus: 2}\n",
@@ -108,7 +110,11 @@ def test_what_a_refusal_of_a_key_says(tmp_path: Path, text: str, problem: str) -
 @pytest.mark.parametrize(
     ("parameter", "problem"),
     [
-        ("[1, 2]", "expected {log: [low, high]}, {uniform: [low, high]} or {choice: [...]}, got [1, 2]"),
+        (
+            "2",
+            "expected {log: [low, high]}, {uniform: [low, high]} or {choice: [...]} (a fixed value belongs under set), "
+            "got 2",
+        ),
         ("{choice: [1], log: [1, 2]}", "give exactly one of log, uniform, choice; got log and choice"),
         ("{when: {loss: mse}}", "give exactly one of log, uniform, choice; got none"),
         ("{choice: [1, 1]}", "choice names a value twice: [1, 1]"),
@@ -148,7 +154,8 @@ def test_a_wrong_head_is_refused_with_its_place(tmp_path: Path, head: str, where
 def test_a_key_without_a_default_that_is_missing_is_named(tmp_path: Path, key: str) -> None:
     text = "".join(f"{line}\n" for line in f"{HEAD}space: {{n_layer: {{choice: [1]}}}}".splitlines() if key not in line)
     error = key_refusal(lambda: load_spec(write(tmp_path, text, head="")))
-    assert (error.kind, error.keys, error.problem) == ("missing", (key,), f"{key} is missing")
+    assert (error.kind, error.keys) == ("missing", (key,))
+    assert error.problem.startswith(f"{key} is missing; for example {key}: ")
 
 
 def test_a_mistake_in_the_base_names_the_base(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from search.spec.start_points import known_points
 from tests.refusals import key_refusal, place
 from tests.specs import read
-from trainer.yaml_file import dotted
+from trainer.complaints import dotted
 
 SPACE = """space:
   learning_rate: {log: [1e-4, 1e-2]}
@@ -100,7 +100,7 @@ def test_each_mistake_is_refused_with_its_place(
         ),
         ("{n_embd: 64}", "n_embd is set by width; give width: {'n_embd': 64, 'n_head': 2}, or another of its choice"),
         ("{learning_rate: 0.5}", "0.5 lies outside 0.0001 to 0.01"),
-        ("{learning_rate: high}", "input should be a valid number, got 'high'"),
+        ("{learning_rate: high}", "expected a number, got 'high'"),
         ("{loss: squentropi}", "'squentropi' is not among its choice; did you mean squentropy?"),
         ("{width: 64}", f"64 is not among its choice: {[{'n_embd': 64, 'n_head': 2}, {'n_embd': 128, 'n_head': 4}]}"),
         ("{squentropy_lambda: 0.1}", "exists only where loss is squentropy; give loss too"),

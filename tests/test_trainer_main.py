@@ -87,7 +87,7 @@ def test_a_run_folder_is_continued_or_left_alone_but_not_overwritten(
         (["missing.yaml"], "missing.yaml: no such file"),
         (["tiny.yaml", "--set", "learning_rte=1"], "unknown key learning_rte; did you mean learning_rate?"),
         (["tiny.yaml", "--set", "n_head=3"], "n_embd (16) is not divisible by n_head (3)"),
-        (["tiny.yaml", "--set", "learning_rate"], "--set learning_rate: expected key=value"),
+        (["tiny.yaml", "--set", "learning_rate"], "--set learning_rate: expected KEY=VALUE"),
         (["tiny.yaml", "--set", "squentropy_lambda=0.1"], "squentropy_lambda belongs to loss: squentropy"),
         (["tiny.yaml", "--set", "corpus=text:nowhere.txt"], "no such file: nowhere.txt"),
         (["tiny.yaml", "--set", "corpus=story"], "did you mean stories?"),

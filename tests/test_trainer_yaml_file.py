@@ -89,9 +89,9 @@ def test_a_bad_config_is_refused_with_its_place(
     ("text", "message"),
     [
         ("learning_rte: 1e-3", "c.yaml:2: learning_rte: unknown key; did you mean learning_rate?"),
-        ("n_layer: 2.5", "c.yaml:2: n_layer: input should be a valid integer, got 2.5"),
-        ("n_layer: 2.5\ndropout: 7", "c.yaml:2: n_layer: input should be a valid integer, got 2.5 (and 1 more)"),
-        ("n_embd: 130", "c.yaml:2: n_embd (130) is not divisible by n_head (4); try n_embd: 128"),
+        ("n_layer: 2.5", "c.yaml:2: n_layer: expected a whole number, got 2.5"),
+        ("n_layer: 2.5\ndropout: 7", "c.yaml:2: n_layer: expected a whole number, got 2.5 (and 1 more)"),
+        ("n_embd: 130", "c.yaml:2: n_embd (130) is not divisible by n_head (4); try n_embd: 128, or n_head: 2 or 5"),
         (
             "max_tokens: 12 apples",
             "c.yaml:2: max_tokens: expected tokens (500k, 20M, 2B) or epochs (`7 epochs`), got '12 apples'",
@@ -149,6 +149,77 @@ def test_overrides_are_read_like_yaml_and_checked_alike(tmp_path: Path) -> None:
     assert str(error).startswith("--set lr=1: unknown key lr; ")
     error = refusal(lambda: config.load(tmp_path / "c.yaml", ["n_layer=0"]))
     assert (error.kind, error.keys) == ("greater_than_equal", ("n_layer",))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "text:my #1.txt",
+        "text:a: b",
+        '"text:quoted"',
+        "'text:x'",
+        "- x",
+        "-x",
+        "null",
+        "true",
+        "[a",
+        "",
+        "text:é…",
+        "1e3",
+    ],
+)
+def test_an_override_of_a_text_is_taken_as_it_is(tmp_path: Path, value: str) -> None:
+    (tmp_path / "c.yaml").write_text("n_layer: 2\n")
+    assert config.load(tmp_path / "c.yaml", [f"corpus={value}"]).corpus == value
+
+
+def test_an_override_that_is_null_removes_a_text_that_may_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("n_layer: 2\ntokenizer: gpt2\ninit_from: /a/folder\n")
+    assert config.load(tmp_path / "c.yaml", ["init_from=null"]).init_from is None
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("n_layer=0", "expected at least 1, got 0"),
+        ("bias=True", "expected true or false, got 'True'; write true"),
+        ("n_layer=[1,", "not valid YAML: expected the node content, but found '<stream end>'"),
+        ("n_layer=1\nn_head: 2", "expected one value on one line"),
+        ("n_layer=!x 1", "tag !x is not read; plain values only"),
+        ("n_layer", "expected KEY=VALUE"),
+        ("schedule=cosin", "expected cosine, linear, wsd or constant, got 'cosin'; did you mean cosine?"),
+        (
+            "loss_params.gamma=2",
+            "loss_params belongs to an own loss (loss: module:Name), but loss is cross_entropy, whose parameters are "
+            "keys: none; remove one of them",
+        ),
+        ("n_head=3", "n_embd (128) is not divisible by n_head (3); try n_embd: 129, or n_head: 2 or 4"),
+        (
+            "eval_context=256",
+            "eval_context (256) exceeds block_size (128), which is all that the model sees; lower "
+            "eval_context or raise block_size",
+        ),
+    ],
+)
+def test_a_message_on_an_override_names_it_and_no_line_of_the_file(tmp_path: Path, override: str, problem: str) -> None:
+    (tmp_path / "c.yaml").write_text("n_layer: 2\nn_head: 4\nn_embd: 128\nblock_size: 128\nbias: false\n")
+    error = refusal(lambda: config.load(tmp_path / "c.yaml", [override]))
+    shown = override.replace("\n", "\\n")
+    assert (str(error), error.line) == (f"--set {shown}: {problem}", None)
+
+
+def test_of_a_conflict_the_value_that_was_set_last_is_named(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("n_head: 3\n")
+    assert str(refusal(lambda: config.load(tmp_path / "c.yaml"))).startswith(f"{tmp_path / 'c.yaml'}:1: n_embd (128)")
+    error = refusal(lambda: config.load(tmp_path / "c.yaml", ["n_embd=64", "n_embd=100"]))
+    assert str(error).startswith("--set n_embd=100: n_embd (100) is not divisible by n_head (3)")
+
+
+def test_a_spec_given_as_a_config_is_answered_by_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("study: s\nbase: b.yaml\nspace: {}\n")
+    error = refusal(lambda: config.load(tmp_path / "s.yaml"))
+    assert (error.kind, error.line) == ("spec", 2)
+    assert str(error).endswith(f"use: nanosweep run {tmp_path / 's.yaml'}")
 
 
 def test_a_binary_file_is_not_a_config(tmp_path: Path) -> None:

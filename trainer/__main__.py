@@ -144,25 +144,33 @@ def train_here(arguments: argparse.Namespace, follow: Follow | None = None) -> i
 def order(arguments: argparse.Namespace, show: bool = True) -> Order:
     """Read the config, check that the run folder is free, prepare the data. Raises UserError."""
     from data.prepare import prepare
+    from data.tokens import Batches
     from trainer import build_model, criterion, optim
     from trainer import config as configs
 
     changes = [*arguments.set, *([f"max_tokens={arguments.max_tokens}"] if arguments.max_tokens else [])]
-    config = configs.load(arguments.config, changes)
-    criterion.build(config, arguments.allow_code)  # what is wrong with own code is said before any work
-    optim.load_own(config, arguments.allow_code)
-    build_model.load_own(config, arguments.allow_code)
+    config, file = configs.load_with_file(arguments.config, changes)
+    with file.blamed({"loss": config.loss}):  # what is wrong with own code is said before any work
+        criterion.build(config, arguments.allow_code)
+    with file.blamed({"optimizer": config.optimizer}):
+        optim.load_own(config, arguments.allow_code)
+    with file.blamed({"model": config.model}):
+        build_model.load_own(config, arguments.allow_code)
     if show:
         _note_changed_code(arguments.config, config)
     out = folder(arguments)
     resume = _resumable(out, config, arguments.resume)
-    data = prepare(
-        config.corpus,
-        config.tokenizer,
-        config.split,
-        progress=show and sys.stdout.isatty(),
-        allow_code=arguments.allow_code,
-    )
+    with file.blamed({"corpus": config.corpus, "tokenizer": config.tokenizer, "split": config.split}):
+        data = prepare(
+            config.corpus,
+            config.tokenizer,
+            config.split,
+            progress=show and sys.stdout.isatty(),
+            allow_code=arguments.allow_code,
+        )
+    with file.blamed({"block_size": config.block_size, "batch_size": config.batch_size}):
+        rows = config.batch_size * config.gradient_accumulation_steps
+        Batches(data.train, config.block_size, config.data_order, config.seed, rows)  # raises for too short a corpus
     length = config.length(data.train.n_targets)
     if show:
         print(

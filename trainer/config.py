@@ -7,9 +7,10 @@ the configs of a short trial and of a full run differ in one number (`max_tokens
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -24,14 +25,17 @@ from pydantic import (
 )
 
 from data.corpora import DESCRIPTION as CORPORA
-from data.errors import UserError, nearest
+from data.errors import UserError
 from models.config import GPT2_SHAPES, GPTConfig, Mlp, Norm, Position, misfit
 from models.losses import LOSSES
-from trainer import loss_keys, provenance, yaml_file
+from trainer import complaints, loss_keys, provenance, yaml_file
+from trainer.complaints import Place
+from trainer.hints import hint
 from trainer.keys import OWN, Key, RuleError, declared, unused
 from trainer.lengths import Length, Number, Tokens, Value
 from trainer.model_keys import ModelName
 from trainer.optimizers import OPTIMIZERS, check_name
+from trainer.yaml_file import Origin, YamlFile
 
 _OPTIMIZER_SCHEMA = {"anyOf": [{"enum": list(OPTIMIZERS)}, {"type": "string", "pattern": "^[^:]+:[^:]+$"}]}
 Whole = Annotated[int, Field(ge=1)]
@@ -188,8 +192,8 @@ class TrainConfig(_KeysOfLosses):
         if self.n_embd % self.n_head:
             raise RuleError(
                 ("n_embd", "n_head"),
-                f"n_embd ({self.n_embd}) is not divisible by n_head ({self.n_head}); "
-                f"try n_embd: {self.n_head * max(1, round(self.n_embd / self.n_head))}",
+                f"n_embd ({self.n_embd}) is not divisible by n_head ({self.n_head}); try n_embd: "
+                f"{self.n_head * max(1, round(self.n_embd / self.n_head))}, or n_head: {self._head_counts()}",
             )
         if self.position == "rope" and (self.n_embd // self.n_head) % 2:
             raise RuleError(
@@ -207,6 +211,12 @@ class TrainConfig(_KeysOfLosses):
         if self.init_from is not None:
             self._check_init(self.init_from)
         return self
+
+    def _head_counts(self) -> str:
+        """The next head counts below and above that divide n_embd."""
+        divisors = [count for count in range(1, self.n_embd + 1) if self.n_embd % count == 0]
+        below = [count for count in divisors if count < self.n_head][-1:]
+        return complaints.alternatives(map(str, below + [count for count in divisors if count > self.n_head][:1]))
 
     def _check_unused(self) -> None:
         """Refuse a key without effect that is set although its default is None; one with another default may stay."""
@@ -314,7 +324,7 @@ def assign(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         if not dot:
             result[name] = value
         elif not has_key(name):
-            problem = f"{name}: unknown key; {nearest(name, TrainConfig.model_fields)}"
+            problem = f"{name}: unknown key; {hint(name, TrainConfig.model_fields)}"
             raise UserError(problem, kind="unknown", keys=name)
         else:
             before = result.get(key)
@@ -322,24 +332,64 @@ def assign(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return result
 
 
-def load(path: Path, overrides: list[str] | None = None) -> TrainConfig:
-    """Read a config file, with `key=value` overrides (values as YAML would read them).
+def load(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a config file, with `key=value` overrides.
 
-    Raises UserError with file, line and key for anything that is not a valid config.
+    Raises UserError with file, line and key, or the override, for anything that is not a valid config.
     """
+    return load_with_file(path, overrides)[0]
+
+
+def load_with_file(path: Path, overrides: Sequence[str] = ()) -> tuple[TrainConfig, YamlFile]:
+    """The same, with the file, which says where each value was written. Raises UserError."""
     file = yaml_file.read(path)
+    if {"base", "space"} & file.value.keys():
+        problem = f"{path}: this is the spec of a search, not a config; use: nanosweep run {path}"
+        raise UserError(
+            problem, kind="spec", line=min(file.lines[key,] for key in ("base", "space") if key in file.value)
+        )
     provenance.parse(file)  # refuse a damaged block; `provenance.read` returns a valid one
-    value, lines = {key: item for key, item in file.value.items() if key != provenance.KEY}, dict(file.lines)
-    for text in overrides or []:
-        key, sign, value_text = text.partition("=")
-        if not sign:
-            raise UserError(f"--set {text}: expected key=value", kind="form")
+    value = {key: item for key, item in file.value.items() if key != provenance.KEY}
+    origins: dict[Place, Origin] = {}
+    for text in overrides:
+        key, item = parse_override(text)
         if not has_key(key):
-            problem = f"--set {text}: unknown key {key}; {nearest(key, TrainConfig.model_fields)}"
+            problem = f"--set {text}: unknown key {key}; {hint(key, TrainConfig.model_fields)}"
             raise UserError(problem, kind="unknown", keys=key)
-        value = assign(value, {key: yaml_file.scalar(value_text)})
-        lines.pop(tuple(key.split(".")), None)
-    return yaml_file.validate(TrainConfig, yaml_file.YamlFile(file.name, value, lines))
+        value = assign(value, {key: item})
+        origins[tuple(key.split("."))] = override_origin(text)
+    file = file.changed(value, origins)
+    return yaml_file.validate(TrainConfig, file), file
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`key=value` of the command line as key and value, whatever the key.
+
+    A key that takes a text takes all that follows the `=`, as it is; any other value is read as YAML would read it.
+    Raises UserError.
+    """
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise UserError(f"--set {text}: expected KEY=VALUE", kind="form")
+    if not takes_text(key):
+        return key, yaml_file.scalar(value, f"--set {text}")
+    if value == "null" and TrainConfig.model_fields[key].default is None:
+        return key, None
+    if re.search("[\0\ud800-\udfff]", value):
+        raise UserError(f"--set {text}: is no text that a file can hold", kind="text")
+    return key, value
+
+
+def override_origin(text: str) -> Origin:
+    """Where the value of a `key=value` was written."""
+    return Origin(f"--set {text}", rank=yaml_file.OPTION)
+
+
+def takes_text(key: str) -> bool:
+    """Whether a key's value is a text, one of a few words or any."""
+    info = TrainConfig.model_fields.get(key)
+    kinds = [info.annotation, *get_args(info.annotation)] if info is not None else []
+    return (str in kinds and int not in kinds) or any(get_origin(kind) is Literal for kind in kinds)
 
 
 def replace(config: TrainConfig, **changes: Any) -> TrainConfig:
@@ -351,7 +401,7 @@ def replace(config: TrainConfig, **changes: Any) -> TrainConfig:
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
-        raise yaml_file.refused(error, TrainConfig, yaml_file.YamlFile("config", values, {})) from None
+        raise yaml_file.refused(error, TrainConfig, YamlFile("config", values, {})) from None
 
 
 def dump(config: TrainConfig) -> str:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
-from data.errors import nearest
 from data.own_code import is_reference
 from models.loss import Loss, Parameter
 from models.losses import LOSSES, READOUTS
+from trainer.hints import near
 from trainer.keys import OWN, Key, RuleError
 
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -31,10 +31,9 @@ def check_name(value: str) -> str:
     """A declared loss, or `module.path:Name`. Raises RuleError with the nearest name."""
     if value in LOSSES or is_reference(value):
         return value
-    if (near := nearest(value, LOSSES)).startswith("did you mean"):
-        raise RuleError("loss", f"there is no such loss, got {value!r}; {near}", "unknown")
-    names = ", ".join(repr(name) for name in LOSSES)
-    raise RuleError("loss", f"input should be {names} or your own as module:Name, got {value!r}", "unknown")
+    if meant := near(value, LOSSES):
+        raise RuleError("loss", f"there is no such loss, got {value!r}; {meant}", "unknown")
+    raise RuleError("loss", f"expected {', '.join(LOSSES)}, or your own as module:Name, got {value!r}", "unknown")
 
 
 def _check_own_parameters(values: dict[str, float]) -> dict[str, float]:

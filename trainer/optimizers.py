@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data.errors import nearest
 from data.own_code import is_reference
+from trainer.hints import hint
 from trainer.keys import OWN, RuleError
 
 if TYPE_CHECKING:
@@ -92,6 +92,6 @@ OPTIMIZERS: dict[str, Optimizer] = {
 def check_name(value: str) -> str:
     """The name of a declared optimizer, or a reference to an own one, which is not imported. Raises RuleError."""
     if value not in OPTIMIZERS and not is_reference(value):
-        hint = nearest(value, OPTIMIZERS)
-        raise RuleError("optimizer", f"no optimizer {value!r}; {hint} (your own is written {OWN})", "unknown")
+        problem = f"no optimizer {value!r}; {hint(value, OPTIMIZERS)} (your own is written {OWN})"
+        raise RuleError("optimizer", problem, "unknown")
     return value

@@ -8,20 +8,20 @@ anchors or aliases (a file of numbers needs none, and an alias bomb fills the me
 from __future__ import annotations
 
 import re
-import typing
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
-from data.errors import UserError, nearest
+from data.errors import UserError
+from trainer import complaints
+from trainer.complaints import Place, dotted, kind_of
 from trainer.keys import RuleError
 
-Place = tuple[str | int, ...]
 _DIGITS = 300  # of a whole number: a longer one fits into no float
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -46,37 +46,101 @@ for _tag, _pattern, _first in [
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a value was written.
+
+    at: `spec.yaml:12`, or an option of the command line as it was typed (`--set n_layer=0`). key: the place in that
+    file; empty for an option, which names its key itself. line: of that file. rank: of the keys of a conflict the one
+    with the highest rank was set last, on top of the others, and is to be changed.
+    """
+
+    at: str
+    key: str = ""
+    line: int | None = None
+    rank: int = 1
+
+    @property
+    def head(self) -> str:
+        return f"{self.at}: {self.key}" if self.key else self.at
+
+
+OPTION = 2  # the rank of what the command line sets
+
+
+@dataclass(frozen=True)
 class YamlFile:
-    """A parsed file: its plain value, and the line (from 1) of every key and item by its path."""
+    """A parsed file: its plain value, and the line (from 1) of every key and item by its path.
+
+    origins: of the places whose value was written elsewhere: in another file, or on the command line.
+    """
 
     name: str
     value: Any
     lines: Mapping[Place, int]
+    origins: Mapping[Place, Origin] = field(default_factory=dict)
+
+    def origin(self, place: Place) -> Origin:
+        """Of a place, or of the nearest enclosing place that has a line."""
+        for depth in range(len(place), -1, -1):
+            if origin := self.origins.get(place[:depth]):
+                return origin
+            if line := self.lines.get(place[:depth]):
+                return Origin(f"{self.name}:{line}", dotted(place), line)
+        return Origin(self.name, dotted(place))
 
     def line(self, place: Place) -> int | None:
         """The line of a place, or of the nearest enclosing place that has one."""
-        while place and place not in self.lines:
-            place = place[:-1]
-        return self.lines.get(place)
+        return self.origin(place).line
 
     def where(self, place: Place) -> str:
-        """`spec.yaml:12: space.dropout`, for the nearest enclosing place that has a line."""
-        line = self.line(place)
-        head = f"{self.name}:{line}" if line else self.name
-        return f"{head}: {dotted(place)}" if place else head
+        """`spec.yaml:12: space.dropout`, for the nearest enclosing place that has a line; or the option."""
+        return self.origin(place).head
+
+    def latest(self, keys: Sequence[str]) -> Origin | None:
+        """Of the keys' values the one that was set last, of those set together the first key's; None if none was."""
+        written = [place for key in keys for place in (*self.lines, *self.origins) if place[:1] == (key,)]
+        return max(map(self.origin, written), key=lambda origin: origin.rank, default=None)
+
+    def changed(self, value: Any, origins: Mapping[Place, Origin]) -> YamlFile:
+        """The file with another value, parts of which were written elsewhere."""
+        kept = {place: line for place, line in self.lines.items() if not _within(place, origins)}
+        before = {place: origin for place, origin in self.origins.items() if not _within(place, origins)}
+        return YamlFile(self.name, value, kept, {**before, **origins})
 
     def refusal(self, place: Place, problem: str, kind: str, *keys: str) -> RefusedError:
         """The error for what stands at a place. keys: as of `RefusedError`; default: the place's first part."""
         names = keys or tuple(str(part) for part in place[:1])
-        return RefusedError(self.where(place), problem, place, names, kind, self.line(place))
+        origin = self.origin(place)
+        return RefusedError(origin.head, problem, place, names, kind, origin.line)
+
+    @contextmanager
+    def blamed(
+        self, values: Mapping[str, object], place: Callable[[str], Place] = lambda key: (key,)
+    ) -> Iterator[None]:
+        """Whatever UserError the block raises, in front of it where the value was written that it is about.
+
+        values: {key: value} of the keys that it can be about, the likeliest first: another where the error has that key
+        or its value among its keys, or begins with the key. place: of a key in the file.
+        """
+        try:
+            yield
+        except RefusedError:
+            raise  # it has its place
+        except UserError as error:
+            text, named = str(error), {*error.keys}
+            heads = {key: (f"{key}: ", f"{key} {value}") for key, value in values.items()}
+            others = (key for key, value in values.items() if {key, str(value)} & named or text.startswith(heads[key]))
+            key = next(others, next(iter(values)))
+            if text.startswith(heads[key]):  # the place says the key
+                text = text.removeprefix(key).removeprefix(":").lstrip()
+            if self.where(place(key)).endswith(f"={values[key]}"):  # and an option the value
+                text = text.removeprefix(f"{values[key]}: ")
+            raise self.refusal(place(key), text, error.kind, *(error.keys or (key,))) from error
 
 
-def dotted(place: Place) -> str:
-    """`("space", "lr", "log", 0)` -> `space.lr.log[0]`."""
-    text = ""
-    for part in place:
-        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
-    return text
+def _within(place: Place, others: Mapping[Place, Any]) -> bool:
+    """Whether a place is one of the others or below one."""
+    return any(place[:depth] in others for depth in range(1, len(place) + 1))
 
 
 def read(path: Path) -> YamlFile:
@@ -123,9 +187,19 @@ def parse(text: str, name: str) -> YamlFile:
     return YamlFile(name, value, lines)
 
 
-def scalar(text: str) -> Any:
-    """The value that `text` would have in a YAML file: for `--set key=value`. Raises UserError."""
-    return parse(f"value: {text}", "--set").value["value"]
+def scalar(text: str, name: str = "--set") -> Any:
+    """The value that `text` would have in a YAML file: for `--set key=value`. name: the option, for errors.
+
+    Raises UserError.
+    """
+    try:
+        value = parse(f"value: {text}", name).value
+    except UserError as error:
+        problem = str(error).removeprefix(name).removeprefix(f":{error.line}").removeprefix(": ")
+        raise UserError(f"{name}: {problem}", kind=error.kind) from None
+    if list(value) != ["value"]:
+        raise UserError(f"{name}: expected one value on one line", kind="form")
+    return value["value"]
 
 
 def _construct(loader: _Loader, node: yaml.Node, place: Place, lines: dict[Place, int], name: str) -> Any:
@@ -196,70 +270,17 @@ def validate(model: type[Model], file: YamlFile) -> Model:
 
 def refused(error: ValidationError, model: type[BaseModel], file: YamlFile) -> RefusedError:
     """The first of pydantic's errors as one line in our words, with the number of further ones."""
-    # an unknown key first: it is most often the cause of the others
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    first = problems[0]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    place = _place(first["loc"], file.value)
-    keys, head, line = tuple(str(part) for part in place[:1]), file.where(place), file.line(place)
-    kind = kind_of(first)
-    own = first.get("ctx", {}).get("error")
-    if first["type"] == "extra_forbidden":
-        problem = f"unknown key; {nearest(str(place[-1]), _fields_at(model, place[:-1]))}"
-    elif first["type"] == "missing":
-        problem = f"{first['loc'][-1]} is missing{more}"
+    first, others = complaints.first_of(error, file.value)
+    place = complaints.place_of(first["loc"], file.value)
+    origin, own = file.origin(place), first.get("ctx", {}).get("error")
+    keys, head, line = tuple(str(part) for part in place[:1]), origin.head, origin.line
+    problem = complaints.describe(first, place, model)
+    if first["type"] == "missing":
         keys = keys or (str(first["loc"][-1]),)
-    else:
-        problem = f"{complaint(first)}{more}"
+    if others and first["type"] != "extra_forbidden":  # an unknown key is most often the cause of the others
+        problem = f"{problem} (and {others} more)"
     if isinstance(own, RuleError) and not place:  # a rule between keys: its message opens with the first
         keys = own.keys
-        if keys[:1] in file.lines:
-            line = file.lines[keys[:1]]
-            head = f"{file.name}:{line}"
-    return RefusedError(head, problem, place, keys, kind, line)
-
-
-def kind_of(problem: ErrorDetails) -> str:
-    """The kind of one of pydantic's errors: our own rule's, or pydantic's type."""
-    own = problem.get("ctx", {}).get("error")
-    return own.kind if isinstance(own, RuleError) else problem["type"]
-
-
-def complaint(problem: ErrorDetails) -> str:
-    """The text of one pydantic error: of our own validators unchanged, of pydantic's with the value that it got."""
-    if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
-    return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {short(problem['input'])}"
-
-
-def short(value: Any) -> str:
-    """A value as Python writes it, at most 60 characters of it."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _place(loc: tuple[str | int, ...], value: Any) -> Place:
-    """Pydantic's path without the names of union members in it: only the keys and items of the file."""
-    place: list[str | int] = []
-    for part in loc:
-        if isinstance(value, dict) and part in value:
-            place.append(part)
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int):
-            place.append(part)
-            value = value[part]
-    return tuple(place)
-
-
-def _fields_at(model: type[BaseModel], place: Place) -> list[str]:
-    """Names allowed at a place, following nested models."""
-    current: Any = model
-    for part in place:
-        if not (isinstance(current, type) and issubclass(current, BaseModel)) or part not in current.model_fields:
-            break
-        annotation = current.model_fields[str(part)].annotation
-        options = [annotation, *typing.get_args(annotation)]
-        current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return list(current.model_fields)
-    return list(model.model_fields)
+        if latest := file.latest(keys):
+            head, line = latest.at, latest.line
+    return RefusedError(head, problem, place, keys, kind_of(first), line)

@@ -57,8 +57,8 @@ def _submit(args: argparse.Namespace) -> int:
     from search.spec.load import with_options
     from search.spec.own_code import check_allowed
 
-    spec, base, _ = with_options(args.spec, args.set, args.scale, args.name, args.storage, limits(args))
-    check_allowed(spec, base, args.allow_code)  # known before a cluster is looked for
+    spec, base, file = with_options(args.spec, args.set, args.scale, args.name, args.storage, limits(args))
+    check_allowed(spec, base, file, args.allow_code)  # known before a cluster is looked for
     cluster = find(args.address, [spec.folder.parent, RUNS])
     from search.jobs.ray_jobs import Jobs
     from search.jobs.submit import Order, links, submit

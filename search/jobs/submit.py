@@ -51,7 +51,7 @@ def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None
     """Start the job. say: takes lines for people. Raises UserError before anything is sent, or for what Ray refuses."""
     spec, base, file = with_options(order.spec, order.set, order.scale, order.name, order.storage, order.limits)
     check(spec, base, file)
-    own_code.check_allowed(spec, base, order.allow_code)
+    own_code.check_allowed(spec, base, file, order.allow_code)
     named = own_code.references(spec, base)
     here = cluster.service is not None or jobs.here()
     folder = folder_there(spec.storage, spec.folder, here, cluster.address)

@@ -15,8 +15,10 @@ from data.errors import UserError
 from data.own_code import load, source_hash
 from search.spec import points, space
 from search.spec.own_code import references
+from search.spec.places import blamed
 from search.spec.study_spec import StudySpec
 from trainer.config import TrainConfig
+from trainer.yaml_file import YamlFile
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _TRIED = 200  # points of the space whose own code is tried
@@ -60,22 +62,24 @@ class OwnCode:
         return ""
 
 
-def try_all(spec: StudySpec, base: TrainConfig, allow_code: bool) -> None:
+def try_all(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: bool) -> None:
     """Import the losses, optimizers and models that a study names, and try them with the values that its space has.
 
     Its corpus runs when it is prepared, unless that has been done before.
 
-    Raises UserError, one line, where that is not allowed, for a module or name that does not exist, for an object of
-    the wrong kind or with other parameters, and for one that fails on a few tokens. Does nothing without own code.
+    Raises UserError, one line with the place of the value, where that is not allowed, for a module or name that does
+    not exist, for an object of the wrong kind or with other parameters, and for one that fails on a few tokens. Does
+    nothing without own code.
     """
     named = {reference: key for reference, key in references(spec, base).items() if key != "corpus"}
     for reference, key in named.items():
-        load(reference, allow_code=allow_code, kind=key)
+        with blamed(file, spec, **{key: reference}):
+            load(reference, allow_code=allow_code, kind=key)
     if named:
-        _try_points(spec, base)
+        _try_points(spec, base, file)
 
 
-def _try_points(spec: StudySpec, base: TrainConfig) -> None:
+def _try_points(spec: StudySpec, base: TrainConfig, file: YamlFile) -> None:
     import torch
 
     from trainer import build_model, criterion, optim
@@ -91,14 +95,15 @@ def _try_points(spec: StudySpec, base: TrainConfig) -> None:
             if name in tried:
                 continue
             tried.add(name)
-            if key == "loss":
-                criterion.build(config, allow_code=True)
-            elif key == "optimizer":
-                optim.build(layer, config, allow_code=True)
-            elif models < _MODELS and build_model.load_own(config, allow_code=True) is not None:
-                models += 1
-                classes = config.vocab_size or 64  # the true number is not known before the data are
-                build_model.build(config, classes, torch.Generator().manual_seed(config.seed), allow_code=True)
+            with blamed(file, spec, **{key: parts[0]}):
+                if key == "loss":
+                    criterion.build(config, allow_code=True)
+                elif key == "optimizer":
+                    optim.build(layer, config, allow_code=True)
+                elif models < _MODELS and build_model.load_own(config, allow_code=True) is not None:
+                    models += 1
+                    classes = config.vocab_size or 64  # the true number is not known before the data are
+                    build_model.build(config, classes, torch.Generator().manual_seed(config.seed), allow_code=True)
 
 
 def _configs(spec: StudySpec, base: TrainConfig) -> list[TrainConfig]:

@@ -10,6 +10,7 @@ from data.dataset import Dataset
 from search.run.own_code import OwnCode, try_all
 from search.spec import own_code, points, space
 from search.spec.check import check_length
+from search.spec.places import blamed
 from search.spec.study_spec import StudySpec
 from search.strategy import warm_start
 from search.study import header
@@ -59,28 +60,33 @@ def prepare(
     from data.prepare import prepare as prepare_data
     from data.tokens import Batches
 
-    digests = own_code.digests(spec, base)
+    digests = own_code.digests(spec, base, file)
     header.check_same_own_code(digests, study.header)
     if trains or allow_code:
-        try_all(spec, base, allow_code)
-    datasets = {
-        name: prepare_data(base.corpus, name, base.split, progress=show, allow_code=allow_code)
-        for name in space.tokenizers(spec, base)
-    }
+        try_all(spec, base, file, allow_code)
+    datasets = {}
+    for name in space.tokenizers(spec, base):
+        with blamed(file, spec, corpus=base.corpus, tokenizer=name, split=base.split):
+            datasets[name] = prepare_data(base.corpus, name, base.split, progress=show, allow_code=allow_code)
     for source in space.values_of("init_from", spec, base):
         if source is not None:
             from trainer.init import find  # loads torch
 
-            find(source)  # fetched once, and what is not there is said before anything begins
+            with blamed(file, spec, init_from=source):
+                find(source)  # fetched once, and what is not there is said before anything begins
     block_sizes = [base.block_size]
     for name, parameter in spec.space.items():
         values = points.candidates(name, parameter) if "block_size" in points.fields(name, parameter) else []
         block_sizes += [value.get("block_size", base.block_size) if parameter.linked else value for value in values]
     for dataset in datasets.values():
-        Batches(dataset.train, max(block_sizes), base.data_order, base.seed)  # raises for a corpus that is too short
+        with blamed(file, spec, block_size=max(block_sizes)):
+            Batches(
+                dataset.train, max(block_sizes), base.data_order, base.seed
+            )  # raises for a corpus that is too short
         if base.data_order == "sequential":
-            for block_size, rows in _steps(spec, base):
-                Batches(dataset.train, block_size, base.data_order, base.seed, rows)
+            for block_size, batch_size, passes in _steps(spec, base):
+                with blamed(file, spec, batch_size=batch_size, block_size=block_size):
+                    Batches(dataset.train, block_size, base.data_order, base.seed, batch_size * passes)
         check_length(spec, base, dataset.train.n_targets, file)
     first = next(iter(datasets.values()))
     lengths = space.lengths(spec, base, first.train.n_targets)
@@ -94,13 +100,13 @@ def prepare(
     return Prepared(spec, pinned, datasets, data, length, shortest, earlier_trials, own)
 
 
-def _steps(spec: StudySpec, base: TrainConfig) -> set[tuple[int, int]]:
-    """block_size and sequences of a step, of the trials that there may be."""
+def _steps(spec: StudySpec, base: TrainConfig) -> set[tuple[int, int, int]]:
+    """block_size, batch_size and passes of a step, of the trials that there may be."""
     names = ("block_size", "batch_size", "gradient_accumulation_steps")
     values = {name: points.candidates(name, parameter) for name, parameter in spec.space.items()}
     steps = set()
     for point in points.some_points(spec.space, values, most=1000):
         changes = points.assigned(spec.space, point)
         block_size, batch_size, passes = (changes.get(name, getattr(base, name)) for name in names)
-        steps.add((block_size, batch_size * passes))
+        steps.add((block_size, batch_size, passes))
     return steps

@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from data.errors import nearest
 from search.spec.objective import OBJECTIVES, for_tokenizers
 from search.spec.parameter import Parameter
 from search.spec.points import (
@@ -30,9 +29,11 @@ from search.spec.space import configure, lengths, readable, values_of
 from search.spec.start_points import known_points, refusal
 from search.spec.study_spec import StudySpec
 from search.spec.unused import check_used
+from trainer.complaints import Place, kind_of
 from trainer.config import TrainConfig, has_key
+from trainer.hints import hint
 from trainer.keys import not_searched
-from trainer.yaml_file import Place, RefusedError, YamlFile, kind_of
+from trainer.yaml_file import RefusedError, YamlFile
 
 _MAX_COMBINATIONS = 10_000  # of values, each checked as a whole config before a study starts
 _LARGEST_GRID = 100_000  # points
@@ -121,15 +122,12 @@ def _check_field(name: str, parameter: Parameter, field: str, spec: StudySpec, f
         if parameter.linked:
             index = next(i for i, value in enumerate(parameter.choice or []) if field in value)
             place = (name, "choice", index, field)
-        hint = nearest(field, TrainConfig.model_fields)
-        raise _refusal(file, place, f"unknown parameter; {hint}", "unknown", field)
+        raise _refusal(file, place, f"unknown parameter; {hint(field, TrainConfig.model_fields)}", "unknown", field)
     if reason := not_searched(TrainConfig).get(field):
         raise _refusal(file, (name,), f"{field} cannot be searched: {reason}", "not_searched", field)
     if field in spec.set:
-        at = ("set", field)
-        head, line = (file.where(at), file.line(at)) if at in file.lines else (f"--set {field}", None)
         problem = f"{field} is searched too ({file.where(('space', name))}); remove one of them"
-        raise RefusedError(head, problem, at, tuple(dict.fromkeys((field, name))), "conflict", line)
+        raise file.refusal(("set", field), problem, "conflict", *dict.fromkeys((field, name)))
 
 
 def _check_values(name: str, parameter: Parameter, file: YamlFile) -> None:
@@ -179,7 +177,7 @@ def _check_when(name: str, parameter: Parameter, space: Space, file: YamlFile) -
             if parent in TrainConfig.model_fields:
                 problem = f"{parent} is not searched, so it cannot decide; search it or drop the `when`"
                 raise _refusal(file, place, problem, "not_searched", parent)
-            problem = f"no such parameter in the space; {nearest(parent, space)}"
+            problem = f"no such parameter in the space; {hint(parent, space)}"
             raise _refusal(file, place, problem, "unknown", parent)
         offered = space[parent].choice
         if offered is None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, GetJsonSchemaHandler
 
 from trainer import units
+from trainer.hints import near
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,7 +148,8 @@ def for_tokenizers() -> Objective:
 
 def _name(value: str) -> str:
     if value not in OBJECTIVES:
-        raise ValueError(f"expected {' or '.join(OBJECTIVES)}, got {value!r}")
+        meant = near(value, OBJECTIVES)
+        raise ValueError(f"expected {' or '.join(OBJECTIVES)}, got {value!r}{f'; {meant}' if meant else ''}")
     return value
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from data.corpora import kind_of
 from data.kind_own import KIND
 from data.own_code import is_reference, refuse, source_hash
+from search.spec.places import blamed
 from search.spec.points import assigned
 from search.spec.space import values_of
 from search.spec.start_points import known_points
 from search.spec.study_spec import StudySpec
 from trainer.config import TrainConfig
+from trainer.yaml_file import YamlFile
 
 KEYS = ("loss", "optimizer", "model")  # the keys that may name own code beside the corpus
 
@@ -26,18 +28,23 @@ def references(spec: StudySpec, base: TrainConfig) -> dict[str, str]:
     return named
 
 
-def check_allowed(spec: StudySpec, base: TrainConfig, allow_code: bool) -> None:
-    """Raises UserError where a study names own code and it may not run."""
+def check_allowed(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: bool) -> None:
+    """Raises UserError, with its place, where a study names own code and it may not run."""
     for reference, key in references(spec, base).items():
         if not allow_code:
-            refuse(reference, key)
+            with blamed(file, spec, **{key: reference}):
+                refuse(reference, key)
 
 
-def digests(spec: StudySpec, base: TrainConfig) -> dict[str, str]:
+def digests(spec: StudySpec, base: TrainConfig, file: YamlFile) -> dict[str, str]:
     """{reference: sha256 of its source} for losses, optimizers and models, found from the working directory.
 
-    Not of a corpus: what counts of it is the text, whose hash a study has. Raises UserError for a module that does
-    not exist.
+    Not of a corpus: what counts of it is the text, whose hash a study has. Raises UserError, with its place, for a
+    module that does not exist.
     """
-    named = references(spec, base)
-    return {text: source_hash(text, kind=key) for text, key in named.items() if key != "corpus"}
+    hashes = {}
+    for text, key in references(spec, base).items():
+        if key != "corpus":
+            with blamed(file, spec, **{key: text}):
+                hashes[text] = source_hash(text, kind=key)
+    return hashes

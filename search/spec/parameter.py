@@ -31,25 +31,31 @@ End = Annotated[int | float, BeforeValidator(_end, json_schema_input_type=int | 
 
 
 class Parameter(Strict):
-    """The search range of one parameter: exactly one of log, uniform, choice; with `when`, a conditional parameter."""
+    """The search range of one parameter: exactly one of log, uniform, choice; with `when`, a conditional parameter. A
+    plain list is a choice."""
 
-    log: list[End] | None = Field(default=None, min_length=2, max_length=2)
+    log: list[End] | None = Field(default=None, min_length=2, max_length=2, examples=[[1e-4, 1e-2]])
     """log-uniform over [low, high], both ends included; integers where the config's key is an integer"""
-    uniform: list[End] | None = Field(default=None, min_length=2, max_length=2)
+    uniform: list[End] | None = Field(default=None, min_length=2, max_length=2, examples=[[0.0, 0.2]])
     """uniform over [low, high], both ends included; integers where the config's key is an integer"""
-    choice: list[Any] | None = Field(default=None, min_length=1)
+    choice: list[Any] | None = Field(default=None, min_length=1, examples=[[8, 12]])
     """the list of values; or of mappings that set several config keys together: {n_embd: 384, n_head: 6}"""
-    field: str | None = None
+    field: str | None = Field(default=None, examples=["learning_rate"])
     """the config key that this parameter sets; default: the parameter's name. With it, each loss can have a learning
     rate of its own: {field: learning_rate, log: [1e-3, 1e-1], when: {loss: mse}}"""
-    when: dict[str, Any] | None = Field(default=None, min_length=1)
+    when: dict[str, Any] | None = Field(default=None, min_length=1, examples=[{"loss": "squentropy"}])
     """{parameter: value or [values]}: a conditional parameter; it exists only in points where all of these hold"""
 
     @model_validator(mode="before")
     @classmethod
     def _mapping(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return {"choice": value}
         if not isinstance(value, dict):
-            message = f"expected {{log: [low, high]}}, {{uniform: [low, high]}} or {{choice: [...]}}, got {value!r}"
+            message = (
+                "expected {log: [low, high]}, {uniform: [low, high]} or {choice: [...]} "
+                f"(a fixed value belongs under set), got {value!r}"
+            )
             raise RuleError((), message, "form")
         return value
 

@@ -24,6 +24,7 @@ def schema() -> Schema:
     config = _untitled(TrainConfig.model_json_schema())["properties"]
     fixed = not_searched(TrainConfig)
     spec["$defs"]["Parameter"]["oneOf"] = [{"required": [kind]} for kind in ("log", "uniform", "choice")]
+    spec["$defs"]["Parameter"] = {"anyOf": [spec["$defs"]["Parameter"], {"type": "array", "minItems": 1}]}
     spec["properties"]["set"] |= {"properties": config, "additionalProperties": False}
     # any other name may stand for linked parameters
     spec["properties"]["space"]["properties"] = {
@@ -37,7 +38,7 @@ def _parameter(field: Schema) -> Schema:
     description = {"description": field["description"]} if "description" in field else {}
     plain = {key: value for key, value in field.items() if key not in ("description", "default")}
     items = {"anyOf": [plain, {"type": "object"}]}
-    return {**description, "$ref": "#/$defs/Parameter", "properties": {"choice": {"items": items}}}
+    return {**description, "$ref": "#/$defs/Parameter", "properties": {"choice": {"items": items}}, "items": items}
 
 
 def _untitled(value: Any) -> Any:

@@ -13,9 +13,11 @@ from data.errors import nearest
 from search.spec.parameter import Parameter
 from search.spec.points import Point, Space, candidates, exists, fields, ordered, target, typed, wanted
 from search.spec.study_spec import StudySpec
+from trainer.complaints import Place, complaint, kind_of
 from trainer.config import TrainConfig
+from trainer.hints import hint
 from trainer.keys import RuleError
-from trainer.yaml_file import Place, YamlFile, complaint, kind_of
+from trainer.yaml_file import YamlFile
 
 # the corpus is prepared and rungs are checked for the values of these keys in the space only, so that the start points
 # of a grid, too, may have no others
@@ -128,7 +130,7 @@ def _stranger(name: str, space: Space) -> RuleError:
     if name in TrainConfig.model_fields:
         message = f"{name} is not searched; search it, or put it under set; searched: {', '.join(space)}"
         return RuleError(name, message, "not_searched")
-    return RuleError(name, f"no such parameter in the space; {nearest(name, space)}", "unknown")
+    return RuleError(name, f"no such parameter in the space; {hint(name, space)}", "unknown")
 
 
 def _check_when(name: str, point: Point, space: Space, place: Place, file: YamlFile) -> None:

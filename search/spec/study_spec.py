@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from data.errors import UserError, nearest
+from data.errors import UserError
 from data.paths import absolute
 from search.spec.objective import DEFAULT, ObjectiveName
 from search.spec.parameter import Parameter, Strict
@@ -21,6 +21,7 @@ from search.spec.trackers import TRACKERS, check_name
 from search.stopping.registry import Scheduler, expected
 from search.stopping.rule import Settings
 from trainer.config import Whole
+from trainer.hints import hint
 from trainer.keys import RuleError
 from trainer.lengths import Tokens
 
@@ -147,16 +148,16 @@ class Scale(Strict):
 class StudySpec(Strict):
     """The spec of one study."""
 
-    study: Annotated[str, AfterValidator(_study_name)]
+    study: Annotated[str, AfterValidator(_study_name)] = Field(examples=["my-search"])
     """name of the study: its folder in the storage and its parent run in MLflow"""
-    base: str
+    base: str = Field(examples=["trainer/configs/stories.yaml"])
     """the base config: a YAML file for `python -m trainer`; the path is tried relative to the working directory, then
     to the spec's folder, then to the repository"""
-    set: dict[str, Any] = Field(default_factory=dict)
+    set: dict[str, Any] = Field(default_factory=dict, examples=[{"max_tokens": "2M"}])
     """config keys that replace those of the base config, the same in every trial"""
-    space: dict[str, Parameter] = Field(min_length=1)
+    space: dict[str, Parameter] = Field(min_length=1, examples=[{"learning_rate": {"log": [1e-4, 1e-2]}}])
     """the search space: parameters by name"""
-    start: list[dict[str, Any]] = Field(default_factory=list)
+    start: list[dict[str, Any]] = Field(default_factory=list, examples=[[{"learning_rate": 1e-3}]])
     """points that are evaluated first, usually known-good ones; the sampler proposes the parameters that a point leaves
     out"""
     warm_start: str | None = None
@@ -172,9 +173,9 @@ class StudySpec(Strict):
     scheduler: SchedulerOrNone = None
     """the stopping rule, which ends poor trials early: {asha: {first_rung: 1M, factor: 4}}, {median: {first_rung: 1M}},
     or none"""
-    budget: Budget
+    budget: Budget = Field(examples=[{"trials": 64}])
     """when the search ends: {trials: 64, tokens: 2B, hours: 12}, at least one of them"""
-    finalists: Finalists | None = None
+    finalists: Finalists | None = Field(default=None, examples=[{"top": 4, "seeds": 3}])
     """{top: 4, seeds: 3}: repeat the best 4 trials with up to 3 fresh seeds; with `compare` the best 4 of each value"""
     objective: ObjectiveName = DEFAULT
     """the metric that trials are ranked by, measured at the end of a trial on the full validation split"""
@@ -196,7 +197,7 @@ class StudySpec(Strict):
     contacted"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1337
     """seed of the sampler and the stopping rule; every trial of the search trains with the base config's seed"""
-    scales: dict[str, Scale] = Field(default_factory=dict)
+    scales: dict[str, Scale] = Field(default_factory=dict, examples=[{"tiny": {"budget": {"trials": 4}}}])
     """the same search at other sizes, by name; chosen with `--scale tiny`"""
 
     @model_validator(mode="after")
@@ -209,7 +210,7 @@ class StudySpec(Strict):
         parameter = self.space.get(self.compare)
         if parameter is None:
             choices = [name for name, item in self.space.items() if item.choice is not None and item.when is None]
-            problem, kind = f"is no parameter of the space; {nearest(self.compare, choices)}", "unknown"
+            problem, kind = f"is no parameter of the space; {hint(self.compare, choices)}", "unknown"
         elif parameter.choice is None:
             problem, kind = "is a range; its values cannot take turns: use a choice", "no_choice"
         elif len(parameter.choice) < 2:

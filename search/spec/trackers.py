@@ -12,7 +12,7 @@ tracker.
 
 from __future__ import annotations
 
-from data.errors import nearest
+from trainer.hints import hint
 from trainer.keys import RuleError
 
 TRACKERS = {  # name in a spec: module and class
@@ -28,5 +28,5 @@ def check_name(name: str) -> str:
     Raises RuleError with the nearest name otherwise.
     """
     if name not in TRACKERS:
-        raise RuleError("tracking", f"no tracker is called {name}; {nearest(name, TRACKERS)}", "unknown")
+        raise RuleError("tracking", f"no tracker is called {name}; {hint(name, TRACKERS)}", "unknown")
     return name

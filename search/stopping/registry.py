@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 from search.stopping.asha import AshaSettings
 from search.stopping.median import MedianSettings
 from search.stopping.rule import Settings
+from trainer.hints import near
+
+_EXAMPLE = "scheduler: {asha: {first_rung: 1M}}"
 
 
 def _one_rule(schema: dict[str, Any]) -> None:
@@ -29,7 +32,8 @@ class Scheduler(BaseModel):
     def _exactly_one(self) -> Scheduler:
         names = [name for name in RULES if getattr(self, name) is not None]
         if len(names) != 1:
-            raise ValueError(f"give exactly one of {', '.join(RULES)}; got {' and '.join(names) or 'none'}")
+            got = " and ".join(names) or "none"
+            raise ValueError(f"give exactly one of {', '.join(RULES)}; got {got}; for example {_EXAMPLE}")
         return self
 
     @model_serializer(mode="wrap")
@@ -52,5 +56,6 @@ RULES = tuple(Scheduler.model_fields)
 
 def expected(value: Any) -> str:
     """The error message for a scheduler that is no mapping, with the expected form."""
-    name = value if value in RULES else RULES[0]
+    meant = near(value, RULES) if isinstance(value, str) else ""
+    name = next((rule for rule in RULES if rule in meant), RULES[0])
     return f"expected none or {{{name}: {{first_rung: 1M}}}} (rules: {', '.join(RULES)}), got {value!r}"

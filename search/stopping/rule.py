@@ -74,7 +74,7 @@ class Settings(BaseModel, ABC):
     """whether the rule compares trials before their end. The default `schedule` is then wsd: under a schedule that
     decays over the whole trial, values at a rung predict the final order badly"""
 
-    first_rung: Tokens
+    first_rung: Tokens = Field(examples=["1M"])
     """tokens at which trials are first compared; no trial is stopped earlier (Ray Tune's grace period)"""
     exempt: Annotated[float, Field(ge=0, le=1)] = 0.05
     """share of trials, at least 3 of the first 18, that are never stopped; the study uses them to report how well each

@@ -14,8 +14,8 @@ from typing_extensions import TypedDict
 
 from search.spec.objective import OBJECTIVES, ObjectiveName
 from search.study.journal import Record
+from trainer.complaints import dotted, kind_of, short
 from trainer.keys import RuleError
-from trainer.yaml_file import dotted, kind_of, short
 
 Count = Annotated[int, Field(ge=0, le=10**18)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
