@@ -18,7 +18,7 @@ from data.bpe_training import LENGTH
 from data.download import download
 from data.encode import bar
 from data.errors import UserError
-from data.paths import at_home
+from data.paths import at_home, entry
 from data.tokenizers import BpeTokenizer, dump_ranks, parse_ranks
 
 # tiktoken's r50k_base file: GPT-2's ranks (tiktoken_ext/openai_public.py gives both the same pattern and size)
@@ -124,6 +124,9 @@ def load_gpt2(name: str, cache: Path) -> BpeTokenizer:
 
 def _read_ranks(path: Path, source: str) -> dict[bytes, int]:
     try:
+        there = entry(path)
+        if there not in ("file", ""):
+            raise UserError(f"{source}: {path} is a {there}, not a file; {_INSTEAD}", kind="no_file")
         content = path.read_bytes()
     except OSError as error:
         problem = f"{source}: cannot read {path}: {error.strerror}; {_INSTEAD}"

@@ -25,12 +25,14 @@ class Corpus:
 
     name: as the user wrote it. slug: for the name of a folder. key: another key means other content.
     read: reads the documents; the files that it writes into its scratch folder may be deleted afterwards.
+    check: called when all is read; raises UserError where that may be other content than the key says.
     """
 
     name: str
     slug: str
     key: str
     read: Reader
+    check: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)

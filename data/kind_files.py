@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.corpus_kind import Corpus, CorpusKind, split_field, split_path_and_field
+from data.corpus_kind import Corpus, CorpusKind, Reader, split_field, split_path_and_field
+from data.errors import UserError
 from data.paths import at_home
 
 if TYPE_CHECKING:
@@ -19,36 +20,48 @@ _SHAKESPEARE_OFFLINE = "give the file if you have it: text:input.txt"
 def _find_text(name: str, location: str, cache: Path) -> Corpus:
     from data import local_files
 
-    path, digest = _checked(name, location)
+    path = at_home(location)
     read = lambda scratch, progress: local_files.read_text(name, path)
-    return Corpus(name, f"text-{path.stem}", f"{digest}#None", read)
+    return _corpus("text", name, path, local_files.DIVISION, read)
 
 
 def _find_jsonl(name: str, argument: str, cache: Path) -> Corpus:
     from data import local_files
 
     location, field = split_field(argument)
-    path, digest = _checked(name, location)
+    path = at_home(location)
     read = lambda scratch, progress: local_files.read_jsonl(name, path, field, scratch)
-    return Corpus(name, f"jsonl-{path.stem}", f"{digest}#{field}", read)
+    return _corpus("jsonl", name, path, field, read)
 
 
 def _find_parquet(name: str, argument: str, cache: Path) -> Corpus:
     from data import local_files
 
     location, field = split_field(argument)
-    path, digest = _checked(name, location)
-    read = lambda scratch, progress: local_files.read_parquet(name, path, field, scratch)
-    return Corpus(name, f"parquet-{path.stem}", f"{digest}#{field}", read)
-
-
-def _checked(name: str, location: str) -> tuple[Path, str]:
-    """The path of a file that can be read and is not empty, and its sha256. Raises UserError."""
-    from data import local_files
-
     path = at_home(location)
-    local_files.check_file(name, path)
-    return path, local_files.sha256_of(path)
+    read = lambda scratch, progress: local_files.read_parquet(name, path, field, scratch)
+    return _corpus("parquet", name, path, field, read)
+
+
+def _corpus(kind: str, name: str, path: Path, field: str | None, read: Reader) -> Corpus:
+    """The corpus of a file that can be read and is not empty, known by its sha256. Raises UserError."""
+    from data import local_files
+    from data.file_checks import check_file
+
+    check_file(name, path, kind)
+    before, digest = _stamp(path), local_files.sha256_of(path)
+
+    def check() -> None:
+        if _stamp(path) != before and local_files.sha256_of(path) != digest:
+            problem = f"{name}: {path} changed while it was read; begin again once it is written to its end"
+            raise UserError(problem, kind="changed")
+
+    return Corpus(name, f"{kind}-{path.stem}", f"{digest}#{field}", read, check)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _find_shakespeare(name: str, argument: str, cache: Path) -> Corpus:

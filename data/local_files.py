@@ -17,31 +17,10 @@ import numpy as np
 from data.documents import UNDECIDED, Documents, open_blob, write_documents
 from data.errors import UserError, nearest
 
-SEPARATOR = b"<|endoftext|>"  # alone on a line: between documents, as in the TinyStories files
+END = "<|endoftext|>"  # between documents, as in the TinyStories files
+SEPARATOR = END.encode()
+DIVISION = "lines, else within"  # the rule of `read_text`; another rule makes other documents of the same file
 BOM = codecs.BOM_UTF8
-
-
-def check_file(name: str, path: Path) -> None:
-    """UserError unless `path` is a readable, non-empty file. name: the corpus as the user wrote it."""
-    if path.is_dir():
-        inside = sorted(entry.name for entry in path.iterdir() if entry.is_file())[:3]
-        raise UserError(
-            f"{name}: {path} is a directory; give one file in it ({', '.join(inside) or 'it has none'}), or "
-            f"hf:{path} for a directory that Hugging Face datasets can load",
-            kind="is_directory",
-        )
-    if not path.exists():
-        neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = nearest(path.name, neighbours)
-        where = hint if hint.startswith("did you mean") else f"looked in {path.parent.absolute()}"
-        raise UserError(f"{name}: no such file: {path}; {where}", kind="missing")
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except OSError as error:
-        raise UserError(f"{name}: cannot read {path}: {error.strerror}") from None
-    if empty:
-        raise UserError(f"{name}: {path} is empty; give a file with text in it", kind="empty")
 
 
 def sha256_of(path: Path) -> str:
@@ -52,44 +31,71 @@ def sha256_of(path: Path) -> str:
 def read_text(name: str, path: Path) -> Documents:
     """The documents of a text file, as byte ranges of it: nothing is copied, line endings are kept.
 
-    Documents are the text between lines `<|endoftext|>`, without the blank lines around it; a file without
-    such lines is one document. A byte order mark at the start of the file is left out.
+    Documents are the text between lines `<|endoftext|>`, which may have blanks around it, without the blank lines
+    around each; within a line it is then ordinary text. A file that has it only within lines is divided there, if that
+    gives three documents or more: others write `one<|endoftext|>two`. A file without it is one document.
+    `Documents.facts` has a remark where it stands within lines. A byte order mark at the start of the file is left out.
     """
     _check_utf8(name, path)
     blob = open_blob(path)
-    starts, stops = array("q"), array("q")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         first = len(BOM) if view[: len(BOM)] == BOM else 0
-        separators = list(_separator_lines(view, first))
-        if not separators:
-            if not re.search(rb"\S", view):
-                raise UserError(f"{name}: {path} is blank; give a file with text in it", kind="empty")
-            return Documents(blob, np.array([first]), np.array([len(view)]))
-        begin = first
-        for line_start, line_end in [*separators, (len(view), len(view))]:
-            start, stop = begin, line_start
-            while start < stop and view[start] in b"\r\n":
-                start += 1
-            while stop > start and view[stop - 1] in b"\r\n":
-                stop -= 1
-            if view[start:stop].strip():
-                starts.append(start)
-                stops.append(stop)
-            begin = line_end
-    if not starts:
+        lines, inside = _separators(view, first)
+        if not lines and not inside and not re.search(rb"\S", view):
+            raise UserError(f"{name}: {path} is blank; give a file with text in it", kind="empty")
+        ranges = _between(view, first, lines or inside)
+        whole = not lines and 0 < len(ranges) < 2 * 3  # the three splits need a document each
+        if whole:
+            ranges = array("q", [first, len(view)])
+    if not ranges:
         raise UserError(f"{name}: {path} has separators and no text between them", kind="empty")
-    return Documents(blob, np.frombuffer(starts, dtype=np.int64), np.frombuffer(stops, dtype=np.int64))
+    starts, stops = np.frombuffer(ranges, dtype=np.int64).reshape(-1, 2).T
+    facts = {"remark": _remark(len(inside) // 2, len(starts), bool(lines) or whole)} if inside else {}
+    return Documents(blob, starts, stops, facts=facts)
 
 
-def _separator_lines(view: mmap.mmap, first: int) -> Iterator[tuple[int, int]]:
-    """Byte ranges of the lines that hold only the separator; within a line it is ordinary text."""
+def _remark(n: int, n_documents: int, stay: bool) -> str:
+    """What became of n separators within lines."""
+    if stay:
+        return f"{n:,} {END} within lines stay text; alone on a line it divides documents"
+    return f"divided at {n:,} {END} within lines, as none is alone on a line: {n_documents:,} documents"
+
+
+def _between(view: mmap.mmap, first: int, separators: array[int]) -> array[int]:
+    """Byte ranges of the texts between separators that are not blank, each as start, stop."""
+    ranges = array("q")
+    begin = first
+    for separator_start, separator_end in zip(
+        [*separators[::2], len(view)], [*separators[1::2], len(view)], strict=True
+    ):
+        start, stop = begin, separator_start
+        while start < stop and view[start] in b"\r\n":
+            start += 1
+        while stop > start and view[stop - 1] in b"\r\n":
+            stop -= 1
+        if view[start:stop].strip():
+            ranges.extend((start, stop))
+        begin = separator_end
+    return ranges
+
+
+def _separators(view: mmap.mmap, first: int) -> tuple[array[int], array[int]]:
+    """Byte ranges (start, end, start, end, ...) of the separators alone on a line, with the blanks beside them, and of
+    those within lines."""
+    lines, inside = array("q"), array("q")
     at = view.find(SEPARATOR, first)
     while at != -1:
-        end = at + len(SEPARATOR)
-        rest = view[end : end + 2]
-        if (at == first or view[at - 1] == 0x0A) and (not rest or rest[:1] == b"\n" or rest == b"\r\n"):
-            yield at, end
-        at = view.find(SEPARATOR, end)
+        start, end = at, at + len(SEPARATOR)
+        while start > first and view[start - 1] in b" \t":
+            start -= 1
+        while end < len(view) and view[end] in b" \t":
+            end += 1
+        if (start == first or view[start - 1] in b"\r\n") and (end == len(view) or view[end] in b"\r\n"):
+            lines.extend((start, end))
+        else:
+            inside.extend((at, at + len(SEPARATOR)))
+        at = view.find(SEPARATOR, at + len(SEPARATOR))
+    return lines, inside
 
 
 def _check_utf8(name: str, path: Path) -> None:
@@ -137,18 +143,37 @@ def _json_lines(name: str, path: Path, field: str) -> Iterator[Any]:
             if not line.strip():
                 yield None
                 continue
-            try:
-                record = json.loads(line.decode("utf-8"))
-            except ValueError as error:  # not JSON, or not UTF-8
-                problem = f"{name}: line {number} is not JSON in UTF-8: {error}"
-                raise UserError(problem, kind="not_json", line=number) from None
-            if not isinstance(record, dict):
-                problem = f"{name}: line {number} is a JSON {type(record).__name__}, not an object with fields"
-                raise UserError(problem, kind="no_object", line=number)
+            record = _object(name, path, line, number)
             if field not in record:
                 problem = f"{name}: line {number} has no field {field}; {nearest(field, record)}"
                 raise UserError(problem, kind="unknown", keys=field, line=number)
             yield record[field]
+
+
+def _object(name: str, path: Path, line: bytes, number: int) -> dict[str, Any]:
+    """The JSON object of a line. Raises UserError for anything else."""
+    hint = f"; one object per line is read, which jq -c '.[]?' {path} makes of a list"
+    if number == 1 and line.strip() in (b"{", b"[", b"[{"):
+        raise UserError(f"{name}: line 1 begins JSON that goes on over more lines{hint}", kind="not_json", line=1)
+    try:
+        record = json.loads(line.decode("utf-8").rstrip("\r\n"), parse_int=_whole_number)
+    except UnicodeDecodeError as error:
+        problem = f"line {number} is not UTF-8: byte {error.start + 1} of it is 0x{line[error.start]:02X}"
+        raise UserError(f"{name}: {problem}; convert it or remove it", kind="not_utf8", line=number) from None
+    except json.JSONDecodeError as error:
+        problem = f"{name}: line {number} is not JSON: {error.msg}, at character {error.colno}"
+        raise UserError(problem, kind="not_json", line=number) from None
+    except RecursionError:
+        problem = f"{name}: line {number} is nested too deeply; remove it"
+        raise UserError(problem, kind="too_deep", line=number) from None
+    if not isinstance(record, dict):
+        problem = f"{name}: line {number} is a JSON {type(record).__name__}, not an object with fields"
+        raise UserError(problem + (hint if isinstance(record, list) else ""), kind="no_object", line=number)
+    return record
+
+
+def _whole_number(digits: str) -> int | float:
+    return int(digits) if len(digits) <= 4000 else float(digits)  # Python reads no longer one
 
 
 def read_parquet(name: str, path: Path, field: str | None, scratch: Path) -> Documents:
@@ -158,13 +183,47 @@ def read_parquet(name: str, path: Path, field: str | None, scratch: Path) -> Doc
 
     field = field or "text"
     try:
-        with pq.ParquetFile(path, memory_map=True) as table:
-            columns = table.schema_arrow.names
-            if field not in columns:
-                problem = f"{name}: no field {field}; {nearest(field, columns)}"
-                raise UserError(problem, kind="unknown", keys=field)
-            batches = table.iter_batches(batch_size=1000, columns=[field])
-            rows = ((text, UNDECIDED) for batch in batches for text in batch.column(0).to_pylist())
-            return write_documents(rows, scratch / "documents.txt", name, "row", f"field {field}")
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{name}: {path} is not a Parquet file: {error}", kind="not_parquet") from None
+        table = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        problem = f"{name}: {path} is not a whole Parquet file: {_first_line(error)}"
+        raise UserError(problem, kind="not_parquet") from None
+    with table:
+        schema = table.schema_arrow
+        texts = [column.name for column in schema if _holds_text(column.type)]
+        if field not in schema.names:
+            problem = f"{name}: no field {field}; {nearest(field, texts or schema.names)}"
+            raise UserError(problem, kind="unknown", keys=field)
+        if field not in texts and not pa.types.is_null(schema.field(field).type):
+            problem = f"{name}: field {field} is {schema.field(field).type}, not text; text is in: "
+            raise UserError(problem + (", ".join(texts) or "no field"), kind="not_text", keys=field)
+        rows = ((text, UNDECIDED) for text in _parquet_rows(name, path, table, field))
+        return write_documents(rows, scratch / "documents.txt", name, "row", f"field {field}")
+
+
+def _holds_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _parquet_rows(name: str, path: Path, table: Any, field: str) -> Iterator[Any]:
+    """The values of a column. Raises UserError where a page of the file is damaged."""
+    import pyarrow as pa
+
+    batches, number = table.iter_batches(batch_size=1000, columns=[field]), 0
+    while True:
+        try:
+            values = next(batches).column(0).to_pylist()
+        except StopIteration:
+            return
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            problem = f"{path} is damaged after row {number:,}: {_first_line(error)}; copy or write it again"
+            raise UserError(f"{name}: {problem}", kind="damaged") from None
+        yield from values
+        number += len(values)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

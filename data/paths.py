@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shlex
+import stat
 from pathlib import Path
 
 from data.errors import UserError
@@ -58,3 +59,27 @@ def quoted(path: Path) -> str:
     '/my runs/t'
     """
     return shlex.quote(str(path))
+
+
+def entry(path: Path) -> str:
+    """What there is at a path: `file`, `directory`, `named pipe`, `socket`, `device`, `broken link` or `` (nothing).
+
+    Nothing is opened: a named pipe would wait for its writer. Raises OSError where permission is missing.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "broken link" if path.is_symlink() else ""
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return "broken link"
+    for test, kind in (
+        (stat.S_ISREG, "file"),
+        (stat.S_ISDIR, "directory"),
+        (stat.S_ISFIFO, "named pipe"),
+        (stat.S_ISSOCK, "socket"),
+    ):
+        if test(mode):
+            return kind
+    return "device"

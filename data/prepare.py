@@ -4,9 +4,9 @@
     dataset = open_dataset(dataset.path)                  # the same, in another process
     test = load_test(dataset.path)                        # the only way to see the test split
 
-A prepared corpus is a folder: meta.json, the tokenizer's files, token_bytes.npy and, for each split, a folder with
-tokens.npy, doc_starts.npy and, where the floor is known, floor_nll.npy. It is written elsewhere and renamed, so that
-it is complete or absent.
+A prepared corpus is a folder: meta.json, the tokenizer's files, token_bytes.npy, checksums.json and, for each split, a
+folder with tokens.npy, doc_starts.npy and, where the floor is known, floor_nll.npy. It is written elsewhere and
+renamed, so that it is complete or absent; one that was damaged since is prepared anew.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data import corpora, splits, titles
+from data import checksums, corpora, splits, titles
 from data.corpus_kind import Corpus
 from data.dataset import Dataset, Split
 from data.documents import Documents, pieces
@@ -35,6 +36,7 @@ from data.tokenizers import JSON_FILE, RANKS_FILE, CharTokenizer, Tokenizer, cha
 
 FORMAT = 1  # version of the folder's layout and meaning
 _META = "meta.json"
+_LONGEST_SLUG = 80  # letters of a folder's name before its key: the names of files have a limit
 
 
 def default_cache() -> Path:
@@ -52,6 +54,7 @@ def prepare(
 ) -> Dataset:
     """The token arrays of a corpus, from the cache or prepared now, once even if several processes ask for them.
 
+    A prepared corpus that was damaged is prepared anew, which a line on stderr says.
     corpus, tokenizer: names as in data/corpora.py and data/tokenizers.py.
     split: `documents` (90/5/5, or the corpus's own splits), `nanogpt` (first 90 % of the characters, last 10 %) or
         `mainrun` (first 90 % of the titles, last 10 %).
@@ -65,9 +68,9 @@ def prepare(
     source = corpora.find(corpus, cache, allow_code)
     key = hashlib.sha256(json.dumps([FORMAT, source.key, kept_name, split]).encode()).hexdigest()[:16]
     slug = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{source.slug}-{kept_name}")
-    folder = cache / f"{slug}-{key}"
-    if not (folder / _META).exists():
-        with _disk_errors(cache):
+    folder = cache / f"{slug[:_LONGEST_SLUG]}-{key}"
+    with _disk_errors(cache):
+        if not folder.exists() or _damage(folder):
             _prepare_once(source, tokenizer, split, cache, folder, progress)
     return replace(open_dataset(folder), corpus=corpus)
 
@@ -77,8 +80,11 @@ def _prepare_once(corpus: Corpus, tokenizer: str, split: str, cache: Path, folde
 
     (cache / "locks").mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "locks" / f"{folder.name}.lock"):
-        if (folder / _META).exists():
-            return  # another process prepared it while this one waited
+        if folder.exists():
+            damage = _damage(folder)
+            if not damage:
+                return  # another process prepared it while this one waited
+            print(f"note: {folder} is damaged ({damage}): the corpus is prepared anew", file=sys.stderr)
         work = cache / f"{folder.name}.tmp"
         shutil.rmtree(work, ignore_errors=True)  # left by a process that was killed; this one holds the lock
         try:
@@ -86,9 +92,37 @@ def _prepare_once(corpus: Corpus, tokenizer: str, split: str, cache: Path, folde
             (work / "dataset").mkdir()
             documents = corpus.read(work / "scratch", progress)
             _build(corpus, documents, tokenizer, split, cache, work / "dataset", progress)
-            (work / "dataset").replace(folder)
+            corpus.check()
+            checksums.write(work / "dataset")
+            if folder.exists():
+                folder.rename(work / "damaged")
+            (work / "dataset").rename(folder)
+            if "remark" in documents.facts:
+                print(f"note: {corpus.name}: {documents.facts['remark']}", file=sys.stderr)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _damage(folder: Path) -> str:
+    """What is wrong with a prepared corpus; empty where nothing is. One without checksums is read whole, then has them.
+
+    Earlier releases wrote none.
+    """
+    if (folder / checksums.FILE).exists():
+        return checksums.damage(folder)
+    try:
+        dataset = open_dataset(folder)
+        parts = {"train": dataset.train, "val": dataset.val}
+        if "test" in dataset.meta["splits"]:
+            parts["test"] = load_test(folder)
+        floors = [part.floor_nll is None or len(part.floor_nll) == part.n_docs for part in parts.values()]
+        if content_hash(folder, list(parts)) != dataset.hash or not all(floors):
+            return "its content has another hash"
+    except UserError as error:
+        return str(error)
+    with suppress(OSError):  # a cache that is only read
+        checksums.write(folder)
+    return ""
 
 
 def _build(
@@ -178,39 +212,48 @@ def content_hash(folder: Path, names: list[str]) -> str:
 
 
 def open_dataset(path: Path) -> Dataset:
-    """A prepared corpus with train and val memory-mapped; the test split is not opened. UserError where it is none."""
+    """A prepared corpus with train and val memory-mapped; the test split is not opened.
+
+    Raises UserError where it is none, and where it is damaged.
+    """
     meta = _read_meta(path)
-    return Dataset(
-        corpus=meta["corpus"],
-        tokenizer=meta["tokenizer"],
-        n_classes=meta["n_classes"],
-        eot=meta["eot"],
-        token_bytes=np.load(path / "token_bytes.npy"),
-        train=_open_split(path / "train"),
-        val=_open_split(path / "val"),
-        hash=meta["hash"],
-        path=path,
-        meta=meta,
-    )
+    with _damage_errors(path):
+        return Dataset(
+            corpus=meta["corpus"],
+            tokenizer=meta["tokenizer"],
+            n_classes=meta["n_classes"],
+            eot=meta["eot"],
+            token_bytes=np.load(path / "token_bytes.npy"),
+            train=_open_split(path / "train"),
+            val=_open_split(path / "val"),
+            hash=meta["hash"],
+            path=path,
+            meta=meta,
+        )
 
 
 def load_test(path: Path) -> Split:
-    """The test split of a prepared corpus. UserError where there is none (`split: nanogpt | mainrun`)."""
+    """The test split of a prepared corpus.
+
+    Raises UserError where there is none (`split: nanogpt | mainrun`), and where it is damaged.
+    """
     meta = _read_meta(path)
     if "test" not in meta["splits"]:
         raise UserError(
             f"{meta['corpus']} with split: {meta['split']} has no test split; use split: documents",
             kind="no_test_split",
         )
-    return _open_split(path / "test")
+    with _damage_errors(path):
+        return _open_split(path / "test")
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta: dict[str, Any] = json.loads((path / _META).read_text(encoding="utf-8"))
-    except OSError:
+    if not (path / _META).exists():
         problem = f"{path} is not a prepared corpus (it has no {_META}); prepare it first"
-        raise UserError(problem, kind="unprepared") from None
+        raise UserError(problem, kind="unprepared")
+    with _damage_errors(path):
+        meta: dict[str, Any] = json.loads((path / _META).read_text(encoding="utf-8"))
+        meta["format"], meta["corpus"], meta["splits"]
     if meta["format"] != FORMAT:
         raise UserError(f"{path} was prepared in format {meta['format']}, this version reads {FORMAT}; prepare it anew")
     return meta
@@ -228,6 +271,16 @@ def _open_split(folder: Path) -> Split:
 def _open_array(file: Path) -> np.ndarray:
     # a plain array over the map: np.memmap is slower to index and pickles its file name too
     return np.asarray(np.load(file, mmap_mode="r"))
+
+
+@contextmanager
+def _damage_errors(path: Path) -> Iterator[None]:
+    """Turn what reading damaged files raises into a UserError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        problem = f"{path} is damaged ({type(error).__name__}: {error}); prepare the corpus again"
+        raise UserError(problem, kind="damaged") from None
 
 
 @contextmanager

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import http.server
 import json
+import lzma
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +27,10 @@ from data import corpora, kind_files, kind_stories, parallel_stories, stories
 from data.documents import Documents
 from data.download import download
 from data.errors import UserError
+from data.prepare import prepare
 from tests.refusals import facts, refusal
+
+ROOT = Path(__file__).resolve().parent.parent
 
 TALES = ["Tim saw a cat.\n\nIt ran.", "Mia said “Hi”.\r\nShe left.", "One <|endoftext|> in a line.", "Zoë 🐈\x00 end"]
 
@@ -71,7 +83,11 @@ def test_every_kind_of_file_gives_the_same_documents(write: Callable[[Path], str
         (b"A\r\n<|endoftext|>\r\nB\r\nb", ["A", "B\r\nb"]),
         (b"A\n<|endoftext|>\n \n<|endoftext|>\nB", ["A", "B"]),
         (b"<|endoftext|>\n<|endoftext|>\nA", ["A"]),
-        (b"A <|endoftext|>\n<|endoftext|> B\n", ["A <|endoftext|>\n<|endoftext|> B\n"]),
+        (b"A\n<|endoftext|> \t\nB\n \t<|endoftext|>\r\nC", ["A", "B", "C"]),  # blanks around it
+        (b"A\r<|endoftext|>\rB", ["A", "B"]),
+        (b"A\n<|endoftext|>\nB <|endoftext|> b\n", ["A", "B <|endoftext|> b"]),  # the lines are the separators
+        (b"A<|endoftext|>B\nb<|endoftext|>\nC<|endoftext|>", ["A", "B\nb", "C"]),  # none is alone on a line
+        (b"A <|endoftext|>\n<|endoftext|> B\n", ["A <|endoftext|>\n<|endoftext|> B\n"]),  # too few for three splits
         (b"\n A\r\nB\rC\n\n", ["\n A\r\nB\rC\n\n"]),  # one document: every byte of it
         (b"\xef\xbb\xbfA\n", ["A\n"]),
         (b"\xef\xbb\xbf<|endoftext|>\nA\n<|endoftext|>\nB", ["A", "B"]),
@@ -80,6 +96,31 @@ def test_every_kind_of_file_gives_the_same_documents(write: Callable[[Path], str
 def test_documents_stand_between_lines_of_endoftext(content: bytes, expected: list[str], tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(content)
     assert texts(read(f"text:{tmp_path}/a.txt", tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "remark"),
+    [
+        (b"A\n<|endoftext|>\nB", None),
+        (b"A", None),
+        (b"A\n<|endoftext|>\nB <|endoftext|> b\n", "1 <|endoftext|> within lines stay text; "),
+        (b"A <|endoftext|>\n<|endoftext|> B\n", "2 <|endoftext|> within lines stay text; "),
+        (
+            b"A<|endoftext|>B\nb<|endoftext|>\nC<|endoftext|>",
+            "divided at 3 <|endoftext|> within lines, as none is alone on a line: 3 documents",
+        ),
+    ],
+)
+def test_a_separator_within_a_line_is_counted_and_said(
+    content: bytes, remark: str | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_bytes(content * 3 if content == b"A" else content)
+    documents = read(f"text:{tmp_path}/a.txt", tmp_path)
+    assert str(documents.facts.get("remark")).startswith(str(remark))
+    (tmp_path / "b.txt").write_bytes(b"one<|endoftext|>two<|endoftext|>three<|endoftext|>four")
+    dataset = prepare(f"text:{tmp_path}/b.txt", "char", cache=tmp_path / "cache")
+    assert "divided at 3 <|endoftext|> within lines" in capfd.readouterr().err
+    assert sum(part["documents"] for part in dataset.meta["splits"].values()) == 4
 
 
 def test_the_tinystories_sample_has_five_stories(sample_data: Path, tmp_path: Path) -> None:
@@ -98,13 +139,26 @@ BAD_FILES: list[tuple[str, bytes | None, str, tuple[str, ...], int | None]] = [
     ("text:{}/a", b"ok\nok\nab\xffc", "not_utf8", (), 3),
     ("text:{}/a", b"x\n" * 600_000 + b"\xe2\x82", "not_utf8", (), 600001),
     ("text:{}/a", b"x\n" * 524_287 + b"x\xe2\xff", "not_utf8", (), 524288),  # cut by a chunk
-    ("text:{}/a", "Hello".encode("utf-16"), "binary", (), None),
+    ("text:{}/a", "Hello".encode("utf-16"), "other_format", (), None),
     ("text:{}/a", "Hello".encode("utf-16-le"), "binary", (), None),
     ("text:{}/a", bytes(100), "binary", (), None),
     ("jsonl:{}/a#t", b'{"t": "a"}\n{"t": 3}\n', "not_text", (), 2),
     ("jsonl:{}/a#t", b'{"t": "a"}\n\n{"t": \n', "not_json", (), 3),
     ("jsonl:{}/a#t", b"[1]\n", "no_object", (), 1),
-    ("jsonl:{}/a#t", b'{"t": "\xff"}\n', "not_json", (), 1),
+    ("jsonl:{}/a#t", b'{"t": "\xff"}\n', "not_utf8", (), 1),
+    ("jsonl:{}/a#t", b'{"t": "a"}\n' + b'{"t": ' + b"[" * 100_000, "too_deep", (), 2),
+    ("jsonl:{}/a#t", b'{"t": "a"}\n' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "too_deep", (), 2),
+    ("jsonl:{}/a#t", b'{"t": ' + b"1" * 5000 + b"}\n", "not_text", (), 1),
+    ("jsonl:{}/a#t", b'{"t": "a\x00b"}\n', "not_json", (), 1),
+    ("jsonl:{}/a#t", b'{\n  "t": "a"\n}\n', "not_json", (), 1),
+    ("jsonl:{}/a#t", b'[\n{"t": "a"}\n]\n', "not_json", (), 1),
+    ("jsonl:{}/a#t", '{"t": "a"}'.encode("utf-16"), "other_format", (), None),
+    ("jsonl:{}/a#t", b"", "empty", (), None),
+    ("jsonl:{}", None, "is_directory", (), None),
+    ("parquet:{}", None, "is_directory", (), None),
+    ("text:{}/*.txt", None, "pattern", (), None),
+    ("text:{}/*.md", None, "missing", (), None),
+    ("text:{}/a", b"%PDF-1.7\n", "other_format", (), None),
     ("jsonl:{}/a#storry", b'{"story": "a"}\n', "unknown", ("storry",), 1),
     ("jsonl:{}/a", b'{"id": "a"}\n', "unknown", ("text",), 1),
     ("jsonl:{}/a#t", b'{"t": ""}\n{"t": null}\n', "empty", (), None),
@@ -164,9 +218,26 @@ def test_a_bad_file_is_refused_with_its_place(
         (
             "jsonl:{}/a#t",
             b'\n{"t": \n',
-            "line 2 is not JSON in UTF-8: Expecting value: line 2 column 1 (char 7)",
+            "line 2 is not JSON: Expecting value, at character 7",
         ),
-        ("jsonl:{}/a#t", b"[1]\n", "line 1 is a JSON list, not an object with fields"),
+        (
+            "jsonl:{}/a#t",
+            b"[1]\n",
+            "line 1 is a JSON list, not an object with fields; one object per line is read, which jq -c '.[]?' {}/a "
+            "makes of a list",
+        ),
+        (
+            "jsonl:{}/a#t",
+            b'{\n "t": "a"}',
+            "line 1 begins JSON that goes on over more lines; one object per line is read, which jq -c '.[]?' {}/a "
+            "makes of a list",
+        ),
+        (
+            "text:{}/*.txt",
+            None,
+            "{}/*.txt is a pattern, for example of {}/input.txt; a corpus is one file: join them, with a line "
+            "<|endoftext|> between documents, or give their directory as hf:DIRECTORY",
+        ),
         ("jsonl:{}/a#storry", b'{"story": "a"}\n', "line 1 has no field storry; did you mean story?"),
         (
             "jsonl:{}/a#t",
@@ -186,6 +257,107 @@ def test_a_bad_file_is_refused_with_its_place(
 def test_what_each_refusal_of_a_file_says(name: str, content: bytes | None, problem: str, tmp_path: Path) -> None:
     folder = str(tmp_path / "files")
     assert str(refused(name, content, tmp_path)) == f"{name}: {problem}".replace("{}", folder)
+
+
+COMPRESSED = {
+    "gzip": gzip.compress(b"text"),
+    "bzip2": bz2.compress(b"text"),
+    "xz": lzma.compress(b"text"),
+    "Zstandard": b"\x28\xb5\x2f\xfd\x04\x58text",
+    "zip": b"PK\x03\x04text",
+}
+
+
+@pytest.mark.parametrize("format_", COMPRESSED)
+@pytest.mark.parametrize("kind", ["text", "jsonl", "parquet"])
+def test_a_compressed_file_is_answered_with_what_unpacks_it(kind: str, format_: str, tmp_path: Path) -> None:
+    error = refused(f"{kind}:{{}}/a", COMPRESSED[format_], tmp_path)
+    assert error.kind == "compressed"
+    assert f"is compressed with {format_}; unpack it (" in str(error)
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl"])
+def test_a_parquet_file_under_another_kind_is_answered_with_its_own(kind: str, tmp_path: Path) -> None:
+    name = as_parquet(tmp_path).replace("parquet:", f"{kind}:")
+    error = refusal(lambda: read(name.partition("#")[0], tmp_path))
+    assert (error.kind, f"write parquet:{tmp_path}/a.parquet#field" in str(error)) == ("other_format", True)
+
+
+@pytest.mark.parametrize("what", ["named pipe", "socket", "device", "link", "circle"])
+@pytest.mark.parametrize("kind", ["text", "jsonl", "parquet"])
+def test_what_is_no_file_is_refused_at_once(kind: str, what: str, tmp_path: Path) -> None:
+    """A named pipe would wait for its writer for ever, a device may never end."""
+    path = tmp_path / "a"
+    if what == "named pipe":
+        os.mkfifo(path)
+    elif what == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.symlink_to(tmp_path / ("a" if what == "circle" else "nowhere"))
+    error = refusal(lambda: read(f"{kind}:{path}", tmp_path))
+    assert error.kind == ("missing" if what in ("link", "circle") else "no_file")
+    assert (f"is a {what}" if error.kind == "no_file" else "which is not there") in str(error)
+
+
+UNPRIVILEGED = """
+import os, sys
+from pathlib import Path
+from data import corpora, file_checks, local_files
+from data.errors import UserError
+if os.geteuid() == 0:
+    os.setuid(65534)
+for name in sys.argv[1:]:
+    try:
+        corpora.find(name, Path("/tmp"))
+    except UserError as error:
+        print(error.kind)
+"""
+
+
+def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
+    names = ["text:closed/a.txt", "text:closed", "text:a.txt", "jsonl:closed/missing.jsonl"]
+    tmp_path.chmod(0o755)
+    (tmp_path / "closed").mkdir()
+    for path in (tmp_path / "closed" / "a.txt", tmp_path / "a.txt"):
+        path.write_text("text")
+        path.chmod(0)
+    (tmp_path / "closed").chmod(0)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", UNPRIVILEGED, *names],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    finally:
+        (tmp_path / "closed").chmod(0o755)
+    assert done.stdout.split() == ["cannot_read"] * 4
+
+
+def test_a_damaged_page_of_a_parquet_file_is_refused_with_its_row(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    rows = ["".join(rng.choices("abcdefgh ", k=200)) for _ in range(5000)]
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": rows}), path, compression="zstd", row_group_size=1000)
+    content = path.read_bytes()
+    for n, at in enumerate(range(len(content) // 2, len(content) // 2 + 40_000, 4000)):
+        path.write_bytes(content[:at] + bytes(300) + content[at + 300 :])
+        error = refusal(lambda: read(f"parquet:{path}", tmp_path))
+        assert error.kind == "damaged", n
+        assert re.search(r"is damaged after row \d,000: ", str(error))
+    for end in (0, 3, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:end])
+        assert refusal(lambda: read(f"parquet:{path}", tmp_path)).kind == ("not_parquet" if end else "empty")
+
+
+def test_a_parquet_column_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    column = pa.array([b"fine", b"ab\xff"]).view(pa.string())
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    assert refusal(lambda: read(f"parquet:{tmp_path}/a.parquet", tmp_path)).kind == "damaged"
 
 
 @pytest.mark.parametrize(

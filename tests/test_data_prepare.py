@@ -8,13 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data import encode, stories
+from data import checksums, encode, local_files, stories
 from data.dataset import Dataset, Split
+from data.documents import Documents
 from data.errors import UserError
 from data.kind_stories import STORIES_SEED
 from data.prepare import default_cache, load_test, open_dataset, prepare, token_dtype
@@ -70,7 +72,7 @@ def test_one_document_comes_back_in_contiguous_splits(
     tokenizer: str, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encode, "CHUNK", 300)
-    text = "\n".join(DOCUMENTS) + "\r\n\n"
+    text = "\n".join(DOCUMENTS).replace("<|endoftext|>", "<|end|>") + "\r\n\n"
     dataset = prepare(write(tmp_path, [text]), tokenizer, rule, cache=tmp_path / "cache")
     kept = load(dataset.path)
     parts = [kept.decode(split.tokens) for split in (dataset.train, dataset.val)]
@@ -167,8 +169,7 @@ def test_the_test_split_is_not_opened_by_a_search(tmp_path: Path) -> None:
     dataset = prepare(write(tmp_path, DOCUMENTS), "char", cache=tmp_path / "cache")
     shutil.rmtree(dataset.path / "test")
     assert open_dataset(dataset.path).hash == dataset.hash
-    with pytest.raises(FileNotFoundError):
-        load_test(dataset.path)
+    assert refusal(lambda: load_test(dataset.path)).kind == "damaged"
 
 
 def test_what_is_not_a_prepared_corpus_is_refused(tmp_path: Path) -> None:
@@ -208,6 +209,163 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
     dataset = prepare(corpus, "char", cache=cache)
     assert dataset.train.n_docs == 36
     assert sorted(entry.name for entry in cache.iterdir()) == sorted(["locks", folder.name])
+
+
+# --- a cache is never a reason to fail ---
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-3])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def flip(file: Path) -> None:
+    """One bit of the last number or letter."""
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+
+
+def replace_by_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize("damage", [cut, empty, flip, Path.unlink, replace_by_a_folder])
+def test_a_damaged_cache_is_made_anew_and_said_once(
+    damage: Callable[[Path], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    corpus, cache = write(tmp_path, ["A.", "B.", "C.", "D."]), tmp_path / "cache"
+    whole = prepare(corpus, "char", cache=cache)
+    names = [file.relative_to(whole.path).as_posix() for file in whole.path.rglob("*") if file.is_file()]
+    assert len(names) == 10
+    for name in names:
+        before = made_at(whole)
+        damage(whole.path / name)
+        again = prepare(corpus, "char", cache=cache)
+        assert all_splits(again).keys() == all_splits(whole).keys()
+        assert (again.path, again.hash, again.meta) == (whole.path, whole.hash, whole.meta)
+        said = capfd.readouterr().err
+        if made_at(again) != before:
+            assert said.startswith(f"note: {whole.path} is damaged (")
+            assert said.count("\n") == 1
+            assert name in said
+        else:  # the content of the others is known to be whole without it
+            assert (name, said) == (checksums.FILE, "")
+        prepare(corpus, "char", cache=cache)
+        assert capfd.readouterr().err == ""
+    assert sorted(entry.name for entry in cache.iterdir()) == sorted(["locks", whole.path.name])
+
+
+def test_a_damaged_floor_is_noticed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    whole = prepare("stories:50", "char", cache=tmp_path)
+    for file in (whole.path / "val" / "floor_nll.npy", whole.path / "test" / "floor_nll.npy"):
+        flip(file)
+        again = prepare("stories:50", "char", cache=tmp_path)
+        assert file.name in capfd.readouterr().err
+        assert again.val.floor_nll is not None
+        assert again.val.floor_nll.sum() == pytest.approx(whole.meta["splits"]["val"]["floor_nats"])
+
+
+def test_a_copied_cache_is_whole_and_is_hashed_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    corpus = write(tmp_path, ["A.", "B.", "C.", "D."])
+    first = prepare(corpus, "char", cache=tmp_path / "cache")
+    copy = tmp_path / "other" / first.path.name
+    shutil.copytree(first.path, copy, copy_function=shutil.copyfile)  # with other times
+    before = (copy / checksums.FILE).read_text()
+    assert prepare(corpus, "char", cache=tmp_path / "other").path == copy
+    after = json.loads((copy / checksums.FILE).read_text())
+    assert {name: (copy / name).stat().st_mtime_ns for name in after} == {
+        name: known["mtime_ns"] for name, known in after.items()
+    }
+    assert json.loads(before).keys() == after.keys()
+    assert capfd.readouterr().err == ""
+    assert not (tmp_path / "other" / "locks").exists()
+
+
+@pytest.mark.parametrize("name", ["", "train/tokens.npy", "test/doc_starts.npy", "token_bytes.npy", "meta.json"])
+def test_a_cache_of_a_release_without_checksums_is_read_whole_once(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    corpus = write(tmp_path, ["A.", "B.", "C.", "D."])
+    dataset = prepare(corpus, "char", cache=tmp_path / "cache")
+    (dataset.path / checksums.FILE).unlink()
+    if name:
+        cut(dataset.path / name)
+    before = made_at(dataset)
+    again = prepare(corpus, "char", cache=tmp_path / "cache")
+    assert (made_at(again) == before) is (capfd.readouterr().err == "") is (not name)
+    assert (again.hash, (dataset.path / checksums.FILE).exists()) == (dataset.hash, True)
+
+
+def test_two_processes_repair_a_damaged_cache_once(tmp_path: Path) -> None:
+    folder = prepare("stories:600", "bpe:300", cache=tmp_path).path
+    cut(folder / "train" / "tokens.npy")
+    children = [start_preparing("stories:600", tmp_path) for _ in range(2)]
+    results = [child.communicate(timeout=CEILING) for child in children]
+    assert [child.returncode for child in children] == [0, 0], results
+    assert results[0][0] == results[1][0]
+    assert sorted(error.count("is damaged") for _, error in results) == [0, 1]
+
+
+READ_ONLY = """
+import sys
+from pathlib import Path
+from data.errors import UserError
+from data.prepare import prepare
+for corpus in sys.argv[2:]:
+    try:
+        print(prepare(corpus, "char", cache=Path(sys.argv[1])).hash)
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_cache_that_is_only_read_serves_what_is_whole(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    whole = prepare(write(tmp_path, ["A.", "B.", "C.", "D."]), "char", cache=cache)
+    damaged = prepare(write(tmp_path, ["A.", "B.", "C.", "E."], "b.txt"), "char", cache=cache)
+    os.utime(whole.path / "meta.json")  # hashed, and its new time cannot be recorded
+    cut(damaged.path / "meta.json")
+    mount = f"mount --bind {cache} {cache} && mount -o remount,ro,bind {cache}"
+    probe = subprocess.run([*ON_A_SMALL_DISK, mount], capture_output=True, text=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"needs to mount a folder read-only: {probe.stderr.strip()}")
+    names = [f"text:{tmp_path}/a.txt", f"text:{tmp_path}/b.txt"]
+    command = [sys.executable, "-c", READ_ONLY, str(cache), *names]
+    run = [*ON_A_SMALL_DISK, f'{mount} && exec "$@"', "sh", *command]
+    result = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = result.stdout.splitlines()
+    assert lines[0] == whole.hash
+    assert lines[1].startswith(f"cannot write to the cache {cache} (Read-only file system): ")
+
+
+@pytest.mark.parametrize("stem", ["a" * 200, "字" * 80, "-", ".hidden", "a b#c%d&'\"?"])
+def test_a_corpus_may_have_any_name_that_a_file_can(stem: str, tmp_path: Path) -> None:
+    dataset = prepare(write(tmp_path, ["A.", "B.", "C."], f"{stem}.txt"), "char", cache=tmp_path / "cache")
+    assert load_test(dataset.path).n_docs == 1
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = write(tmp_path, ["A.", "B.", "C."])
+    read = local_files.read_text
+
+    def read_and_grow(name: str, path: Path) -> Documents:
+        documents = read(name, path)
+        with path.open("a") as file:
+            file.write("more")
+        return documents
+
+    monkeypatch.setattr(local_files, "read_text", read_and_grow)
+    error = refusal(lambda: prepare(corpus, "char", cache=tmp_path / "cache"))
+    assert error.kind == "changed"
+    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == ["locks"]
+    monkeypatch.undo()
+    os.utime(tmp_path / "a.txt")  # another time with the same content is no other content
+    assert prepare(corpus, "char", cache=tmp_path / "cache").train.n_docs == 1
 
 
 @pytest.mark.parametrize(
@@ -304,7 +462,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
 
 
 def test_progress_is_shown_only_when_asked_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    prepare(write(tmp_path, DOCUMENTS), "char", cache=tmp_path / "quiet")
+    prepare(write(tmp_path, ["A.", "B.", "C."]), "char", cache=tmp_path / "quiet")
     assert capfd.readouterr() == ("", "")
     prepare("stories:50", "bpe:280", cache=tmp_path / "shown", progress=True)
     shown = capfd.readouterr()

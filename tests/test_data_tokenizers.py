@@ -289,6 +289,13 @@ def test_a_wrong_ranks_file_is_refused(content: bytes | None, kind: str, problem
 
 
 @pytest.mark.usefixtures("no_network")
+def test_ranks_that_are_no_file_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ranks")  # reading it would wait for a writer for ever
+    assert refusal(lambda: load_gpt2(f"gpt2:{tmp_path}/ranks", tmp_path)).kind == "no_file"
+    assert refusal(lambda: load_gpt2(f"gpt2:{tmp_path}", tmp_path)).kind == "no_file"
+
+
+@pytest.mark.usefixtures("no_network")
 def test_gpt2_without_a_network_names_the_file_to_give(tmp_path: Path) -> None:
     error = refusal(lambda: load_gpt2("gpt2", tmp_path))
     assert error.kind == "no_network"
