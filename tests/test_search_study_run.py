@@ -140,8 +140,9 @@ def test_trials_have_the_numbers_that_the_loop_alone_gives(study: Study) -> None
 
 
 def test_points_depend_on_spec_and_seed_alone(spec_file: Path, study: Study) -> None:
-    spec, _, _ = load_spec(spec_file)
-    assert [trial.point for trial in study.trials.values()] == [Sampler(spec).ask(n, Study()) for n in range(6)]
+    spec, base, _ = load_spec(spec_file)
+    points = [Sampler(spec, base).ask(n, Study()) for n in range(6)]
+    assert [trial.point for trial in study.trials.values()] == points
 
 
 def test_a_result_is_in_the_journal_before_anybody_acts_on_it(study: Study, folder: Path) -> None:
