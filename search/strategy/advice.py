@@ -44,8 +44,11 @@ def advice(spec: StudySpec, base: TrainConfig, length: int) -> list[str]:
 
 def _few_points(spec: StudySpec, base: TrainConfig) -> list[str]:
     """That the space is used up before the budget; a grid is meant to be."""
-    n_points, trials = Distinct(spec, base).count(), spec.budget.trials
-    if spec.sampler == "grid" or n_points is None or (trials is not None and trials <= n_points):
+    if spec.sampler == "grid":
+        return []
+    trials = spec.budget.trials
+    n_points = Distinct(spec, base).count() if trials is None else Distinct(spec, base).count(trials - 1)
+    if n_points is None:
         return []
     budget = "budget" if trials is None else f"budget.trials: {trials}"
     return [f"{budget}, but the space has {n_points} distinct configurations: the search ends once each has run"]

@@ -67,28 +67,35 @@ class Distinct:
         """The points whose configurations are not in `taken`; of a range of floats, which is never used up, the points
         without its value. fixed: the values that the points have."""
         for point in self._all(fixed or {}):
-            if any(value is _ANY for value in point.values()):
+            if _is_endless(point):
                 yield {name: value for name, value in point.items() if value is not _ANY}
             elif (key := self.key(point)) is not None and key not in taken:
                 yield point
 
     def exhausted(self, study: Study) -> bool:
         """Whether no configuration is left, so that no new trial can begin."""
+        if any(map(_is_endless, itertools.islice(self._all({}), 1))):
+            return False  # as most spaces are: without a look at the trials
         return next(self.left(self.taken(study) | self.taken_before(study)), None) is None
 
-    def count(self) -> int | None:
-        """The number of distinct configurations; None where there is no end of them, or there are more than MOST
-        points."""
-        keys, listed = set[str | None](), list(itertools.islice(self._all({}), MOST + 1))
-        if len(listed) > MOST or any(value is _ANY for point in listed for value in point.values()):
-            return None
-        keys.update(map(self.key, listed))
-        return len(keys - {None})
+    def count(self, most: int = MOST) -> int | None:
+        """The number of distinct configurations; None where there are more than `most`, or there is no end of them."""
+        keys: set[str] = set()
+        for point in self._all({}):
+            if _is_endless(point) or len(keys) > most:
+                return None
+            if (key := self.key(point)) is not None:
+                keys.add(key)
+        return len(keys) if len(keys) <= most else None
 
     def _all(self, fixed: Mapping[str, Any]) -> Iterator[Point]:
         space = self._spec.space
         values = {name: [fixed[name]] if name in fixed else _values(name, space[name]) for name in space}
         return itertools.chain(self._outside, points(space, values))
+
+
+def _is_endless(point: Point) -> bool:
+    return any(value is _ANY for value in point.values())
 
 
 def _values(name: str, parameter: Parameter) -> Sequence[Any]:
