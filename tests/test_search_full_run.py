@@ -11,7 +11,7 @@ import pytest
 from data.errors import UserError
 from search.results import export
 from search.run.full_run import main
-from search.run.full_run_workers import open_folder, share
+from search.run.full_run_workers import share
 from search.run.resources import Share
 from search.study.ledger import Ledger
 from search.study.machine import Node
@@ -43,17 +43,6 @@ LAPTOP, SERVER = Node("laptop", 4, 0), Node("server", 24, 4)
 )
 def test_what_each_worker_gets(workers: int, nodes: list[Node], device: str, expected: Share) -> None:
     assert share(workers, nodes, device) == expected
-
-
-@pytest.mark.parametrize("name", ["config.yaml", "error.txt"])
-def test_a_folder_without_a_run_goes_away_and_one_with_the_traceback_that_was_named_stays(
-    name: str, tmp_path: Path
-) -> None:
-    for kept in (False, True):
-        with open_folder(tmp_path / "new/out"):
-            if kept:
-                (tmp_path / "new/out" / name).write_text("")
-        assert (tmp_path / "new").exists() == kept
 
 
 @pytest.mark.parametrize(

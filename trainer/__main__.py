@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -23,6 +23,7 @@ from data.errors import UserError
 if TYPE_CHECKING:
     from data.dataset import Dataset
     from trainer.config import TrainConfig
+    from trainer.distributed import Ranks
     from trainer.report import Report, Result
 
 
@@ -105,14 +106,38 @@ def folder(arguments: argparse.Namespace) -> Path:
     return arguments.out or Path("out") / arguments.config.stem
 
 
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Create the run folder if needed and hold its lock: one run at a time may write it.
+
+    A new folder that no run has begun in is removed at the end. Raises UserError.
+    """
+    from trainer.folder_lock import locked
+    from trainer.run_folder import CONFIG, ERROR
+
+    with ExitStack() as stack:
+        try:
+            busy, advice = "is being trained by", "wait for it, stop it there, or give another folder with --out"
+            stack.enter_context(locked(out, "run", [CONFIG, ERROR], busy, advice))
+        except OSError as error:
+            raise UserError(f"{out}: cannot be made a run folder: {error.strerror}") from None
+        yield
+
+
 def train_here(arguments: argparse.Namespace, follow: Follow | None = None) -> int:
     """The whole command in this process, or in those that torchrun started. Returns the exit code."""
-    from trainer import device
     from trainer.distributed import from_environment
+
+    ranks = from_environment()
+    with held(folder(arguments)) if ranks.rank == 0 else nullcontext():
+        return _train(arguments, ranks, follow)
+
+
+def _train(arguments: argparse.Namespace, ranks: Ranks, follow: Follow | None) -> int:
+    from trainer import device
     from trainer.loop import train
     from trainer.progress import Display, display
 
-    ranks = from_environment()
     first = ranks.rank == 0
     run_order = order(arguments, show=first)
     with (
@@ -142,11 +167,15 @@ def train_here(arguments: argparse.Namespace, follow: Follow | None = None) -> i
 
 
 def order(arguments: argparse.Namespace, show: bool = True) -> Order:
-    """Read the config, check that the run folder is free, prepare the data. Raises UserError."""
+    """Read the config, check that the run folder holds no other run, prepare the data. Raises UserError.
+
+    The run folder is held, see `held`.
+    """
     from data.prepare import prepare
     from data.tokens import Batches
     from trainer import build_model, criterion, optim
     from trainer import config as configs
+    from trainer.progress import waiting
 
     changes = [*arguments.set, *([f"max_tokens={arguments.max_tokens}"] if arguments.max_tokens else [])]
     config, file = configs.load_with_file(arguments.config, changes)
@@ -160,7 +189,10 @@ def order(arguments: argparse.Namespace, show: bool = True) -> Order:
         _note_changed_code(arguments.config, config)
     out = folder(arguments)
     resume = _resumable(out, config, arguments.resume)
-    with file.blamed({"corpus": config.corpus, "tokenizer": config.tokenizer, "split": config.split}):
+    with (
+        file.blamed({"corpus": config.corpus, "tokenizer": config.tokenizer, "split": config.split}),
+        waiting(f"preparing {config.corpus}") if show else nullcontext(),
+    ):
         data = prepare(
             config.corpus,
             config.tokenizer,
