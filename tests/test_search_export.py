@@ -12,7 +12,7 @@ from search.study.study import Study
 from tests import journals
 from tests.refusals import facts, refusal
 from trainer import provenance
-from trainer.config import TrainConfig, load
+from trainer.config import TrainConfig, load, plain
 
 
 @pytest.fixture
@@ -24,6 +24,36 @@ def test_an_exported_config_is_read_back_equal_to_the_trials(study: Study, tmp_p
     for number in study.trials:
         export.write(study, tmp_path / "best.yaml", number)
         assert load(tmp_path / "best.yaml") == TrainConfig.model_validate(study.trials[number].config)
+
+
+def test_a_relative_path_means_the_same_file_from_everywhere(tmp_path: Path) -> None:
+    ledger = journals.Ledger(tmp_path / "quick")
+    ledger.write("study", **journals.header(directory=str(tmp_path / "there")))
+    relative = {"corpus": "jsonl:a/b.jsonl#story", "tokenizer": "gpt2:ranks", "init_from": "weights"}
+    absolute = {"corpus": "text:/a b/c.txt", "tokenizer": "gpt2"}
+    for number, paths in enumerate((relative, absolute)):
+        journals.point(ledger, number, **paths)
+    first, second = (export.best_config(ledger.study, number) for number in (0, 1))
+    assert first.corpus == f"jsonl:{tmp_path}/there/a/b.jsonl#story"
+    assert (first.tokenizer, first.init_from) == (f"gpt2:{tmp_path}/there/ranks", f"{tmp_path}/there/weights")
+    assert second == TrainConfig.model_validate(ledger.study.trials[1].config)
+    export.write(ledger.study, tmp_path / "best.yaml", 0)
+    assert load(tmp_path / "best.yaml") == first
+    assert provenance.edits(tmp_path / "best.yaml") == {}
+
+
+def test_the_data_of_a_trial_are_those_of_its_own_tokenizer(tmp_path: Path) -> None:
+    ledger = journals.Ledger(tmp_path / "quick")
+    header = journals.header()
+    both = {"char": {"hash": "of char"}, "bpe:300": {"hash": "of bpe"}}
+    ledger.write("study", **{**header, "data": {**header["data"], "hash": "of both", "tokenizers": both}})
+    for number, name in enumerate(both):
+        journals.point(ledger, number, tokenizer=name)
+    sources = [export.provenance_of(ledger.study, ledger.study.trials[number], []) for number in (0, 1)]
+    assert [(source.data_hash, source.text_hash) for source in sources] == [
+        ("of both", "of char"),
+        ("of both", "of bpe"),
+    ]
 
 
 def test_the_best_is_exported_by_default(study: Study, tmp_path: Path) -> None:
@@ -39,8 +69,9 @@ def test_provenance_is_complete(study: Study, tmp_path: Path) -> None:
     assert "best of study quick, trial 1 (lr=0.002 squentropy); 810k parameters" in head
     assert "nanosweep train THIS_FILE" in head
     source = provenance.read(tmp_path / "best.yaml")
-    assert source == export.provenance_of(study, study.trials[1])
     assert source is not None
+    assert source.config == plain(load(tmp_path / "best.yaml"))
+    assert source.model_copy(update={"config": {}}) == export.provenance_of(study, study.trials[1])
     assert (source.study, source.trial, source.leads, source.point) == ("quick", 1, True, study.trials[1].point)
     assert (source.objective, source.value, source.tokens) == ("val_perplexity", 4.0, 8000)
     assert (source.corpus, source.data_hash) == ("stories", "abc123")

@@ -122,3 +122,19 @@ def test_a_trial_is_shown_story_by_story(finished: Path) -> None:
     assert "expected calibration error" in text
     assert "the worst 2:" in text
     assert "once" in text.lower()  # a story's own words
+
+
+def test_a_relative_path_is_the_drivers_wherever_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("there", "here"):
+        (tmp_path / name).mkdir()
+        text = "\n<|endoftext|>\n".join(f"A text of {name}, number {n}." for n in range(60))
+        (tmp_path / name / "docs.txt").write_text(text)
+    config = replace(CONFIG, corpus="text:docs.txt", tokenizer="char")
+    monkeypatch.chdir(tmp_path / "there")
+    about = header.describe({"char": prepare(config.corpus, "char")}, config)
+    ledger = Ledger(tmp_path / "s")
+    ledger.write("study", **journals.header("s", data=about, directory=str(tmp_path / "there")))
+    monkeypatch.chdir(tmp_path / "here")
+    assert finalize.dataset_of(ledger.study, config).hash == about["hash"]

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
+from data.prepare import prepare
 from search.results import export
 from search.run.full_run import main
-from search.run.full_run_workers import open_folder, share
+from search.run.full_run_workers import share
 from search.run.resources import Share
 from search.study.ledger import Ledger
 from search.study.machine import Node
@@ -43,17 +44,6 @@ LAPTOP, SERVER = Node("laptop", 4, 0), Node("server", 24, 4)
 )
 def test_what_each_worker_gets(workers: int, nodes: list[Node], device: str, expected: Share) -> None:
     assert share(workers, nodes, device) == expected
-
-
-@pytest.mark.parametrize("name", ["config.yaml", "error.txt"])
-def test_a_folder_without_a_run_goes_away_and_one_with_the_traceback_that_was_named_stays(
-    name: str, tmp_path: Path
-) -> None:
-    for kept in (False, True):
-        with open_folder(tmp_path / "new/out"):
-            if kept:
-                (tmp_path / "new/out" / name).write_text("")
-        assert (tmp_path / "new").exists() == kept
 
 
 @pytest.mark.parametrize(
@@ -95,7 +85,8 @@ def best(place: Path) -> Path:
     """best.yaml of trial 0 of a study whose trial is as small as those of the other tests."""
     fresh_store(place / "runs")
     ledger = Ledger(place / "runs" / "quick")
-    ledger.write("study", **journals.header("quick"))
+    header = journals.header("quick")
+    ledger.write("study", **{**header, "data": {**header["data"], "hash": tiny.stories().hash}})
     settings = tiny.config(max_tokens=20 * 64).model_dump()
     ledger.write("point", trial=0, point={}, config=settings, name="lr=1e-3")
     journals.start(ledger, 0)
@@ -186,6 +177,44 @@ def test_a_resumed_run_goes_on_in_its_own_mlflow_run(place: Path, best: Path) ->
 def test_a_refused_run_leaves_nothing_in_mlflow(place: Path, best: Path) -> None:
     assert main([str(best), "--set", "vocab_size=20"]) == 2
     assert full_runs(place) == []
+
+
+def test_an_export_is_trained_on_other_data_on_purpose_only_and_apart_from_its_study(
+    place: Path, best: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = ["--set", "corpus=stories:100", "--out", "out/other"]
+    assert main([str(best), *other]) == 2
+    error = capsys.readouterr().err
+    assert tiny.stories().hash[:12] in error
+    assert prepare("stories:100", "char").hash[:12] in error
+    assert "--other-data" in error
+    assert not (place / "out").exists()
+    assert main([str(best), *other, "--other-data"]) == 0
+    assert full_runs(place) == []
+    client = connect(f"sqlite:///{place / 'runs' / DATABASE}")
+    (run,) = client.search_runs([parents(client)[0].experiment_id], "tags.full_run = 'true'")
+    assert run.data.tags["data.hash"] == prepare("stories:100", "char").hash
+    assert run.info.run_name == "full run of trial 0 on other data: other"
+    assert main([str(best), *other, "--max-tokens", "1920", "--resume"]) == 2  # it stays other data
+    assert main([str(best), "--out", "out/same", "--other-data"]) == 0  # the study's own data after all
+    assert len(full_runs(place)) == 1
+    assert main(["tiny.yaml", "--other-data"]) == 2  # it comes from no study
+
+
+def test_what_was_edited_in_an_export_is_said_where_its_origin_is(
+    place: Path, best: Path, capsys: pytest.CaptureFixture
+) -> None:
+    text = best.read_text()
+    assert text.count("\ndropout: 0.0\n") == 1
+    best.write_text(text.replace("\ndropout: 0.0\n", "\ndropout: 0.1\n"))
+    assert main([str(best)]) == 0
+    said = "dropout 0.1 (exported: 0.0)"
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1
+    assert said in notes[0]
+    (run,) = full_runs(place)
+    assert run.data.tags["edited"] == said
+    assert f"Edited since its export: {said}." in (place / "out/best/MODEL_CARD.md").read_text()
 
 
 def test_a_diverged_run_has_failed_in_mlflow_too(place: Path, best: Path) -> None:
@@ -293,6 +322,6 @@ def test_a_run_that_goes_back_shows_each_step_once(tmp_path: Path) -> None:
 def test_an_exported_config_knows_its_origin(best: Path, place: Path) -> None:
     source = provenance.read(best)
     assert source is not None
-    assert (source.study, source.trial, source.data_hash) == ("quick", 0, "abc123")
+    assert (source.study, source.trial, source.data_hash) == ("quick", 0, tiny.stories().hash)
     assert provenance.read(place / "tiny.yaml") is None
     assert TrainConfig.model_validate(config.load(best).model_dump()) == config.load(best)

@@ -14,10 +14,11 @@ import torch
 from data.dataset import Dataset
 from data.errors import UserError
 from models.gpt import GPT
-from search.run.trainable import ERROR, Message, count_gpt, run
+from search.run.trainable import Message, count_gpt, run
 from tests import scarce, tiny
 from trainer import checkpoint
 from trainer.config import TrainConfig
+from trainer.run_folder import ERROR
 
 KEYS = {"step", "tokens", "rung", "final", "metrics", "checkpoint"}
 KEYS |= {"status", "cause", "n_parameters", "node", "micro_batch"}

@@ -98,3 +98,16 @@ def test_the_block_is_no_key_of_a_config(tmp_path: Path) -> None:
     error = refusal(lambda: config.load(path, ["provenance=1"]))
     assert (error.kind, error.keys) == ("unknown", ("provenance",))
     assert yaml_file.read(path).value.keys() == config.load(path).model_dump(exclude_none=True).keys()
+
+
+def test_what_was_edited_since_the_export_is_known_by_key(tmp_path: Path) -> None:
+    exported = WHOLE.model_copy(update={"config": config.plain(tiny.config())})
+    path = written(tmp_path, provenance.dump(exported))
+    assert provenance.edits(path) == {}
+    assert provenance.describe_edits(path) == ""
+    text = path.read_text().replace("\nseed: 1337\n", "\nearly_stop: 3\n").replace("\nn_layer: 2\n", "\nn_layer: 3\n")
+    path.write_text(text)
+    assert provenance.edits(path) == {"n_layer": (2, 3), "seed": (1337, None), "early_stop": (None, 3)}
+    assert "n_layer 3 (exported: 2)" in provenance.describe_edits(path)
+    assert provenance.edits(written(tmp_path, provenance.dump(WHOLE))) == {}  # an export that did not record it
+    assert provenance.edits(written(tmp_path, COMMENTS)) == {}

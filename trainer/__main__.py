@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -23,6 +23,7 @@ from data.errors import UserError
 if TYPE_CHECKING:
     from data.dataset import Dataset
     from trainer.config import TrainConfig
+    from trainer.distributed import Ranks
     from trainer.report import Report, Result
 
 
@@ -31,7 +32,8 @@ class Order:
     """One training run, as the command line requests it, checked.
 
     resume: the checkpoint to resume from, or None. length: tokens to train on. source: the config file; changes: the
-    overrides (key=value) on top of it. allow_code: whether own code may be imported.
+    overrides (key=value) on top of it. allow_code: whether own code may be imported. other_data: whether the config was
+    exported from a study of other data.
     """
 
     config: TrainConfig
@@ -42,6 +44,7 @@ class Order:
     source: Path
     changes: list[str]
     allow_code: bool = False
+    other_data: bool = False
 
 
 class Follower(Protocol):
@@ -97,6 +100,8 @@ def parser(prog: str = "python -m trainer") -> argparse.ArgumentParser:
     )
     code = "import own code that the config names (loss, optimizer, corpus, model: module:Name), which runs it"
     parser.add_argument("--allow-code", action="store_true", help=code)
+    data = "train an exported config on other data than its study's, and log it apart from the study"
+    parser.add_argument("--other-data", action="store_true", help=data)
     return parser
 
 
@@ -105,14 +110,38 @@ def folder(arguments: argparse.Namespace) -> Path:
     return arguments.out or Path("out") / arguments.config.stem
 
 
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Create the run folder if needed and hold its lock: one run at a time may write it.
+
+    A new folder that no run has begun in is removed at the end. Raises UserError.
+    """
+    from trainer.folder_lock import locked
+    from trainer.run_folder import CONFIG, ERROR
+
+    with ExitStack() as stack:
+        try:
+            busy, advice = "is being trained by", "wait for it, stop it there, or give another folder with --out"
+            stack.enter_context(locked(out, "run", [CONFIG, ERROR], busy, advice))
+        except OSError as error:
+            raise UserError(f"{out}: cannot be made a run folder: {error.strerror}") from None
+        yield
+
+
 def train_here(arguments: argparse.Namespace, follow: Follow | None = None) -> int:
     """The whole command in this process, or in those that torchrun started. Returns the exit code."""
-    from trainer import device
     from trainer.distributed import from_environment
+
+    ranks = from_environment()
+    with held(folder(arguments)) if ranks.rank == 0 else nullcontext():
+        return _train(arguments, ranks, follow)
+
+
+def _train(arguments: argparse.Namespace, ranks: Ranks, follow: Follow | None) -> int:
+    from trainer import device
     from trainer.loop import train
     from trainer.progress import Display, display
 
-    ranks = from_environment()
     first = ranks.rank == 0
     run_order = order(arguments, show=first)
     with (
@@ -142,11 +171,15 @@ def train_here(arguments: argparse.Namespace, follow: Follow | None = None) -> i
 
 
 def order(arguments: argparse.Namespace, show: bool = True) -> Order:
-    """Read the config, check that the run folder is free, prepare the data. Raises UserError."""
+    """Read the config, check that the run folder holds no other run, prepare the data. Raises UserError.
+
+    The run folder is held, see `held`.
+    """
     from data.prepare import prepare
     from data.tokens import Batches
     from trainer import build_model, criterion, optim
     from trainer import config as configs
+    from trainer.progress import waiting
 
     changes = [*arguments.set, *([f"max_tokens={arguments.max_tokens}"] if arguments.max_tokens else [])]
     config, file = configs.load_with_file(arguments.config, changes)
@@ -157,10 +190,13 @@ def order(arguments: argparse.Namespace, show: bool = True) -> Order:
     with file.blamed({"model": config.model}):
         build_model.load_own(config, arguments.allow_code)
     if show:
-        _note_changed_code(arguments.config, config)
+        _note_changes(arguments.config, config)
     out = folder(arguments)
     resume = _resumable(out, config, arguments.resume)
-    with file.blamed({"corpus": config.corpus, "tokenizer": config.tokenizer, "split": config.split}):
+    with (
+        file.blamed({"corpus": config.corpus, "tokenizer": config.tokenizer, "split": config.split}),
+        waiting(f"preparing {config.corpus}") if show else nullcontext(),
+    ):
         data = prepare(
             config.corpus,
             config.tokenizer,
@@ -168,6 +204,7 @@ def order(arguments: argparse.Namespace, show: bool = True) -> Order:
             progress=show and sys.stdout.isatty(),
             allow_code=arguments.allow_code,
         )
+    other_data = _is_other_data(arguments.config, data, arguments.other_data)
     with file.blamed({"block_size": config.block_size, "batch_size": config.batch_size}):
         rows = config.batch_size * config.gradient_accumulation_steps
         Batches(data.train, config.block_size, config.data_order, config.seed, rows)  # raises for too short a corpus
@@ -179,18 +216,44 @@ def order(arguments: argparse.Namespace, show: bool = True) -> Order:
         floor = data.val.floor_nll
         if floor is not None:
             print(f"floor: {floor.sum() / data.val.n_targets:.4f} nats/token: no honest model goes under it")
-    return Order(config, data, out, resume, length, arguments.config, changes, arguments.allow_code)
+    return Order(config, data, out, resume, length, arguments.config, changes, arguments.allow_code, other_data)
 
 
-def _note_changed_code(path: Path, config: TrainConfig) -> None:
-    """Print a note where the own code of an exported config has changed since its trial: results may differ."""
+def _note_changes(path: Path, config: TrainConfig) -> None:
+    """Print a note where an exported config, or own code that it names, has changed since: results may differ."""
     from trainer import provenance
     from trainer.criterion import own_code
 
     source = provenance.read(path)
-    for reference, digest in own_code(config).items() if source is not None else ():
-        if source is not None and source.own_code.get(reference, digest) != digest:
+    if source is None:
+        return
+    if edited := provenance.describe_edits(path):
+        print(f"note: {path} has been edited since its export from trial {source.trial} of {source.study}: {edited}")
+    for reference, digest in own_code(config).items():
+        if source.own_code.get(reference, digest) != digest:
             print(f"note: the code of {reference} has changed since trial {source.trial} of study {source.study}")
+
+
+def _is_other_data(path: Path, data: Dataset, wanted: bool) -> bool:
+    """Whether the config was exported from a study of other data. Raises UserError where that is not wanted."""
+    from trainer import provenance
+
+    source = provenance.read(path)
+    if source is None or not source.text_hash:
+        if wanted:
+            raise UserError(f"--other-data: {path} does not say which data it was exported from; leave it out")
+        return False
+    if source.text_hash == data.hash:
+        return False
+    if not wanted:
+        raise UserError(
+            f"{path}: trial {source.trial} of study {source.study} was trained on {source.corpus}, hash "
+            f"{source.text_hash[:12]}; {data.corpus} in tokens of {data.tokenizer} has hash {data.hash[:12]}: bring "
+            "the old text back, or add --other-data to train on this one, apart from the study",
+            kind="other_data",
+            keys="corpus",
+        )
+    return True
 
 
 def conclude(result: Result, order: Order, machine: str) -> int:

@@ -186,6 +186,8 @@ def _origin(source: Path, changes: list[str]) -> str:
     facts = provenance.facts(source)
     quoted = f"`{source.name}`, which says of itself:\n\n```text\n" + "\n".join(facts) + "\n```"
     origin = quoted if facts else f"`{source.name}`, which does not say where it comes from."
+    if edited := provenance.describe_edits(source):
+        origin += f"\n\nEdited since its export: {edited}. What it says of its trial does not hold for these keys."
     return origin + (f"\n\nChanged on the command line: {', '.join(f'`{c}`' for c in changes)}." if changes else "")
 
 
@@ -199,7 +201,7 @@ def _limits(data: Dataset, reports: list[dict[str, Any]], source: Path) -> str:
     if "test" not in data.meta.get("splits", {}):
         limits[-1] = "The scores are of the validation split; there is no test split."
     exported = provenance.read(source)
-    if exported is not None and exported.data_hash == data.hash:
+    if exported is not None and exported.text_hash == data.hash:
         limits.append("Its config was chosen by scores on the same validation text, so these scores are optimistic.")
     if (at := curve.overfitting(curve.of(reports))) is not None:
         limits.append(f"It over-fits from {at:,} tokens on: `best.pt` holds the weights of that point.")

@@ -406,5 +406,9 @@ def replace(config: TrainConfig, **changes: Any) -> TrainConfig:
 
 def dump(config: TrainConfig) -> str:
     """The whole config as YAML text that `load` reads back to an equal config (unset options left out)."""
-    plain = json.loads(config.model_dump_json(exclude_none=True))
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+
+
+def plain(config: TrainConfig) -> dict[str, Any]:
+    """The config as JSON data, unset options left out."""
+    return dict(json.loads(config.model_dump_json(exclude_none=True)))

@@ -46,12 +46,21 @@ class Provenance(BaseModel):
     """when the trial last reported, UTC"""
     corpus: str = ""
     data_hash: str = ""
-    """hash of text and tokenizer"""
+    """hash of text and tokenizer; of all tokenizers, where the study has several"""
+    own_data_hash: str = ""
+    """hash of text and the trial's own tokenizer, where it is another than data_hash"""
     commit: str = ""
     dirty: bool | None = None
     """whether the code differed from the commit"""
     own_code: dict[str, str] = {}
     """sha256 of the source of the trial's own loss, optimizer and model, by reference"""
+    config: dict[str, Any] = {}
+    """the config below as it was exported: what differs has been edited since"""
+
+    @property
+    def text_hash(self) -> str:
+        """Hash of the data that the trial was trained on; empty where unknown."""
+        return self.own_data_hash or self.data_hash
 
 
 class _Head(BaseModel):
@@ -77,6 +86,8 @@ def read(path: Path) -> Provenance | None:
 def dump(provenance: Provenance) -> str:
     """The block as YAML text; fields at their defaults are left out."""
     plain = provenance.model_dump(mode="json", exclude_defaults=True)
+    if provenance.config:
+        plain["config"] = _OneLine(plain["config"])
     return str(
         yaml.dump({KEY: plain}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6)  # whole lines
     )
@@ -93,7 +104,39 @@ def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
+class _OneLine(dict[str, Any]):
+    """A mapping for machines: on one line, it does not hide the config that is to be read."""
+
+
+def _represent_one_line(dumper: _Dumper, mapping: _OneLine) -> yaml.Node:
+    return dumper.represent_mapping("tag:yaml.org,2002:map", mapping, flow_style=True)
+
+
 _Dumper.add_representer(str, _represent_text)
+_Dumper.add_representer(_OneLine, _represent_one_line)
+
+
+def edits(path: Path) -> dict[str, tuple[Any, Any]]:
+    """What has been edited in an exported config since: {key: (value as exported, value now)}, None for a missing key.
+
+    Empty for a config that is no export, and for one of a release that did not record it.
+    """
+    file = yaml_file.read(path)
+    provenance = parse(file)
+    if provenance is None or not provenance.config:
+        return {}
+    before, now = provenance.config, {key: value for key, value in file.value.items() if key != KEY}
+    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
+    return {key: (before.get(key), now.get(key)) for key in keys}
+
+
+def describe_edits(path: Path) -> str:
+    """`learning_rate 0.01 (exported: 0.003)`, one after the other; empty without any."""
+    return ", ".join(f"{key} {_value(now)} (exported: {_value(before)})" for key, (before, now) in edits(path).items())
+
+
+def _value(value: Any) -> str:
+    return "unset" if value is None else " ".join(str(value).split())
 
 
 def facts(path: Path) -> list[str]:

@@ -13,6 +13,8 @@ from data.errors import UserError
 from trainer.report import Report
 
 CONFIG, METRICS, CARD = "config.yaml", "metrics.jsonl", "MODEL_CARD.md"
+ERROR = "error.txt"  # the traceback of a run that failed in Ray's workers
+PROGRESS = "progress.json"  # tokens so far of a run in Ray's workers, for its driver to show
 FLOOR = "entropy floor"  # key of a note, written where the entropy of the corpus can be computed
 
 
@@ -70,3 +72,11 @@ def config_time(folder: Path) -> int | None:
     """Modification time of the folder's config in ns, None without one. A run writes its config before all else."""
     path = folder / CONFIG
     return path.stat().st_mtime_ns if path.exists() else None
+
+
+def read_progress(folder: Path) -> int | None:
+    """Tokens trained so far, as a worker last noted them; None before it has."""
+    try:
+        return int(json.loads((folder / PROGRESS).read_text())["tokens"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not there yet, or being replaced on a file system that is slow to tell

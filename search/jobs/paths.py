@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import corpora, tokenizers
 from data.errors import UserError
 from data.paths import at_home
-from models.config import GPT2_SHAPES
 from search.spec import space
 from search.spec.study_spec import StudySpec
 from trainer.config import TrainConfig
+from trainer.config_paths import FIELDS, split
 from trainer.yaml_file import YamlFile
 
 
@@ -36,9 +35,9 @@ def absolute(spec: StudySpec, base: TrainConfig, file: YamlFile, address: str | 
             f"{file.where(('warm_start',))}: {earlier}: a job has its own working directory; give the study's name in "
             "the storage, or an absolute path"
         )
-    for field in _SPLIT:
+    for field in FIELDS:
         for value in space.values_of(field, spec, base):
-            head, path, tail = _split(field, value)
+            head, path, tail = split(field, value)
             if path is None:
                 continue
             where = at_home(path)
@@ -57,19 +56,3 @@ def absolute(spec: StudySpec, base: TrainConfig, file: YamlFile, address: str | 
                     )
                 changes.append(f"{field}={head}{where.absolute()}{tail}")
     return Paths(changes, there)
-
-
-def _split(field: str, value: str | None) -> tuple[str, Path | None, str]:
-    """`text:a/b` as (`text:`, a/b, ``); the path is None where the value names no file or folder of one's own."""
-    if value is None:
-        return "", None, ""
-    head, path, tail = _SPLIT[field](value)
-    return head, Path(path) if path else None, tail
-
-
-def _split_weights(source: str) -> tuple[str, str, str]:
-    return "", "" if source in GPT2_SHAPES else source, ""
-
-
-# the fields that may name a path of this machine, and what splits their value around it
-_SPLIT = {"corpus": corpora.split_path, "tokenizer": tokenizers.split_path, "init_from": _split_weights}

@@ -14,7 +14,8 @@ from search.stats.statistics import Standing
 from search.study.scores import best, objective, objective_of
 from search.study.study import Study, Trial
 from trainer import provenance, units
-from trainer.config import TrainConfig, dump
+from trainer.config import TrainConfig, dump, plain
+from trainer.config_paths import anchor
 from trainer.criterion import names_own_code
 from trainer.files import replace_text
 from trainer.provenance import Provenance
@@ -24,7 +25,7 @@ NAME = "best.yaml"
 
 def best_config(study: Study, trial: int | None = None) -> TrainConfig:
     """The config of a trial, default the leader. Raises UserError as `choose`, and for another release's config."""
-    return _config(choose(study, trial))
+    return _config(study, choose(study, trial))
 
 
 def choose(study: Study, trial: int | None = None) -> Trial:
@@ -56,10 +57,11 @@ def text(study: Study, trial: int | None = None, ranked: list[Standing] | None =
     ranked: the standings of the trials, computed here if None. Raises UserError as `best_config` does.
     """
     chosen = choose(study, trial)
-    config, block = dump(_config(chosen)), provenance.dump(provenance_of(study, chosen, ranked))
-    permission = " --allow-code" if names_own_code(_config(chosen)) else ""
+    config = _config(study, chosen)
+    origin = provenance_of(study, chosen, ranked).model_copy(update={"config": plain(config)})
+    permission = " --allow-code" if names_own_code(config) else ""
     comments = "".join(f"# {line}\n" for line in (title(study, chosen), *(f"{use}{permission}" for use in _USE)))
-    return f"{comments}\n{block}\n{config}"
+    return f"{comments}\n{provenance.dump(origin)}\n{dump(config)}"
 
 
 _USE = (
@@ -86,6 +88,8 @@ def provenance_of(study: Study, trial: Trial, ranked: list[Standing] | None = No
     if value is not None:
         how_sure = describe_place(study, trial.number, standings(study) if ranked is None else ranked)
     seconds = trial.reports[-1]["time"] if trial.reports else None
+    tokenized = header.data.tokenizers.get(str(trial.config.get("tokenizer")))
+    data_hash = "" if tokenized is None else tokenized.hash
     return Provenance(
         study=header.name,
         trial=trial.number,
@@ -101,6 +105,7 @@ def provenance_of(study: Study, trial: Trial, ranked: list[Standing] | None = No
         trained="" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds)),
         corpus=header.data.corpus,
         data_hash=header.data.hash,
+        own_data_hash="" if data_hash == header.data.hash else data_hash,
         commit=header.commit,
         dirty=header.dirty,
         own_code={name: digest for name, digest in header.own_code.items() if name in trial.config.values()},
@@ -120,9 +125,11 @@ def write_best(study: Study, folder: Path, ranked: list[Standing] | None = None)
     return folder / NAME
 
 
-def _config(trial: Trial) -> TrainConfig:
+def _config(study: Study, trial: Trial) -> TrainConfig:
+    """The trial's config, its relative paths made absolute: the file may be used from anywhere."""
     try:
-        return TrainConfig.model_validate(trial.config)
+        config = TrainConfig.model_validate(trial.config)
+        return anchor(config, Path(study.header.directory)) if study.header.directory else config
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "config"

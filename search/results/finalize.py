@@ -19,6 +19,7 @@ from search.study.ledger import Ledger
 from search.study.scores import copies, finalists, objective_of
 from search.study.study import Study, Trial, read_study
 from trainer.config import TrainConfig
+from trainer.config_paths import anchor
 
 if TYPE_CHECKING:
     from data.dataset import Dataset
@@ -97,7 +98,9 @@ def dataset_of(study: Study, config: TrainConfig, allow_code: bool = False) -> D
     """
     from data.prepare import prepare
 
-    data = prepare(config.corpus, config.tokenizer, config.split, allow_code=allow_code)
+    directory = study.header.directory  # a relative path is the driver's, wherever this command runs
+    meant = anchor(config, Path(directory)) if directory else config
+    data = prepare(meant.corpus, meant.tokenizer, config.split, allow_code=allow_code)
     tokenized = study.header.data.tokenizers.get(config.tokenizer)
     expected = study.header.data.hash if tokenized is None else tokenized.hash
     if data.hash != expected:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
@@ -16,8 +13,9 @@ from search.run import nodes, resources
 from search.run.resources import Share
 from search.study.machine import Node, this_machine
 from trainer import __main__ as command
+from trainer import progress
 from trainer.__main__ import Follow, Follower, Order
-from trainer.run_folder import Reports
+from trainer.run_folder import PROGRESS, Reports, read_progress
 from trainer.yaml_file import YamlFile
 
 if TYPE_CHECKING:
@@ -32,18 +30,25 @@ def train_on_workers(args: argparse.Namespace, follow: Follow) -> int:
 
     Raises UserError, or Lost where the run cannot continue.
     """
+    with command.held(command.folder(args)):
+        return _train(args, follow)
+
+
+def _train(args: argparse.Namespace, follow: Follow) -> int:
     address = args.address or os.environ.get("RAY_ADDRESS")
     order = command.order(args)
     machine = this_machine()
     check(order, args.workers)
     if not address:  # known before anything is started
         share(args.workers, [machine], order.config.device)
-    with open_folder(order.out), follow(order) as follower:
-        with resources.ray_session(address, machine) as scratch:
-            there = resources.cluster()
-            each = share(args.workers, there, order.config.device)
-            nodes.check(order.out.resolve(), "--out:")
-            from search.run.train_workers import Group  # loads Ray Train
+    with follow(order) as follower:
+        with ExitStack() as stack:
+            with progress.waiting("starting Ray and asking its nodes"):
+                scratch = stack.enter_context(resources.ray_session(address, machine))
+                there = resources.cluster()
+                each = share(args.workers, there, order.config.device)
+                nodes.check(order.out.resolve(), "--out:")
+                from search.run.train_workers import Group  # loads Ray Train
 
             print(
                 f"{args.workers} workers of {each.cpus:g} CPUs, {each.gpus:g} GPUs; {resources.has(there)}", flush=True
@@ -93,38 +98,19 @@ def share(workers: int, machines: list[Node], device: str = "auto") -> Share:
     return Share(cpus, 0, workers)
 
 
-@contextmanager
-def open_folder(out: Path) -> Iterator[None]:
-    """The run folder, there before any worker; one that no run has begun or failed in leaves nothing behind."""
-    from search.run.trainable import ERROR
-    from trainer.checkpoint import CONFIG
-
-    missing = [path for path in (out, *out.parents) if not path.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made a run folder: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        if missing and not any((out / name).exists() for name in (CONFIG, ERROR)):
-            shutil.rmtree(out, ignore_errors=True)
-            for parent in missing[1:]:  # from the folder upwards; one that is not empty stays
-                with suppress(OSError):
-                    parent.rmdir()
-
-
 def watch(group: Group, order: Order, follower: Follower | None) -> Result:
     """Show a group's run until it ends, from its run folder. Raises UserError, or Lost where it cannot continue."""
-    from trainer.progress import display
-
-    told = Reports(order.out)
+    told, noted = Reports(order.out), None
     waiting = WAITING
-    with group.running(), display(order.length) as shown:
+    (order.out / PROGRESS).unlink(missing_ok=True)
+    with group.running(), progress.display(order.length) as shown:
         while True:
             over = group.wait(0.2)
             for line in group.news():
                 shown.say(line)
+            before, noted = noted, read_progress(order.out)
+            if noted is not None and noted != before:
+                shown.on_step(noted)
             for report in told.new():
                 shown.report(report)
                 shown.on_step(report.tokens)
@@ -136,4 +122,5 @@ def watch(group: Group, order: Order, follower: Follower | None) -> Result:
                 waiting = 0.0
                 if not told.begun():
                     shown.say(f"no worker has begun after {WAITING:g} s: others may hold the machines; it waits")
-        return group.result()
+    (order.out / PROGRESS).unlink(missing_ok=True)
+    return group.result()

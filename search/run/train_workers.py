@@ -30,12 +30,13 @@ from data.errors import Lost, UserError
 from search.run import in_worker
 from search.run.own_code import OwnCode
 from search.run.resources import Share
-from search.run.trainable import ERROR
 from search.run.watch import beating
 from trainer.__main__ import Order
 from trainer.config import TrainConfig
 from trainer.criterion import own_code
+from trainer.files import write
 from trainer.report import Report, Result
+from trainer.run_folder import ERROR, PROGRESS
 
 NOTES = "workers.jsonl"
 # read by Ray Train when a run starts; of the ~20 s that it takes on two cores nearly all is processes importing torch
@@ -45,6 +46,7 @@ _QUIET = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
+_NOTE = 5.0  # seconds between notes of a worker's progress
 _PATIENCE = 20.0  # seconds for Ray's client to let go of a Ray that is gone; now and then it waits for ever
 
 
@@ -73,7 +75,9 @@ def worker(job: dict[str, Any]) -> dict[str, Any]:
     own_code.check(config)
     data = ray.get(job["data"])
     allowed, code_dir = own_code.allowed, own_code.here()
-    result = train(config, data, _nobody, resume, out_dir=out, allow_code=allowed, code_dir=code_dir)
+    result = train(
+        config, data, _nobody, resume, out_dir=out, on_step=Progress(out), allow_code=allowed, code_dir=code_dir
+    )
     context = get_context()
     machine = device.describe(device.choose(config, context.get_local_rank()), context.get_world_size())
     return {"result": dataclasses.asdict(result), "machine": machine}
@@ -81,6 +85,19 @@ def worker(job: dict[str, Any]) -> dict[str, Any]:
 
 def _nobody(_: Report) -> None:
     """The driver reads reports from the run folder."""
+
+
+class Progress:
+    """The `on_step` of a worker: notes the tokens so far in the run folder, at most every few seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._noted = folder, 0.0
+
+    def __call__(self, tokens: int) -> None:
+        if time.monotonic() >= self._noted + _NOTE:
+            self._noted = time.monotonic()
+            note = json.dumps({"tokens": tokens}).encode()
+            write(self.folder / PROGRESS, lambda file: file.write(note))
 
 
 class Notes(UserCallback):

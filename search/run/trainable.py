@@ -23,10 +23,10 @@ from search.run import in_worker
 from search.run.own_code import OwnCode
 from trainer.config import TrainConfig
 from trainer.report import Report
+from trainer.run_folder import ERROR
 
 Message = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent.parent
-ERROR = "error.txt"
 
 
 def trainable() -> Callable[..., None]:

@@ -2,92 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from data.errors import UserError
 from search.spec.study_spec import MAY_CHANGE, StudySpec
 from search.study.journal import ENDED, NAME, Record
 from search.study.scores import ranked
 from search.study.study import Study, Trial
+from trainer.folder_lock import holder_of, locked
 
 BEST = 3  # trials that keep their weights, in addition to the best of each compared value
 JOB = "NANOSWEEP_JOB"  # environment variable of a driver that runs as a job on a cluster: the job's id
-_LOCK, _HOLDER = "driver.lock", "driver.json"
+_LOCK = "driver"  # driver.lock, and driver.json: who holds it
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Create the study's folder if needed and hold its lock. A new folder without a journal at the end is removed.
 
-    The lock is an flock: the operating system releases it as soon as a driver dies, however it dies.
     Raises UserError when the folder cannot be written, or when another driver holds the lock.
     """
-    from filelock import FileLock, Timeout
-
-    new_folders: list[Path] = []
-    lock = FileLock(folder / _LOCK)
-    try:
-        new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-        (folder / _HOLDER).write_text(json.dumps(_me()))
-    except Timeout:
-        problem = f"{folder} is being run by {_holder(folder)}; wait for it, or stop it there"
-        raise UserError(problem, kind="held") from None
-    except OSError as error:
-        _remove_empty(folder, new_folders)
-        problem = f"storage: {folder} cannot be written: {error.strerror}; give another `storage`"
-        raise UserError(problem, kind="cannot_write", keys="storage") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            busy, advice = "is being run by", "wait for it, or stop it there"
+            stack.enter_context(locked(folder, _LOCK, [NAME], busy, advice, os.environ.get(JOB, "")))
+        except OSError as error:
+            problem = f"storage: {folder} cannot be written: {error.strerror}; give another `storage`"
+            raise UserError(problem, kind="cannot_write", keys="storage") from None
         yield
-    finally:
-        (folder / _HOLDER).unlink(missing_ok=True)
-        if not (folder / NAME).exists():
-            # while the lock is held: a lock file that another driver creates after this is a new file and stays
-            (folder / _LOCK).unlink(missing_ok=True)
-        lock.release()
-        _remove_empty(folder, new_folders)
-
-
-def _me() -> dict[str, Any]:
-    me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    return {**me, "job": os.environ.get(JOB)}
-
-
-def _holder(folder: Path) -> str:
-    try:
-        me = json.loads((folder / _HOLDER).read_text())
-        job = f"job {me['job']}, " if me.get("job") else ""
-        return f"{job}process {me['pid']} on {me['host']} since {me['since']}"
-    except (OSError, ValueError, KeyError):
-        return "another process, which has only just begun"
 
 
 def driven_by(folder: Path) -> str | None:
     """The driver that runs the study at present, as far as can be seen without its lock; None without one."""
-    try:
-        me = json.loads((folder / _HOLDER).read_text())
-        if me["host"] == socket.gethostname():
-            os.kill(me["pid"], 0)  # signal 0 tests whether the process exists; a killed driver leaves its file
-        return f"process {me['pid']} on {me['host']}"
-    except PermissionError:
-        return "another user's process"
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _remove_empty(folder: Path, new_folders: list[Path]) -> None:
-    if not (folder / NAME).exists():
-        for path in new_folders:  # from the folder upwards; rmdir refuses one that is not empty
-            with suppress(OSError):
-                path.rmdir()
+    return holder_of(folder, _LOCK)
 
 
 def write_spec(spec: StudySpec) -> None:

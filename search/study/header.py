@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ def fields(
     """
     record = {"version": VERSION, "spec": plain(spec), "base": plain(base), "data": data, "rungs": rungs}
     record |= {"own_code": dict(own_code)} if own_code else {}
+    record["directory"] = str(Path.cwd())  # where relative paths of base and trials mean something
     return {**record, **environment.facts()}
 
 

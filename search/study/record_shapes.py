@@ -100,6 +100,7 @@ class _Study(_Any):
     data: NotRequired[_Data | None]
     rungs: NotRequired[list[Count] | None]
     own_code: NotRequired[dict[str, str] | None]
+    directory: NotRequired[str | None]
     commit: NotRequired[str | None]
     dirty: NotRequired[bool | None]
     packages: NotRequired[dict[str, Any] | None]

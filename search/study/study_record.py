@@ -66,6 +66,7 @@ class Header:
     packages: versions by name. host: name, system, cpu, cpus, memory_gb, as far as recorded.
     own_code: sha256 of the source by reference, of the user's own code that the study names.
     workers: slots (trials at once), cpus and gpus of each; {} where the release did not write them.
+    directory: the driver's working directory, from which relative paths of a config are meant; "" where unknown.
     """
 
     record: Record = field(default_factory=dict)
@@ -78,6 +79,7 @@ class Header:
     host: Mapping[str, Any] = field(default_factory=dict)
     workers: Mapping[str, float] = field(default_factory=dict)
     own_code: Mapping[str, str] = field(default_factory=dict)
+    directory: str = ""
 
     @cached_property
     def spec_reading(self) -> Reading[StudySpec]:
@@ -122,6 +124,7 @@ def read_header(record: Record) -> Header:
         host=record.get("host") or {},
         workers=record.get("workers") or {},
         own_code=record.get("own_code") or {},
+        directory=record.get("directory") or "",
     )
 
 

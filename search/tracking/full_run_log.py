@@ -205,9 +205,12 @@ class FullRunLog:
         if runs:
             run = runs[0]
         else:
-            tags = {PARENT: parent, FULL_RUN: "true", "full_run_of": str(self.came_from.trial), KEY: key}
+            tags = {FULL_RUN: "true", "full_run_of": str(self.came_from.trial), KEY: key}
+            if not self.order.other_data:
+                tags[PARENT] = parent
             tags |= {"mlflow.user": facts.user(), "mlflow.source.name": "nanosweep train"}
-            name = f"full run of trial {self.came_from.trial}: {self.order.out.name}"
+            other = " on other data" if self.order.other_data else ""
+            name = f"full run of trial {self.came_from.trial}{other}: {self.order.out.name}"
             run = client.create_run(experiment, tags=tags, run_name=name)
         self._write_note(str(run.info.run_id))
         return run
@@ -236,6 +239,7 @@ class FullRunLog:
             "dirty": dirty,
             "mlflow.source.git.commit": commit,
             "changed": changed or None,
+            "edited": provenance.describe_edits(self.order.source) or None,
         }
         send(client, run_id, params={key: value for key, value in config.items() if key not in params}, tags=tags)
 
