@@ -36,26 +36,41 @@ def load_gpt2(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
 
     Raises ValueError where the directory holds no GPT-2 that our network can compute, OSError where it cannot be read.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    shape, state = check_gpt2(folder), {}
+    for name, tensor in load_file(folder / WEIGHTS).items():
+        if not name.endswith(MASKS):
+            state[_ours(name)] = tensor.float().T.contiguous() if name.endswith(CONV1D) else tensor.float()
+    if shape.tied_head:  # a tied weight, which safetensors stores once
+        state["lm_head.weight"] = state["transformer.wte.weight"]
+    return shape, state
+
+
+def check_gpt2(folder: Path) -> GPTConfig:
+    """Read the shape, and of the weights only names and sizes. Raises ValueError and OSError as `load_gpt2`."""
+    from safetensors import SafetensorError, safe_open
 
     shape, file = read_shape(folder), folder / WEIGHTS
     if not file.is_file():
         raise ValueError(f"{folder} has no {WEIGHTS} (pickled or sharded weights are not read)")
+    sizes: dict[str, tuple[int, ...]] = {}
     try:
-        tensors = load_file(file)
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118
+                size = tuple(weights.get_slice(name).get_shape())
+                if not name.endswith(MASKS):
+                    sizes[_ours(name)] = size[::-1] if name.endswith(CONV1D) else size
     except SafetensorError as error:
         raise ValueError(f"{file} is not a readable safetensors file ({error})") from None
-    state = {}
-    for name, tensor in tensors.items():
-        if name.endswith(MASKS):
-            continue
-        ours = name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
-        state[ours] = tensor.float().T.contiguous() if name.endswith(CONV1D) else tensor.float()
-    if shape.tied_head:  # a tied weight, which safetensors stores once
-        state["lm_head.weight"] = state.get("transformer.wte.weight", torch.empty(0))
-    _check_tensors(state, shape, file)
-    return shape, state
+    if shape.tied_head and "transformer.wte.weight" in sizes:
+        sizes["lm_head.weight"] = sizes["transformer.wte.weight"]
+    _check_sizes(sizes, shape, file)
+    return shape
+
+
+def _ours(name: str) -> str:
+    return name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}"
 
 
 def read_shape(folder: Path) -> GPTConfig:
@@ -96,13 +111,13 @@ def start_from(model: GPT, shape: GPTConfig, state: dict[str, Tensor]) -> None:
         parameter[: len(values)].copy_(values)
 
 
-def _check_tensors(state: dict[str, Tensor], shape: GPTConfig, file: Path) -> None:
+def _check_sizes(sizes: dict[str, tuple[int, ...]], shape: GPTConfig, file: Path) -> None:
     with torch.device("meta"):
         wanted = {name: tuple(value.shape) for name, value in GPT(shape, torch.Generator()).state_dict().items()}
     for name, size in wanted.items():
-        got = tuple(state[name].shape) if name in state else "missing"
+        got = sizes.get(name, "missing")
         if got != size:
             raise ValueError(f"{file}: {name} is {got}, its {CONFIG} wants {size}")
-    strangers = sorted(state.keys() - wanted.keys())
+    strangers = sorted(sizes.keys() - wanted.keys())
     if strangers:
         raise ValueError(f"{file}: {strangers[0]} is no tensor of a GPT-2")

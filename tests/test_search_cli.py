@@ -15,6 +15,7 @@ import pytest
 from search.cli.main import main
 from search.run import study_run
 from search.spec.study_spec import Budget
+from search.study.ledger import Ledger
 from tests import journals
 from trainer.config import load
 
@@ -188,19 +189,51 @@ def test_run_hands_the_changed_spec_to_the_search(
 
     def run(spec, base, file, **options):  # what is tested is the command, not the search
         seen.update(spec=spec, base=base, **options)
-        return journals.write_study(spec.folder).study
+        study = journals.write_study(spec.folder).study
+        study.stopped = "stopped by Ctrl-C"
+        return study
 
     monkeypatch.setattr(study_run, "run", run)
     arguments = ["run", "spec.yaml", "--name", "mine", "--storage", "there", "--set", "dropout=0.2", "--address", "x:1"]
-    arguments += ["--trials", "8", "--tokens", "2M", "--hours", "0.5"]
-    assert main(arguments) == 130  # one of its trials is interrupted
+    arguments += ["--trials", "8", "--tokens", "2M", "--hours", "0.5", "--retry-failed"]
+    assert main(arguments) == 130
     assert seen["spec"].folder == place / "there" / "mine"
     assert seen["base"].dropout == 0.2
     assert seen["address"] == "x:1"
     assert seen["spec"].budget == Budget(trials=8, tokens=2_000_000, hours=0.5)
     out = capsys.readouterr().out
-    assert "the same command resumes the study" in out
+    assert seen["retry_failed"] is True
+    assert "stopped by Ctrl-C: 2 trials interrupted; nothing is lost, the same command continues\n" in out
     assert f"{place / 'there' / 'mine' / 'best.yaml'}" in out
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [((), "0 trials"), (("search",), "1 trial"), (("search", "again"), "1 trial and 1 run of finalists"),
+     (("again", "again"), "2 runs of finalists")],
+)  # fmt: skip
+def test_a_study_that_was_stopped_says_how_many_runs_of_which_kind_it_is_left_with(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    left: tuple[str, ...],
+    words: str,
+) -> None:
+    def run(spec, base, file, **options):
+        ledger = Ledger(spec.folder)
+        ledger.write("study", **journals.header())
+        journals.complete(ledger, 0, 5.0)
+        for number, kind in enumerate(left, 1):
+            of = {"of": 0, "round": number} if kind == "again" else {}
+            trial = ledger.study.trials[0]
+            ledger.write("point", trial=number, point=trial.point, config=trial.config, **of)
+            ledger.write("status", trial=number, status="interrupted")
+        ledger.study.stopped = "stopped by SIGTERM"
+        return ledger.study
+
+    monkeypatch.setattr(study_run, "run", run)
+    assert main(["run", "spec.yaml"]) == 130
+    assert f"stopped by SIGTERM: {words} interrupted; nothing is lost" in capsys.readouterr().out
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,9 +103,9 @@ def test_only_the_best_trials_keep_their_weights(tmp_path: Path) -> None:
     assert (tmp_path / "trials" / "0" / "config.yaml").exists()
 
 
-def test_trials_that_stopped_early_lose_their_weights_and_those_to_be_continued_keep_them(tmp_path: Path) -> None:
+def test_trials_that_stopped_early_lose_their_weights_and_those_that_may_continue_keep_them(tmp_path: Path) -> None:
     ledger = journals.write_study(tmp_path)  # 2 pruned, 3 diverged, 4 failed, 5 interrupted, 6 waiting
     for number in range(7):
         with_weights(tmp_path, number)
     Weights(tmp_path, ledger.study)
-    assert having_weights(tmp_path) == [0, 1, 5, 6]
+    assert having_weights(tmp_path) == [0, 1, 4, 5, 6]

@@ -443,3 +443,26 @@ def test_a_trial_that_finds_the_disk_full_is_kept_and_stops_the_study(tmp_path: 
     with pytest.raises(Stopped):
         Watch(scheduler, Share(1, 0, 1), asked, lambda: [Node("n", 1, 0)], lambda each: False, print).stop_all()
     assert asked == ["no space left on device"]
+
+
+@pytest.mark.parametrize("reported", [False, True])
+def test_the_third_trial_that_fails_as_all_before_it_stops_the_study_unless_one_has_reported(
+    tmp_path: Path, reported: bool
+) -> None:
+    ledger = fresh(tmp_path, 4)
+    scheduler, trials = scheduler_of(ledger), [ray_trial(number) for number in range(4)]
+    scheduler.choose_trial_to_run(Controller(trials))
+    if reported:
+        scheduler.on_trial_result(None, trials[3], result(500, 5.0))
+    watching = Watch(scheduler, Share(1, 0, 4), asked := [], lambda: [], lambda each: False, print)
+    for trial in trials[:3]:
+        assert watching.stop_all() is False
+        scheduler.on_trial_result(None, trial, result(0, status="failed", cause="no such directory"))
+    if reported:
+        assert watching.stop_all() is False
+        return
+    with pytest.raises(Stopped):
+        watching.stop_all()
+    assert "no such directory" in asked[0]
+    scheduler.interrupt(asked[0])
+    assert [trial.status for trial in ledger.study.trials.values()] == ["failed"] * 3 + ["interrupted"]

@@ -22,6 +22,7 @@ from search.run import driver, study_run
 from search.spec.load import load_spec
 from search.stopping.median import Median
 from search.strategy.sampler import Sampler
+from search.study.failures import failed_alike
 from search.study.journal import ENDED, NAME, read_records
 from search.study.study import Study, Trial, read_study
 from tests import tiny
@@ -38,11 +39,20 @@ study: tiny
 base: base.yaml
 space:
   learning_rate: {log: [1e-4, 1e-1]}
-  vocab_size: {choice: [64, 3]}      # 3 is too small: such a trial fails
+  n_layer: {choice: [1, 2]}
 sampler: random
 scheduler: {asha: {first_rung: 640, factor: 2}}
 budget: {trials: 6}
 seed: 3
+"""
+BROKEN = (1, 4)  # trials whose folders cannot be made: such a trial fails
+ALIKE = """
+study: alike
+base: base.yaml
+space: {learning_rate: {log: [1e-3, 1e-1]}}
+sampler: random
+budget: {trials: 4}
+tracking: none
 """
 MEDIAN = """
 study: median
@@ -80,8 +90,15 @@ def write(folder: Path, text: str, storage: Path | None = None, **base: Any) -> 
     return path
 
 
-def run(path: Path) -> Study:
-    return study_run.run(*load_spec(path))
+def run(path: Path, **options: Any) -> Study:
+    return study_run.run(*load_spec(path), **options)
+
+
+def break_folder(path: Path) -> Path:
+    """A file where a trial would make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
 
 
 def numbers(trial: Trial) -> list[dict[str, float]]:
@@ -111,7 +128,9 @@ def spec_file(tmp_path_factory: pytest.TempPathFactory, storage: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(spec_file: Path) -> Study:
+def study(spec_file: Path, storage: Path) -> Study:
+    for number in BROKEN:
+        break_folder(storage / "tiny" / "trials" / str(number))
     return run(spec_file)
 
 
@@ -121,15 +140,13 @@ def folder(storage: Path, study: Study) -> Path:
 
 
 def test_an_exception_in_one_trial_ends_that_trial_alone(study: Study) -> None:
-    ends = {trial.config["vocab_size"]: set() for trial in study.trials.values()}
-    for trial in study.trials.values():
-        ends[trial.config["vocab_size"]].add(trial.status)
     assert list(study.trials) == list(range(6))
-    assert ends[3] == {"failed"}
-    assert ends[64] <= {"completed", "pruned"}
-    assert "completed" in ends[64]
-    failed = next(trial for trial in study.trials.values() if trial.status == "failed")
-    assert failed.cause.startswith("vocab_size (3) is smaller")
+    failed = [trial for trial in study.trials.values() if trial.status == "failed"]
+    assert [trial.number for trial in failed] == list(BROKEN)
+    assert all("cannot be made a run folder" in trial.cause for trial in failed)
+    others = {trial.status for trial in study.trials.values()} - {"failed"}
+    assert others <= {"completed", "pruned"}
+    assert "completed" in others
 
 
 def test_trials_have_the_numbers_that_the_loop_alone_gives(study: Study) -> None:
@@ -172,7 +189,7 @@ def test_the_header_says_what_the_numbers_depend_on(study: Study) -> None:
 def test_a_study_leaves_its_leaderboard_its_best_config_and_the_best_weights(study: Study, folder: Path) -> None:
     wanted = {"spec.yaml", NAME, "leaderboard.md", "best.yaml", "report.html", "trials", "figures"}
     assert wanted <= {path.name for path in folder.iterdir()}
-    assert load_config(folder / "best.yaml").vocab_size == 64
+    assert load_config(folder / "best.yaml").n_embd == 16
     full = {number for number, trial in study.trials.items() if trial.final}
     kept = {int(path.parent.name) for path in folder.glob("trials/*/best.pt")}
     assert kept <= full
@@ -195,15 +212,41 @@ def test_another_spec_under_the_same_name_is_refused_with_the_key(spec_file: Pat
     assert (folder / NAME).read_bytes() == before
 
 
-def test_a_larger_budget_extends_the_study(spec_file: Path, study: Study, folder: Path) -> None:
+def test_a_larger_budget_extends_the_study_and_a_retry_begins_failed_trials_again(
+    spec_file: Path, study: Study, folder: Path
+) -> None:
     more = spec_file.with_name("more.yaml")
     more.write_text(spec_file.read_text().replace("trials: 6", "trials: 8"))
-    extended = run(more)
+    for number in BROKEN:
+        (folder / "trials" / str(number)).unlink()
+    extended = run(more, retry_failed=True)
     assert list(extended.trials) == list(range(8))
     assert all(trial.status in ENDED for trial in extended.trials.values())
-    assert [numbers(extended.trials[n]) for n in range(6)] == [numbers(study.trials[n]) for n in range(6)]
+    for number, before in study.trials.items():
+        now = extended.trials[number]
+        assert now.point == before.point
+        assert numbers(now) == (alone(now) if number in BROKEN else numbers(before))
+    assert "failed" not in {trial.status for trial in extended.trials.values()}
     points = [record["trial"] for record in read_records(folder / NAME) if record["record"] == "point"]
     assert points == list(range(8))
+
+
+def test_a_cause_common_to_all_trials_stops_the_study_and_after_a_mend_the_same_command_has_its_whole_budget(
+    tmp_path: Path,
+) -> None:
+    path, folder = write(tmp_path, ALIKE, max_tokens=1280), tmp_path / "runs" / "alike"
+    everywhere = break_folder(folder / "trials")
+    error = refusal(lambda: run(path))
+    assert "cannot be made a run folder" in str(error)
+    stopped = read_study(folder)
+    assert failed_alike(stopped)
+    everywhere.unlink()
+    study = run(path)
+    assert [trial.status for trial in study.trials.values()] == ["completed"] * 4
+    assert [trial.point for trial in study.trials.values()] == [
+        Sampler(study.header.spec).ask(number, Study()) for number in range(4)
+    ]
+    assert all(numbers(trial) == alone(trial) for trial in study.trials.values())
 
 
 # a study with another stopping rule

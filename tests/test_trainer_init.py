@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,38 @@ def test_a_resumed_run_needs_the_weights_no_more_and_keeps_the_note(folder: Path
 def test_a_shape_that_does_not_agree_is_one_line(folder: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=rf"^init_from: {re.escape(str(folder))}: {message}$"):
         train(config(folder, **changes), data(), print)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"n_layer": 3}, {"block_size": 33}, {"bias": False}, {"vocab_size": 64}, {"init_from": "/nowhere"}],
+)
+def test_a_look_at_the_weights_refuses_what_training_from_them_would_refuse(
+    folder: Path, changes: dict[str, Any]
+) -> None:
+    settings, n_classes = config(folder, **changes), data().n_classes
+    shape = settings.shape(n_classes)
+
+    def answer(call: Callable[..., object], first: object) -> str:
+        try:
+            call(first, settings.init_from, n_classes)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    said = answer(init.check, shape)
+    assert said == answer(init.begin, GPT(shape, torch.Generator()))
+    assert bool(said) == (changes not in ({}, {"vocab_size": 64}))
+
+
+@pytest.mark.parametrize("kept", [0, 7, 100, 4000])
+def test_a_look_at_weights_that_are_cut_off_sees_it(folder: Path, tmp_path: Path, kept: int) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    settings = config(tmp_path)
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        init.check(settings.shape(data().n_classes), str(tmp_path), data().n_classes)
 
 
 def test_every_class_needs_weights_of_its_own(folder: Path) -> None:

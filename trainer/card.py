@@ -20,6 +20,7 @@ from trainer import curve, files, provenance, run_folder, scores
 from trainer.config import TrainConfig
 from trainer.report import Status
 from trainer.resampling import Interval, resample
+from trainer.units import plural
 
 
 def write(folder: Path, data: Dataset, status: Status, source: Path, changes: list[str], machine: str) -> Path:
@@ -88,7 +89,7 @@ def _describe_model(config: TrainConfig, data: Dataset, notes: dict[str, str]) -
     size = f", {notes['parameters']} parameters as nanoGPT counts them" if "parameters" in notes else ""
     begun = notes.get("initial weights")
     return (
-        f"A GPT of {_count(config.n_layer, 'layer')}, {_count(config.n_head, 'head')}, width {config.n_embd} and "
+        f"A GPT of {plural(config.n_layer, 'layer')}, {plural(config.n_head, 'head')}, width {config.n_embd} and "
         f"{config.block_size} tokens of context{size}, trained with the loss `{config.loss}` to continue text like "
         f"that of `{config.corpus}`, in tokens of `{config.tokenizer}` ({data.n_classes:,} classes)."
         + (f" It began with the weights of {begun}: their licence holds for it, too." if begun else "")
@@ -98,7 +99,7 @@ def _describe_model(config: TrainConfig, data: Dataset, notes: dict[str, str]) -
 def _data(config: TrainConfig, data: Dataset) -> str:
     licence_terms = terms(config.corpus, data.meta)
     sizes = [
-        f"{name} {_count(part['documents'], 'document')}, {part['bytes']:,} bytes, {part['tokens'] - 1:,} tokens"
+        f"{name} {plural(part['documents'], 'document')}, {part['bytes']:,} bytes, {part['tokens'] - 1:,} tokens"
         for name, part in data.meta.get("splits", {}).items()
     ]
     return _list(
@@ -210,10 +211,6 @@ def _limits(data: Dataset, reports: list[dict[str, Any]], source: Path) -> str:
 
 def _list(*lines: str) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _number(value: float) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 from data.errors import UserError, nearest
 from data.local_files import sha256_of
 from data.paths import at_home
-from models.config import GPT2_SHAPES
+from models.config import GPT2_SHAPES, GPTConfig, misfit
 from models.gpt import GPT
-from models.gpt2 import CONFIG, WEIGHTS, load_gpt2, start_from
+from models.gpt2 import CONFIG, WEIGHTS, check_gpt2, load_gpt2, start_from
 
 TIMEOUT = 10  # seconds to learn whether the hub can be reached
 FILES = (CONFIG, WEIGHTS)
@@ -28,12 +28,27 @@ def begin(model: GPT, source: str, n_classes: int) -> str:
     folder = find(source)
     try:
         shape, state = load_gpt2(folder)
-        if shape.vocab_size < n_classes:
-            raise ValueError(f"{folder} has {shape.vocab_size} classes, the tokenizer {n_classes}")
+        _check_fit(model.config, shape, n_classes, folder)
         start_from(model, shape, state)
     except (ValueError, OSError) as error:
         raise UserError(f"init_from: {source}: {error}") from None
     return f"{source}, {WEIGHTS} sha256 {sha256_of(folder / WEIGHTS)}"
+
+
+def check(config: GPTConfig, source: str, n_classes: int) -> None:
+    """Whether a model of this shape can begin from `source`. Reads no weights. Raises UserError as `begin`."""
+    folder = find(source)
+    try:
+        _check_fit(config, check_gpt2(folder), n_classes, folder)
+    except (ValueError, OSError) as error:
+        raise UserError(f"init_from: {source}: {error}") from None
+
+
+def _check_fit(config: GPTConfig, shape: GPTConfig, n_classes: int, folder: Path) -> None:
+    if shape.vocab_size < n_classes:
+        raise ValueError(f"{folder} has {shape.vocab_size} classes, the tokenizer {n_classes}")
+    if (problem := misfit(config, shape)) is not None:
+        raise ValueError(problem[1])
 
 
 def find(source: str) -> Path:

@@ -51,3 +51,12 @@ def score(value: float) -> str:
     if not math.isfinite(value) or abs(value) >= 100_000:
         return f"{value:.3g}"
     return f"{value:.{3 if value < 10 else 2 if value < 1000 else 1}f}"
+
+
+def plural(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> plural(1, "trial"), plural(2000, "trial")
+    ('1 trial', '2,000 trials')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

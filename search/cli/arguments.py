@@ -14,6 +14,12 @@ def allow_code(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-code", action="store_true", help=text)
 
 
+def retry_failed(parser: argparse.ArgumentParser) -> None:
+    """What a driver does with trials that failed."""
+    text = "begin trials again that failed or ran out of memory, from their checkpoints where there are any"
+    parser.add_argument("--retry-failed", action="store_true", help=text)
+
+
 def whole(text: str) -> int:
     """A whole number from 0."""
     if not text.isdecimal():

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.cli.arguments import limits
+from search.cli.arguments import limits, retry_failed
 
 if TYPE_CHECKING:
     from search.jobs.ray_jobs import Job, Jobs
@@ -28,6 +28,7 @@ def add(command: Command, study_options: Callable[[argparse.ArgumentParser], Non
     """Add the commands to the parser. study_options: gives a command the spec and the options of `run`."""
     submit = command("submit", _submit, "run a spec's study as a job on a cluster, or resume it there")
     study_options(submit)
+    retry_failed(submit)
     submit.add_argument("--follow", action="store_true", help="show its log until it ends, and end as it does")
     jobs = command("jobs", _jobs, "the jobs of a cluster, the newest first")
     jobs.add_argument("--limit", type=int, default=20, metavar="N", help="the newest so many (default 20); 0: all")
@@ -65,7 +66,8 @@ def _submit(args: argparse.Namespace) -> int:
     from search.tracking.tracker import open_tracker
 
     jobs = Jobs(cluster.address)
-    order = Order(args.spec, tuple(args.set), args.scale, args.name, args.storage, limits(args), args.allow_code)
+    options = {"limits": limits(args), "allow_code": args.allow_code, "retry_failed": args.retry_failed}
+    order = Order(args.spec, tuple(args.set), args.scale, args.name, args.storage, **options)
     job = submit(order, cluster, jobs, lambda line: print(line, flush=True))
     print("\n".join(links(job, jobs, open_tracker(spec.tracking, spec.folder))), flush=True)
     return _follow(jobs, job) if args.follow else 0

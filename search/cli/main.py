@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 from data.errors import UserError
 from data.paths import quoted
 from search.cli import jobs, service, study
-from search.cli.arguments import allow_code, color, limits, port, whole, width
+from search.cli.arguments import allow_code, color, limits, port, retry_failed, whole, width
+from trainer.units import plural
 
 if TYPE_CHECKING:
     from search.spec.study_spec import StudySpec
+    from search.study.study import Study
     from trainer.config import TrainConfig
     from trainer.yaml_file import YamlFile
 
@@ -64,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     plan = command("plan", _plan, "what a spec would run, and whether it can; trains nothing")
     for searching in (run, plan):
         _spec(searching)
+    retry_failed(run)
     run.add_argument("--address", help="a Ray cluster's address; default: RAY_ADDRESS, else this machine")
 
     commands.add_parser("train", help="train one config, here or on a Ray cluster", add_help=False)
@@ -128,7 +131,8 @@ def _run(args: argparse.Namespace) -> int:
     from search.study.scores import best
 
     spec, base, file = _load(args)
-    study = study_run.run(spec, base, file, address=args.address, allow_code=args.allow_code)
+    options = {"address": args.address, "allow_code": args.allow_code, "retry_failed": args.retry_failed}
+    study = study_run.run(spec, base, file, **options)
     print(table.render(study, by=spec.compare, limit=10, width=width(), color=color()))
     if best(study) is not None:
         print(f"best config: {spec.folder / 'best.yaml'} (train it longer: nanosweep train FILE --set max_tokens=...)")
@@ -139,10 +143,19 @@ def _run(args: argparse.Namespace) -> int:
     print(f"all trials:  nanosweep leaderboard {quoted(spec.folder)}{browser}")
     print(f"as a page:   {spec.folder / 'report.html'}")
     print(links.line(spec.study, spec.folder, spec.tracking), end="")
-    if any(trial.status == "interrupted" for trial in study.trials.values()):
-        print("stopped; nothing is lost, the same command resumes the study")
+    if study.stopped or study.unfinished():
+        print(f"{study.stopped or 'stopped'}: {_left(study)}; nothing is lost, the same command continues")
         return 130
     return 0 if best(study) is not None else 1
+
+
+def _left(study: Study) -> str:
+    """What a study that was stopped is left with."""
+    left = [study.trials[number] for number in study.unfinished()]
+    again = sum(trial.of is not None for trial in left)
+    parts = [plural(len(left) - again, "trial")] if len(left) > again or not left else []
+    parts += [plural(again, "run") + " of finalists"] if again else []
+    return f"{' and '.join(parts)} interrupted"
 
 
 def _plan(args: argparse.Namespace) -> None:

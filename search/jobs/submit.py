@@ -45,6 +45,7 @@ class Order:
     storage: str | None = None
     limits: Mapping[str, str | None] = field(default_factory=dict)  # of the budget, by name
     allow_code: bool = False
+    retry_failed: bool = False
 
 
 def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None]) -> Job:
@@ -69,6 +70,7 @@ def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None
     given = {"scale": order.scale, "name": order.name, **order.limits}
     options += [f"--{key}={value}" for key, value in given.items() if value is not None]
     options += ["--allow-code"] if order.allow_code and named else []
+    options += ["--retry-failed"] if order.retry_failed else []
     python = sys.executable if here else "python"
     entrypoint = f"exec {shlex.join([python, '-m', 'search', 'run', packed.spec, *options])}"
     metadata = {STUDY: spec.study, STORAGE: str(folder.parent)}

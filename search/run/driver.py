@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +32,7 @@ from search.run.trainable import trainable
 from search.run.watch import Stopped, Watch, beating
 from search.strategy.stopping import rebuild
 from search.study import header
+from search.study.failures import common_cause, failed_alike
 from search.study.folder import Weights, trial_folder, write_spec
 from search.study.journal import Record
 from search.study.ledger import Ledger
@@ -44,14 +45,20 @@ if TYPE_CHECKING:
 ASKED = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
 
-def search(prepared: Prepared, each: Share, scratch: Path, console: Console, tracker: Tracker) -> None:
-    """Hand out trials until the end. Ray is running; scratch is a folder for its files. Raises UserError."""
+def search(
+    prepared: Prepared, each: Share, scratch: Path, console: Console, tracker: Tracker, again: Collection[int] = ()
+) -> str:
+    """Hand out trials until the end. Ray is running; scratch is a folder for its files.
+
+    again: failed trials that begin again. Returns why the user or a job's owner stopped it, "" at its own end. Raises
+    UserError.
+    """
     spec = prepared.spec
     with ExitStack() as stack:
         with console.status("connecting to the tracker"):
             stack.enter_context(connected(tracker))
         ledger = stack.enter_context(ledger_of(spec.folder))
-        _begin(prepared, each, ledger)
+        _begin(prepared, each, ledger, again)
         rule = rebuild(spec, ledger.study)
         settle(ledger, spec, rule)
         tracker.follow(ledger)
@@ -61,12 +68,18 @@ def search(prepared: Prepared, each: Share, scratch: Path, console: Console, tra
         scheduler = LedgerScheduler(ledger, spec, rule)
         with live.shown(ledger.study, each.slots, prepared.length, console) as view, _told_to_stop() as asked:
             ledger.listeners += [view, Weights(spec.folder, ledger.study)]
-            stack.enter_context(beating(lambda cause: _leave(cause, ledger, tracker, console, scratch)))
+            # Ray's processes may get the same SIGTERM: that they end is then no cause but a consequence
+            gone = lambda cause: _leave((*asked, cause)[0], ledger, tracker, console, scratch)
             try:
                 say = lambda line: console.print(line, soft_wrap=True)
-                _fit(prepared, scratch, searcher, scheduler, Watch(scheduler, each, asked, cluster, taken, say))
+                watch = Watch(scheduler, each, asked, cluster, taken, say)
+                with beating(gone):
+                    _fit(prepared, scratch, searcher, scheduler, watch)
+                if cause := common_cause(ledger.study):  # of fewer trials than make the scheduler stop
+                    asked.append(cause)
+                    raise Stopped
             except Stopped:
-                scheduler.interrupt(asked[0])
+                scheduler.interrupt("the study stopped" if failed_alike(ledger.study) else asked[0])
                 if asked[0] not in ASKED.values():
                     raise UserError(f"{asked[0]}; then the same command resumes the study") from None
             except Exception:
@@ -76,6 +89,7 @@ def search(prepared: Prepared, each: Share, scratch: Path, console: Console, tra
                 raise
         gallery.attempt(spec.folder)  # before the tracker's last act, which takes them along
         page.write_beside(spec.folder, prepared.own_code.allowed)  # before the tracker ends, which takes it along
+    return next(iter(asked), "")
 
 
 def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console, scratch: Path) -> None:
@@ -93,11 +107,14 @@ def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console,
     lines = [f"nanosweep: {cause}; nothing is lost, the same command resumes the study"]
     lines += [missing] if missing else []
     print("\n".join(lines), file=sys.stderr, flush=True)
-    os._exit(1)
+    os._exit(130 if cause in ASKED.values() else 1)
 
 
-def _begin(prepared: Prepared, each: Share, ledger: DriverLedger) -> None:
-    """The first records of a driver: the study; and trials that an earlier driver left running do not run."""
+def _begin(prepared: Prepared, each: Share, ledger: DriverLedger, again: Collection[int]) -> None:
+    """The first records of a driver: the study; and trials that an earlier driver left running do not run.
+
+    again: failed trials; they are unfinished from now on.
+    """
     spec = prepared.spec
     fields = header.fields(spec, prepared.base, prepared.data, spec.rungs(prepared.length), prepared.own_code.digests)
     ledger.write("study", **fields, workers={"slots": each.slots, "cpus": each.cpus, "gpus": each.gpus})
@@ -107,6 +124,8 @@ def _begin(prepared: Prepared, each: Share, ledger: DriverLedger) -> None:
     for number in ledger.study.unfinished():
         if ledger.study.trials[number].status == "running":
             ledger.write("status", trial=number, status="interrupted", cause="its driver went away")
+    for number in again:
+        ledger.write("status", trial=number, status="interrupted", cause="it failed, and begins again")
 
 
 def _fit(prepared: Prepared, scratch: Path, searcher: Any, scheduler: Any, watch: Watch) -> None:

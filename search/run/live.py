@@ -66,7 +66,7 @@ class View:
         """The first lines: the study, and where it continues from."""
         trials = self.study.trials.values()
         done = sum(trial.status in INACTIVE for trial in trials)
-        continuation = f", continues after {done} ended trials" if trials else ""
+        continuation = f", continues after {units.plural(done, 'ended trial')}" if trials else ""
         self._say(f"study {self.name}: {self._budget()}, {self.slots} at once{continuation}{self._floor()}")
 
     def __call__(self, record: Record) -> None:

@@ -18,12 +18,14 @@ from search.spec.study_spec import Budget, StudySpec
 from search.strategy import groups, warm_start
 from search.strategy.distinct import Distinct
 from search.study import header
+from search.study.failures import failed_alike
 from search.study.lookup import find_folder
 from search.study.machine import this_machine
 from search.study.study import Study, read_study, spent
 from search.tracking.tracker import open_tracker
 from trainer import units
 from trainer.config import TrainConfig
+from trainer.units import plural
 from trainer.yaml_file import YamlFile
 
 _SHAPES = 200  # points whose parameters are counted; a larger space is sampled
@@ -66,10 +68,14 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: boo
 def _state(study: Study, budget: Budget) -> str:
     if not study.started:
         return "new"
-    done = spent(study, budget)
-    unfinished = len(study.unfinished())
-    ending = f"its budget is used up: {done}" if done and not unfinished else f"{unfinished} of them to resume"
-    return f"begun: {len(study.searched)} trials, {ending}"
+    parts = [f"begun: {plural(len(study.searched), 'trial')}"]
+    if alike := failed_alike(study):
+        parts.append(f"{len(alike)} failed alike and begin again ({study.trials[alike[-1]].cause})")
+    elif done := spent(study, budget):
+        parts.append(f"its budget is used up: {done}")
+    if unfinished := len(study.unfinished()):
+        parts.append(f"{unfinished} to resume")
+    return ", ".join(parts)
 
 
 def _data(tokenizer: str, tokenized: dict[str, Any]) -> str:

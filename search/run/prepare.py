@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
+from data.errors import UserError
 from search.run.own_code import OwnCode, try_all
 from search.spec import own_code, points, space
 from search.spec.check import check_length
@@ -17,6 +19,8 @@ from search.study import header
 from search.study.study import Study
 from trainer.config import TrainConfig
 from trainer.yaml_file import YamlFile
+
+_POINTS = 1000  # of a larger space so many random ones are looked at
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,7 @@ def prepare(
     for name in space.tokenizers(spec, base):
         with blamed(file, spec, corpus=base.corpus, tokenizer=name, split=base.split):
             datasets[name] = prepare_data(base.corpus, name, base.split, progress=show, allow_code=allow_code)
-    for source in space.values_of("init_from", spec, base):
-        if source is not None:
-            from trainer.init import find  # loads torch
-
-            with blamed(file, spec, init_from=source):
-                find(source)  # fetched once, and what is not there is said before anything begins
+    _check_models(spec, base, datasets, file)
     block_sizes = [base.block_size]
     for name, parameter in spec.space.items():
         values = points.candidates(name, parameter) if "block_size" in points.fields(name, parameter) else []
@@ -100,12 +99,42 @@ def prepare(
     return Prepared(spec, pinned, datasets, data, length, shortest, earlier_trials, own)
 
 
+def _check_models(spec: StudySpec, base: TrainConfig, datasets: Mapping[str, Dataset], file: YamlFile) -> None:
+    """See that the model of each config fits its tokenizer and the weights that it begins from, which are fetched.
+
+    Of a space with more than 1,000 combinations of choices and ends 1,000 random ones. Raises UserError.
+    """
+    searched = {field for name, parameter in spec.space.items() for field in points.fields(name, parameter)}
+    if base.init_from is None and base.vocab_size is None and searched.isdisjoint(("init_from", "vocab_size")):
+        return  # nothing that might not fit
+    values = {name: points.candidates(name, parameter) for name, parameter in spec.space.items()}
+    seen: set[str] = set()
+    for point in points.some_points(spec.space, values, _POINTS):
+        try:
+            config = space.configure(base, spec.space, point)
+        except UserError:  # what no config allows is refused by `check`
+            continue
+        with blamed(file, spec, init_from=config.init_from, vocab_size=config.vocab_size):
+            _check_model(config, datasets[config.tokenizer].n_classes, seen)
+
+
+def _check_model(config: TrainConfig, n_classes: int, seen: set[str]) -> None:
+    """seen: what has been looked at, with that of this config afterwards."""
+    shape = config.shape(n_classes)
+    key = repr((shape, config.init_from))
+    if config.init_from is not None and key not in seen:
+        from trainer.init import check  # loads torch
+
+        check(shape, config.init_from, n_classes)
+        seen.add(key)
+
+
 def _steps(spec: StudySpec, base: TrainConfig) -> set[tuple[int, int, int]]:
     """block_size, batch_size and passes of a step, of the trials that there may be."""
     names = ("block_size", "batch_size", "gradient_accumulation_steps")
     values = {name: points.candidates(name, parameter) for name, parameter in spec.space.items()}
     steps = set()
-    for point in points.some_points(spec.space, values, most=1000):
+    for point in points.some_points(spec.space, values, _POINTS):
         changes = points.assigned(spec.space, point)
         block_size, batch_size, passes = (changes.get(name, getattr(base, name)) for name in names)
         steps.add((block_size, batch_size, passes))

@@ -20,6 +20,7 @@ from ray.tune.schedulers import TrialScheduler
 from search.spec.objective import OBJECTIVES
 from search.spec.study_spec import StudySpec
 from search.stopping.rule import Decision, Rule
+from search.study.failures import BROKE, ENOUGH, common_cause, failed_alike
 from search.study.journal import FULL, INACTIVE
 from search.study.ledger import Ledger
 
@@ -42,7 +43,8 @@ class LedgerScheduler(TrialScheduler):
         self._max_failures = spec.max_failures
         self._rule = rule
         self._running: dict[int, _Run] = {}
-        self.no_space = ""  # what a trial said that found the disk full: the next one would find it no better
+        # what makes it useless to begin another trial: a full disk, or a cause with which all trials so far failed
+        self.hopeless = ""
 
     # what Ray calls
 
@@ -77,7 +79,7 @@ class LedgerScheduler(TrialScheduler):
             return TrialScheduler.STOP
         if status is not None:
             self._end(number, status, result.get("cause") or "", **facts)
-            self.no_space = result["cause"] if status == "interrupted" else self.no_space
+            self.hopeless = result["cause"] if status == "interrupted" else self.hopeless
             return TrialScheduler.CONTINUE  # the trainable is about to return
         if self._rule is None or result.get("rung") is None:
             return TrialScheduler.CONTINUE
@@ -158,6 +160,8 @@ class LedgerScheduler(TrialScheduler):
         seconds = self._seconds(number)
         self._running.pop(number, None)
         self._ledger.write("status", trial=number, status=status, cause=cause, seconds=seconds, **fields)
+        if status in BROKE and len(failed_alike(self._ledger.study)) >= ENOUGH:
+            self.hopeless = common_cause(self._ledger.study)
 
     def _fail(self, trial: Trial) -> None:
         if not self._over(trial):

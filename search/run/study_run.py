@@ -9,6 +9,7 @@ files lie in a scratch folder and are thrown away.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from search.strategy.distinct import Distinct
 from search.strategy.finalists import pending
 from search.strategy.stopping import rebuild
 from search.study import header
+from search.study.failures import begin_again
 from search.study.folder import held
 from search.study.journal import NAME
 from search.study.machine import this_machine
@@ -34,6 +36,7 @@ from search.study.study import Study, read_study, spent, used_up
 from search.tracking.tracker import Tracker, connected, finish, open_tracker
 from trainer.config import TrainConfig
 from trainer.files import replace_text
+from trainer.units import plural
 from trainer.yaml_file import YamlFile
 
 if TYPE_CHECKING:
@@ -48,11 +51,13 @@ def run(
     address: str | None = None,
     console: Console | None = None,
     allow_code: bool = False,
+    retry_failed: bool = False,
 ) -> Study:
     """Run a study to the end of its budget, or resume it. Returns what its journal says.
 
     address: of a Ray cluster; default RAY_ADDRESS (set inside a Ray job), else Ray is started on this machine.
     allow_code: whether own code that the spec names (`loss: my_module:MyLoss`) may be imported, here and by trials.
+    retry_failed: begin the trials again that failed or ran out of memory, from their checkpoints where there are any.
     Ctrl-C stops it: what ran is `interrupted` and will be continued. A second one raises KeyboardInterrupt at once.
     Raises UserError for whatever is wrong with spec, data or machines; a fresh study then leaves nothing behind.
     """
@@ -73,9 +78,10 @@ def run(
         earlier = _read(spec.folder)
         header.check_same(spec, base, earlier.header)
         prepared = prepare(spec, base, file, earlier, show=console.is_terminal, allow_code=allow_code)
-        for line in advice(spec, prepared.base, prepared.length):
+        again, stopped = begin_again(earlier, retry_failed), ""
+        for line in (*advice(spec, prepared.base, prepared.length), *_standing(spec, earlier, again, retry_failed)):
             print(f"note: {line}", file=console.file)
-        if _over(spec, prepared.base, earlier):
+        if not again and _over(spec, prepared.base, earlier):
             page.write_beside(spec.folder, allow_code)
             _track(spec, tracker)  # nothing to do but to send what it may still lack
         else:
@@ -87,16 +93,33 @@ def run(
                         nodes.check(spec.folder, own_code=prepared.own_code)
                     from search.run.driver import search  # loads Ray Tune: a second or two
 
-                search(prepared, each, scratch, console, tracker)
+                stopped = search(prepared, each, scratch, console, tracker, again)
         with console.status("the tracker's last step"):
             finish(tracker)
-        return _finish(spec.folder)
+        study = _finish(spec.folder)
+        study.stopped = stopped
+        return study
 
 
 def _read(folder: Path) -> Study:
     """What the journal holds; an empty study where there is none, or one that was never begun."""
     path = folder / NAME
     return read_study(folder) if path.exists() and path.stat().st_size else Study()
+
+
+def _standing(spec: StudySpec, study: Study, again: Collection[int], retry_failed: bool) -> Iterator[str]:
+    """What a study that continues has done already and what it does next, where that may surprise."""
+    if again:
+        yield f"{plural(len(again), 'trial')} that failed: begun again"
+    elif retry_failed:
+        yield "--retry-failed: no trial has failed"
+    left = len({*study.unfinished(), *again})
+    if left < len(study.trials) and (done := spent(study, spec.budget)):
+        rest = f", {plural(left, 'unfinished trial')} apart" if left else ""
+        yield (
+            f"the budget is used up ({done}): no new trial begins{rest}; with a larger one (--trials, --tokens, "
+            "--hours) the search continues"
+        )
 
 
 def _over(spec: StudySpec, base: TrainConfig, study: Study) -> bool:

@@ -62,8 +62,8 @@ class Watch(Stopper):
         next report, then ten seconds more.
         """
         self._scheduler.end_silent()
-        if self._scheduler.no_space:
-            self._asked.append(self._scheduler.no_space)
+        if self._scheduler.hopeless:
+            self._asked.append(self._scheduler.hopeless)
         now = time.monotonic()
         if now - self._looked > _EVERY:
             self._looked = now

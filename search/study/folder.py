@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data.errors import UserError
 from search.spec.study_spec import MAY_CHANGE, StudySpec
+from search.study.failures import BROKE
 from search.study.journal import ENDED, NAME, Record
 from search.study.scores import ranked
 from search.study.study import Study, Trial
@@ -60,8 +61,9 @@ def trial_folder(folder: Path, number: int) -> Path:
 class Weights:
     """Delete the weights of trials when they end, except the best ones.
 
-    Kept are the weights of the BEST best trials, of the best trial of each compared value, of finalists' runs, and of
-    trials that have not ended. A listener of the ledger: `ledger.listeners.append(Weights(folder, ledger.study))`.
+    Kept are the weights of the BEST best trials, of the best trial of each compared value, of finalists' runs, of
+    trials that have not ended, and of those that failed and may begin again (`run --retry-failed`).
+    A listener of the ledger: `ledger.listeners.append(Weights(folder, ledger.study))`.
     """
 
     listener_name = "the keeper of weights"
@@ -77,7 +79,7 @@ class Weights:
             self._ended(self.study.trials[record["trial"]])
 
     def _ended(self, trial: Trial) -> None:
-        if trial.status not in ENDED or trial.of is not None:
+        if trial.status not in ENDED or trial.status in BROKE or trial.of is not None:
             return  # a finalist's run keeps its weights: `nanosweep finalize` scores them
         candidates = self._kept | {trial.number}
         order = ranked(self.study, (self.study.trials[number] for number in candidates))

@@ -25,7 +25,8 @@ test      trial, metrics (test_loss, test_perplexity, test_bits_per_byte, test_a
           finalist's run on the test split, by `nanosweep finalize`; no selection ever uses it
 
 A trial's status: running -> completed | early_stopped | pruned | diverged | failed | out_of_memory; paused (at a
-rung, until it is promoted); or interrupted (the driver died or was stopped; the next driver resumes it).
+rung, until it is promoted); or interrupted (the driver died or was stopped; the next driver resumes it). A driver that
+begins a failed or out_of_memory trial again writes interrupted first.
 JSON has no NaN: numbers that are not finite are written as the strings "nan", "inf", "-inf" and read back.
 A last line truncated by a crash is dropped when read; nothing acted on it.
 Version 1, without prior records, paused trials, brackets and exempt trials, is read too. A record of an unknown kind is

@@ -12,7 +12,7 @@ from typing import Any
 from data.errors import UserError
 from search.spec.space import configuration
 from search.spec.study_spec import Budget
-from search.study.journal import FULL, INACTIVE, NAME, Record, decode_metrics, read_records
+from search.study.journal import ENDED, FULL, INACTIVE, NAME, Record, decode_metrics, read_records
 from search.study.record_shapes import check
 from search.study.study_record import Header, read_header
 from trainer.keys import RuleError
@@ -116,6 +116,7 @@ class Study:
     )  # of each driver: times of its first and last record
     workers: list[dict[str, float]] = field(default_factory=list)  # of each driver: slots; cpus and gpus of one of them
     folder: Path | None = field(default=None, compare=False, repr=False)  # the study's folder, with its trials' files
+    stopped: str = field(default="", compare=False)  # why its user stopped the driver that has just run; not recorded
 
     @property
     def started(self) -> bool:
@@ -189,6 +190,8 @@ def _earlier(record: Record) -> EarlierTrial:
 
 
 def _apply_status(trial: Trial, record: Record) -> None:
+    if trial.status in ENDED:  # it failed, and begins again
+        trial.workers_lost = 0
     trial.status = record["status"]
     trial.cause = record.get("cause") or ""
     trial.rung = record.get("rung")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search.study.failures import failed_alike
 from search.study.journal import INACTIVE, Record
 from search.study.ledger import Ledger
 from search.study.study import Study, read_study
@@ -169,7 +170,7 @@ class MlflowTracker(Tracker):
         if ending:
             self._parent_behind = True
             over = all(trial.status in INACTIVE for trial in self.study.trials.values())
-            self._runs.sync_parent("FINISHED" if over else "KILLED")
+            self._runs.sync_parent("FAILED" if failed_alike(self.study) else "FINISHED" if over else "KILLED")
             self._parent_behind = False
         return max(0.01, self._files_due - time.monotonic()) if self._files_behind else None
 
