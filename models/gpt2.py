@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.config import GPTConfig, Mlp, misfit
 from models.gpt import EPSILON, GPT
+from models.torch_file import check_tensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ACTIVATIONS: dict[str, Mlp] = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
@@ -54,7 +55,10 @@ def load_gpt2(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
         state[ours] = tensor.float().T.contiguous() if name.endswith(CONV1D) else tensor.float()
     if shape.tied_head:  # a tied weight, which safetensors stores once
         state["lm_head.weight"] = state.get("transformer.wte.weight", torch.empty(0))
-    _check_tensors(state, shape, file)
+    try:
+        check_tensors(state, shape, f"its {CONFIG}")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     return shape, state
 
 
@@ -94,15 +98,3 @@ def start_from(model: GPT, shape: GPTConfig, state: dict[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():  # a tied weight comes once
         values = state[name][: len(parameter)]
         parameter[: len(values)].copy_(values)
-
-
-def _check_tensors(state: dict[str, Tensor], shape: GPTConfig, file: Path) -> None:
-    with torch.device("meta"):
-        wanted = {name: tuple(value.shape) for name, value in GPT(shape, torch.Generator()).state_dict().items()}
-    for name, size in wanted.items():
-        got = tuple(state[name].shape) if name in state else "missing"
-        if got != size:
-            raise ValueError(f"{file}: {name} is {got}, its {CONFIG} wants {size}")
-    strangers = sorted(state.keys() - wanted.keys())
-    if strangers:
-        raise ValueError(f"{file}: {strangers[0]} is no tensor of a GPT-2")
