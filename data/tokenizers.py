@@ -145,11 +145,19 @@ Tokenizer = CharTokenizer | BpeTokenizer
 
 
 def load(folder: Path) -> Tokenizer:
-    """The tokenizer that was saved in a folder."""
-    content = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
-    if content["kind"] == "char":
-        return CharTokenizer(content["characters"], content["ends"], content["name"])
-    return BpeTokenizer(content["name"], parse_ranks((folder / RANKS_FILE).read_bytes()))
+    """The tokenizer that was saved in a folder. Raises UserError where there is none, or a file of it is damaged."""
+    file = folder / JSON_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["kind"] == "char":
+            return CharTokenizer(content["characters"], content["ends"], content["name"])
+        file = folder / RANKS_FILE
+        return BpeTokenizer(content["name"], parse_ranks(file.read_bytes()))
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no tokenizer ({file.name} is missing)", kind="missing") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"{file} is cut or damaged ({type(error).__name__}); restore a copy"
+        raise UserError(problem, kind="damaged") from None
 
 
 def check_name(name: str) -> str:

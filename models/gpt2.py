@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.config import GPTConfig, Mlp, misfit
 from models.gpt import EPSILON, GPT
+from models.torch_file import check_sizes
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ACTIVATIONS: dict[str, Mlp] = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
@@ -65,7 +66,10 @@ def check_gpt2(folder: Path) -> GPTConfig:
         raise ValueError(f"{file} is not a readable safetensors file ({error})") from None
     if shape.tied_head and "transformer.wte.weight" in sizes:
         sizes["lm_head.weight"] = sizes["transformer.wte.weight"]
-    _check_sizes(sizes, shape, file)
+    try:
+        check_sizes(sizes, shape, f"its {CONFIG}")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     return shape
 
 
@@ -109,15 +113,3 @@ def start_from(model: GPT, shape: GPTConfig, state: dict[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():  # a tied weight comes once
         values = state[name][: len(parameter)]
         parameter[: len(values)].copy_(values)
-
-
-def _check_sizes(sizes: dict[str, tuple[int, ...]], shape: GPTConfig, file: Path) -> None:
-    with torch.device("meta"):
-        wanted = {name: tuple(value.shape) for name, value in GPT(shape, torch.Generator()).state_dict().items()}
-    for name, size in wanted.items():
-        got = sizes.get(name, "missing")
-        if got != size:
-            raise ValueError(f"{file}: {name} is {got}, its {CONFIG} wants {size}")
-    strangers = sorted(sizes.keys() - wanted.keys())
-    if strangers:
-        raise ValueError(f"{file}: {strangers[0]} is no tensor of a GPT-2")

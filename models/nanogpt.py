@@ -8,38 +8,68 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from models import torch_file
 from models.config import GPTConfig
 from models.gpt import GPT
 
 MODEL_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
-COMPILED = "_orig_mod."  # torch.compile's prefix
+EMBEDDING, HEAD = "transformer.wte.weight", "lm_head.weight"
+MASKS = (".attn.bias", ".attn.masked_bias")  # constants that old files carry along
 
 
 def load_nanogpt(path: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     """Read the shape and the weights from a ckpt.pt, on the CPU, for GPT.load_state_dict.
 
+    Names may have the prefixes of DistributedDataParallel and torch.compile; a missing head is tied to the embedding.
     Only tensors and plain values are unpickled, so a stranger's file runs no code.
-    Raises ValueError where the file is no such checkpoint, OSError where it cannot be read.
+    Raises ValueError where the file is no such checkpoint, or not a whole one; OSError where it cannot be read.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        args, model = checkpoint["model_args"], checkpoint["model"]
-        shape = {name: args[name] for name in MODEL_ARGS if name != "dropout"}
-    except OSError:
-        raise
-    except Exception as error:  # an unpickler fed with another format raises nearly anything
-        first_line = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is not a nanoGPT checkpoint ({type(error).__name__}: {first_line})") from error
-    state = {name.removeprefix(COMPILED): tensor for name, tensor in model.items()}
-    state = {name: tensor for name, tensor in state.items() if not name.endswith(".attn.bias")}  # old masks
-    tied = torch.equal(state["lm_head.weight"], state["transformer.wte.weight"])
-    return GPTConfig(**shape, dropout=args.get("dropout", 0.0), tied_head=tied), state
+        checkpoint = torch_file.read(path)
+        args, model = _parts(checkpoint)
+        shape = _shape(args)
+        state = {name: tensor for name, tensor in torch_file.plain_names(model).items() if not name.endswith(MASKS)}
+        embedding = state.get(EMBEDDING, torch.empty(0))
+        tied = torch.equal(state.setdefault(HEAD, embedding), embedding)
+        shape = replace(shape, tied_head=tied)
+        sizes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        torch_file.check_sizes(sizes, shape, "its model_args")
+    except ValueError as error:
+        raise ValueError(f"{path} is not a nanoGPT checkpoint: {error}") from None
+    return shape, state
+
+
+def _parts(checkpoint: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """model_args and model of a checkpoint. Raises ValueError that says what it is instead."""
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"it holds a {type(checkpoint).__name__}")
+    args, model = checkpoint.get("model_args"), checkpoint.get("model")
+    if isinstance(args, dict) and isinstance(model, dict):
+        return args, model
+    if "data_hash" in checkpoint:
+        raise ValueError("it is a checkpoint of nanosweep; call it checkpoint.pt")
+    if checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
+        form = "{'model': state_dict, 'model_args': {'n_layer': ..., 'n_head': ..., ...}}"
+        raise ValueError(f"it is a state_dict alone, which does not say its n_head; save {form}")
+    missing = "model_args" if not isinstance(args, dict) else "model"
+    raise ValueError(f"it has no {missing} (it has {', '.join(map(str, list(checkpoint)[:8])) or 'nothing'})")
+
+
+def _shape(args: Mapping[str, Any]) -> GPTConfig:
+    """The shape that model_args describe. Raises ValueError."""
+    values: dict[str, Any] = {"bias": True, "dropout": 0.0}  # before nanoGPT had these arguments
+    values |= {name: args[name] for name in MODEL_ARGS if name in args}
+    for name in MODEL_ARGS:
+        if not isinstance(values.get(name), float | int if name == "dropout" else int):  # a bool is an int
+            raise ValueError(f"its model_args say {name}: {values.get(name)}")
+    return GPTConfig(**values)
 
 
 def save_nanogpt(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import math
+import os
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +120,14 @@ def our_logits(config: GPTConfig, state: dict[str, Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("compiled", [False, True], ids=["", "compiled"])
-def test_a_nanogpt_checkpoint_gives_the_same_logits_here(bias: bool, compiled: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod."])
+def test_a_nanogpt_checkpoint_gives_the_same_logits_here(bias: bool, prefix: str, tmp_path: Path) -> None:
     args = ARGS | {"bias": bias}
     state = weights(args)
     saved = dict(state)
-    if compiled:  # and from the days before flash attention, when masks were saved too
+    if prefix:  # of torch.compile and DistributedDataParallel; and from the days before flash attention, with masks
         saved["transformer.h.0.attn.bias"] = torch.ones(1, 1, 16, 16)
-        saved = {"_orig_mod." + name: tensor for name, tensor in saved.items()}
+        saved = {prefix + name: tensor for name, tensor in saved.items() if name != "lm_head.weight"}
     torch.save(checkpoint(args, saved), tmp_path / "ckpt.pt")
     config, loaded = load_nanogpt(tmp_path / "ckpt.pt")
     assert config == GPTConfig(**args)
@@ -183,6 +187,89 @@ def test_what_nanogpt_cannot_hold_is_refused(option: dict[str, Any], tmp_path: P
 class Hostile:
     def __reduce__(self) -> tuple[Any, ...]:
         return print, ("code from the file ran",)
+
+
+def test_a_checkpoint_of_before_the_arguments_bias_and_dropout_is_read(tmp_path: Path) -> None:
+    args = {name: value for name, value in ARGS.items() if name not in ("bias", "dropout")}
+    torch.save(checkpoint(args, weights(ARGS)), tmp_path / "ckpt.pt")
+    assert load_nanogpt(tmp_path / "ckpt.pt")[0] == GPTConfig(**{**ARGS, "dropout": 0.0})
+
+
+def without(name: str) -> dict[str, Tensor]:
+    return {key: value for key, value in weights(ARGS).items() if key != name}
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "fewer layers than said": (checkpoint(ARGS | {"n_layer": 3}, weights(ARGS)), "2 layers, its model_args says n_lay"),
+    "more layers than said": (
+        checkpoint(ARGS | {"n_layer": 1}, weights(ARGS)),
+        "2 layers, its model_args says n_layer",
+    ),
+    "a billion layers": (checkpoint(ARGS | {"n_layer": 10**9}, weights(ARGS)), "the tensors of 2 layers"),
+    "wider than said": (checkpoint(ARGS | {"n_embd": 48}, weights(ARGS)), "is (23, 24), its model_args wants (23, 48)"),
+    "more classes than said": (checkpoint(ARGS | {"vocab_size": 20}, weights(ARGS)), "wte.weight is (23, 24)"),
+    "another context than said": (checkpoint(ARGS | {"block_size": 8}, weights(ARGS)), "wpe.weight is (16, 24)"),
+    "heads that do not divide": (checkpoint(ARGS | {"n_head": 5}, weights(ARGS)), "is not divisible by n_head (5)"),
+    "no shape that there is": (checkpoint(ARGS | {"n_layer": -1}, weights(ARGS)), "n_layer is -1"),
+    "a shape in words": (checkpoint(ARGS | {"n_layer": "two"}, weights(ARGS)), "its model_args say n_layer: two"),
+    "an argument is missing": (checkpoint({"n_layer": 2}, weights(ARGS)), "its model_args say n_head: None"),
+    "a tensor is missing": (checkpoint(ARGS, without("transformer.ln_f.weight")), "ln_f.weight is missing"),
+    "no embedding": (checkpoint(ARGS, without("transformer.wte.weight")), "wte.weight is missing"),
+    "another tensor": (checkpoint(ARGS, {**weights(ARGS), "extra": torch.ones(1)}), "extra is no tensor of a network"),
+    "no tensor": ({"model_args": ARGS, "model": {**weights(ARGS), "extra": 3}}, "extra is a int, not a tensor"),
+    "a state_dict alone": (weights(ARGS), "it is a state_dict alone"),
+    "no model_args": ({"model": weights(ARGS)}, "it has no model_args"),
+    "no model": ({"model_args": ARGS}, "it has no model"),
+    "an empty dict": ({}, "it has no model_args"),
+    "a tensor alone": (torch.ones(3), "it holds a Tensor"),
+    "ours": ({"format": 1, "data_hash": "", "model": {}}, "it is a checkpoint of nanosweep"),
+    "a network": (torch.nn.Linear(2, 2), "it holds Python objects besides tensors and plain values"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_checkpoint_that_is_not_whole_is_refused_with_what_is_wrong(what: str, tmp_path: Path) -> None:
+    content, problem = WRONG[what]
+    torch.save(content, tmp_path / "ckpt.pt")
+    with pytest.raises(ValueError, match=re.escape(problem)) as caught:
+        load_nanogpt(tmp_path / "ckpt.pt")
+    assert str(caught.value).startswith(f"{tmp_path / 'ckpt.pt'} is not a nanoGPT checkpoint: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_checkpoint_that_is_cut_is_refused_wherever_it_ends(legacy: bool, tmp_path: Path) -> None:
+    path = tmp_path / "ckpt.pt"
+    torch.save(checkpoint(ARGS, weights(ARGS)), path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    load_nanogpt(path)
+    for left in (0, 1, 3, 10, 100, 1000, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:left])
+        with pytest.raises(ValueError, match="is not a nanoGPT checkpoint: it is "):
+            load_nanogpt(path)
+
+
+def test_other_files_are_known_by_their_beginning(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "ckpt.pt"
+    save_file({"a": torch.ones(3)}, path)
+    with pytest.raises(ValueError, match="it is a safetensors file"):
+        load_nanogpt(path)
+    path.write_bytes(gzip.compress(b"text"))
+    with pytest.raises(ValueError, match="it is a gzip file"):
+        load_nanogpt(path)
+    path.write_bytes(pickle.dumps({"model": 1}, protocol=2))
+    with pytest.raises(ValueError, match=r"it holds Python objects|it is cut or damaged"):
+        load_nanogpt(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match="it is a directory"):
+        load_nanogpt(path)
+    path.rmdir()
+    os.mkfifo(path)  # opening it would wait for a writer for ever
+    with pytest.raises(ValueError, match="it is no regular file"):
+        load_nanogpt(path)
 
 
 @pytest.mark.parametrize("content", ["text", "empty", "other", "hostile"])

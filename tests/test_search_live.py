@@ -204,3 +204,15 @@ def test_time_left_goes_by_the_tokens_that_trials_need(tmp_path: Path) -> None:
     assert live.time_left(ledger.study, Budget(trials=3), LENGTH, 6.0, 12_000) == pytest.approx(6.0)
     assert live.time_left(ledger.study, Budget(trials=3, tokens=14_000), LENGTH, 6.0, 12_000) == pytest.approx(2.0)
     assert live.time_left(ledger.study, Budget(trials=2, hours=1), LENGTH, 6.0, 12_000) == pytest.approx(2.0)
+
+
+def test_a_trial_that_begins_anew_has_a_line_with_its_reason(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write("study", **journals.header(floor=None))
+    console = Console(file=io.StringIO(), width=200)
+    ledger.listeners.append(live.View(ledger.study, 1, LENGTH, console))
+    journals.point(ledger, 0)
+    journals.start(ledger, 0)
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+    ledger.write("status", trial=0, status="running", tokens=0, seconds=0, cause="its checkpoint is cut")
+    assert "its checkpoint is cut" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -287,7 +287,11 @@ def test_plan_looks_at_own_code_with_permission_only_and_says_what_it_left_out(
     [
         ("my_loss:FOCAL]", "my_los:FOCAL]", "no module my_los in the working directory .* did you mean my_loss"),
         ("my_loss:FOCAL]", "my_loss:FOCA]", "my_loss.py has no FOCA; did you mean FOCAL"),
-        ("my_loss:FOCAL]", "my_loss:focal]", "loss.choice.1.: my_loss:focal is a function; it must be a models.loss.Loss"),
+        (
+            "my_loss:FOCAL]",
+            "my_loss:focal]",
+            "loss.choice.1.: my_loss:focal is a function; it must be a models.loss.Loss",
+        ),
         ("loss_params.gamma", "loss_params.gama", "gama is not a parameter of loss focal"),
         ("log: [0.1, 2], when", "uniform: [-1, 2], when", "gamma is -1.0; it must be"),
         ("model_params.reach", "model_params.reech", r"building it with \(config, generator, reech=2\) failed"),

@@ -205,6 +205,22 @@ def test_a_trial_whose_checkpoint_was_gone_is_known_to_begin_anew(tmp_path: Path
     assert ledger.study.trials[0].repeated == 2000
 
 
+def test_why_a_trial_begins_anew_is_in_the_journal_even_where_its_first_report_is_the_same(tmp_path: Path) -> None:
+    ledger = fresh(tmp_path, 1)
+    scheduler, trial = scheduler_of(ledger), ray_trial(0)
+    scheduler.on_trial_result(None, trial, result(1000, 5.0, checkpoint="c"))
+    trial.set_status(Trial.ERROR)
+    scheduler.on_trial_error(None, trial)
+    trial.set_status(Trial.RUNNING)
+    scheduler.on_trial_result(None, trial, result(1000, 5.0, checkpoint="c", begun_anew="its checkpoint is cut"))
+    scheduler.on_trial_result(None, trial, result(2000, 4.0, checkpoint="c"))
+    assert told(ledger)[-3:] == [("running", 0), ("report", 1000), ("report", 2000)]
+    records = [record for record in read_records(ledger.journal.path) if record.get("status") == "running"]
+    assert [record["cause"] for record in records if record.get("cause")] == ["its checkpoint is cut"]
+    known = ledger.study.trials[0]
+    assert ([report["tokens"] for report in known.reports], known.repeated) == ([1000, 2000], 1000)
+
+
 def test_a_report_that_a_checkpoint_hands_out_again_is_written_once(tmp_path: Path) -> None:
     ledger = fresh(tmp_path, 1)
     scheduler, trial = scheduler_of(ledger), ray_trial(0)

@@ -235,3 +235,15 @@ def test_a_trial_that_runs_out_on_the_way_keeps_what_it_said_before(tmp_path: Pa
         (640, None, 2),
         (0, "out_of_memory", 2),
     ]
+
+
+def test_a_trial_whose_checkpoint_is_cut_begins_anew_and_says_so_once(tmp_path: Path) -> None:
+    whole = said(job(tmp_path))
+    path = Path(job(tmp_path)["out_dir"]) / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    messages = said(job(tmp_path))
+    assert [numbers(message) for message in messages] == [numbers(message) for message in whole]
+    assert ["begun_anew" in message for message in messages] == [True] + [False] * (len(messages) - 1)
+    assert f"{path}: not a readable checkpoint: it is cut" in messages[0]["begun_anew"]
+    assert "unreadable.pt" in messages[0]["begun_anew"]
+    assert (path.parent / "unreadable.pt").exists()

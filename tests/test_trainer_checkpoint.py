@@ -191,7 +191,32 @@ def test_a_file_that_is_no_checkpoint_is_a_clear_error(content: bytes, tmp_path:
     (tmp_path / checkpoint.CHECKPOINT).write_bytes(content)
     error = refusal(lambda: tiny.run(tiny.config(), resume=tmp_path))
     assert error.kind == "unreadable"
-    assert str(error).startswith(f"{tmp_path / checkpoint.CHECKPOINT}: not a readable checkpoint (")
+    assert str(error).startswith(f"{tmp_path / checkpoint.CHECKPOINT}: not a readable checkpoint: ")
+    assert str(error).endswith("; restore a copy, or remove it to begin anew")
+
+
+def test_a_checkpoint_that_is_cut_or_damaged_anywhere_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    tiny.run(tiny.config(max_tokens=640), out_dir=tmp_path)
+    for name, advice in ((checkpoint.CHECKPOINT, "remove it to begin anew"), (checkpoint.BEST, "is read instead")):
+        whole = (tmp_path / name).read_bytes()
+        checkpoint.load(tmp_path / name)
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]  # torch.load reads such a file
+        for content in (whole[:3], whole[:middle], whole[:-1], whole[:middle] + bytes(middle), flipped):
+            (tmp_path / name).write_bytes(content)
+            error = refusal(lambda: checkpoint.load(tmp_path / name))  # noqa: B023
+            assert (error.kind, advice in str(error)) == ("unreadable", True)
+        (tmp_path / name).unlink()
+        (tmp_path / name).mkdir()
+        assert refusal(lambda: checkpoint.load(tmp_path / name)).kind in ("unreadable", "missing")  # noqa: B023
+
+
+def test_a_resumed_run_leaves_out_lines_of_its_reports_that_are_cut(tmp_path: Path) -> None:
+    _, reports = tiny.run(tiny.config(max_tokens=640), out_dir=tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text()[:-20])
+    checkpoint.append_report(tmp_path, reports[-1])
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [report.step for report in reports]
 
 
 def test_a_missing_checkpoint_and_one_of_weights_only_are_clear_errors(tmp_path: Path) -> None:

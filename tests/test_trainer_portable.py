@@ -13,6 +13,7 @@ from data.dataset import Dataset
 from data.errors import UserError
 from data.prepare import prepare
 from tests import tiny
+from tests.refusals import refusal
 from trainer import portable, rescore, sample
 
 
@@ -69,3 +70,16 @@ def test_it_writes_the_text_that_the_run_writes(tmp_path: Path) -> None:
 def test_no_run_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint there"):
         portable.save(tmp_path, tmp_path / "files")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "about.json", "tokenizer.json", "config.yaml"])
+@pytest.mark.parametrize("left", [None, 0, 0.5])
+def test_a_saved_run_that_is_not_whole_is_refused_in_a_line(name: str, left: float | None, tmp_path: Path) -> None:
+    tiny.run(tiny.config(max_tokens=64, eval_every=64), out_dir=tmp_path / "run")
+    portable.save(tmp_path / "run", tmp_path / "files")
+    file = tmp_path / "files" / name
+    content = file.read_bytes()
+    file.unlink()
+    if left is not None:
+        file.write_bytes(content[: int(left * len(content))])
+    assert str(file) in str(refusal(lambda: portable.load(tmp_path / "files"))) or name == "tokenizer.json"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from torch import Tensor
 from data import tokenizers
 from data.dataset import Dataset
 from data.errors import UserError
+from models import torch_file
 from trainer import config as configs
 from trainer import files, yaml_file
 from trainer.config import TrainConfig
@@ -99,17 +101,27 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> Checkpoint:
     """A checkpoint from its file, or from the run folder that holds it. Raises UserError for anything else."""
     file = path / CHECKPOINT if path.is_dir() else path
     try:
-        content = torch.load(file, map_location=map_location, weights_only=True)
+        content = torch_file.read(file, map_location)
     except FileNotFoundError:
         raise UserError(f"{file}: no checkpoint there", kind="missing") from None
-    except Exception as error:  # torch raises half a dozen types for a file that is none of its own
-        raise UserError(f"{file}: not a readable checkpoint ({type(error).__name__})", kind="unreadable") from None
+    except (ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        problem = f"{file}: not a readable checkpoint: {reason}; {_advice(file)}"
+        raise UserError(problem, kind="unreadable") from None
     return _checked(content, file)
+
+
+def _advice(file: Path) -> str:
+    if file.name == BEST:
+        return f"restore a copy, or remove it: {CHECKPOINT} is read instead"
+    return "restore a copy, or remove it to begin anew"
 
 
 def _checked(content: Any, file: Path) -> Checkpoint:
     """A checkpoint of this release, or of an earlier one that lacked some fields. Raises UserError for a later one."""
     number = content.get("format") if isinstance(content, dict) else None
+    if isinstance(content, dict) and "model_args" in content:
+        raise UserError(f"{file}: a checkpoint of nanoGPT, which is read under the name ckpt.pt", kind="unreadable")
     if not isinstance(number, int) or number < 1:
         raise UserError(f"{file}: not a checkpoint of this program (format {FORMAT})", kind="unreadable")
     if number > FORMAT:
@@ -208,13 +220,17 @@ def append_report(folder: Path, report: Report) -> None:
     path = folder / METRICS
     kept = []
     if path.exists():
-        kept = [line for line in path.read_text().splitlines() if _step(line) < report.step]
+        kept = [line for line in path.read_text(errors="replace").splitlines() if _step(line) < report.step]
     line = json.dumps({k: v for k, v in dataclasses.asdict(report).items() if k != "checkpoint"})
     write_text(path, "\n".join([*kept, line]) + "\n")
 
 
 def _step(line: str) -> float:
-    return json.loads(line)["step"]
+    """The step of a report's line; infinite for a line that is none, as a copy that was cut may have."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def take_along(source: Path, folder: Path, ended: bool) -> None:

@@ -111,6 +111,7 @@ def load(folder: Path, allow_code: bool = False) -> Portable:
     allow_code: an own model, and an own loss, whose read-out is wanted, may be imported: from the saved folder itself,
     or from installed packages. Raises UserError where that is needed and not allowed.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file, load_model
 
     loaded = config.load(folder / checkpoint.CONFIG)
@@ -118,18 +119,32 @@ def load(folder: Path, allow_code: bool = False) -> Portable:
         device.kind(loaded)
     except UserError:
         loaded = config.replace(loaded, device="auto")
-    facts = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    n_classes = facts["n_classes"]
+    n_classes, eot = _classes(folder / ABOUT)
     code_dir = folder / CODE
     criterion = criteria.build(loaded, allow_code, code_dir)
     model = build_model.build(loaded, n_classes, torch.Generator(), allow_code=allow_code, code_dir=code_dir)
-    if own_code.is_reference(loaded.model):
-        model.load_state_dict(load_file(str(folder / WEIGHTS)))
-    else:
-        load_model(model, str(folder / WEIGHTS))
+    try:
+        if own_code.is_reference(loaded.model):
+            model.load_state_dict(load_file(str(folder / WEIGHTS)))
+        else:
+            load_model(model, str(folder / WEIGHTS))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        line = str(error).strip().splitlines()[0]
+        problem = f"{folder / WEIGHTS}: not the whole weights of its {checkpoint.CONFIG} ({line}); save the run again"
+        raise UserError(problem, kind="damaged") from None
 
     def readout(logits: torch.Tensor) -> torch.Tensor:
         return log_probs(criterion.loss, criterion.parameters, logits[:, :n_classes], criterion.readout)
 
     tokenizer = tokenizers.load(folder)
-    return Portable(Trained(model, tokenizer, facts["eot"], readout, loaded.corpus), loaded, criterion)
+    return Portable(Trained(model, tokenizer, eot, readout, loaded.corpus), loaded, criterion)
+
+
+def _classes(file: Path) -> tuple[int, int | None]:
+    """n_classes and the class that ends a document, from about.json. Raises UserError."""
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        return facts["n_classes"], facts["eot"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"{file}: cannot be read ({type(error).__name__}); save the run again"
+        raise UserError(problem, kind="damaged") from None

@@ -190,14 +190,7 @@ def load(run: Path, allow_code: bool = False) -> Trained:
     def readout(logits: Tensor) -> Tensor:
         return log_probs(criterion.loss, criterion.parameters, logits[:, : saved.n_classes], criterion.readout)
 
-    return Trained(model, _tokenizer(file.parent), saved.eot, readout, saved.config.corpus)
-
-
-def _tokenizer(folder: Path) -> Tokenizer:
-    try:
-        return tokenizers.load(folder)
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} has no tokenizer ({Path(error.filename).name} is missing)") from None
+    return Trained(model, tokenizers.load(file.parent), saved.eot, readout, saved.config.corpus)
 
 
 def _load_nanogpt(file: Path) -> Trained:
@@ -206,9 +199,12 @@ def _load_nanogpt(file: Path) -> Trained:
         shape, weights = load_nanogpt(file)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
+    tokenizer = tokenizers.load(file.parent)
+    if tokenizer.n_classes > shape.vocab_size:
+        problem = f"{file} has {shape.vocab_size} classes, the tokenizer beside it {tokenizer.n_classes}"
+        raise UserError(f"{problem}; copy the tokenizer that it was trained with", kind="other_tokenizer")
     model = GPT(shape, torch.Generator())
     model.load_state_dict(weights)
-    tokenizer = _tokenizer(file.parent)
     return Trained(model, tokenizer, None, lambda logits: softmax(logits[:, : tokenizer.n_classes]))
 
 

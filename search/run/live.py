@@ -72,7 +72,9 @@ class View:
     def __call__(self, record: Record) -> None:
         if record["record"] == "report" and self._pace_from is None:
             self._pace_from = time.monotonic(), self.study.tokens
-        if self.console.is_terminal or record["record"] != "status" or record["status"] == "running":
+        if self.console.is_terminal or record["record"] != "status":
+            return
+        if record["status"] == "running" and not record.get("cause"):  # it begins anew, where there is one
             return
         trial = self.study.trials[record["trial"]]
         score = self._score(trial)

@@ -68,6 +68,8 @@ class LedgerScheduler(TrialScheduler):
             return TrialScheduler.STOP
         self._begin(trial)
         self._running[number].heard = time.monotonic()
+        if result.get("begun_anew"):
+            self._begin_anew(number, result["begun_anew"])
         metrics = {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
         if metrics:
             self._report(number, result, metrics)
@@ -151,10 +153,14 @@ class LedgerScheduler(TrialScheduler):
         trial, seconds = self._ledger.study.trials[number], self._seconds(number)
         if result["tokens"] == trial.tokens:
             return  # the loop hands out again the report that its checkpoint was written with
-        if result["tokens"] < trial.tokens:  # its checkpoint was gone: it began anew
-            self._ledger.write("status", trial=number, status="running", tokens=0, seconds=seconds)
+        if result["tokens"] < trial.tokens:
+            self._begin_anew(number, "begins anew, as its checkpoint was gone")
         fields = {key: result.get(key) for key in ("step", "tokens", "rung", "final", "checkpoint", "micro_batch")}
         self._ledger.write("report", trial=number, **fields, seconds=seconds, metrics=metrics)
+
+    def _begin_anew(self, number: int, cause: str) -> None:
+        seconds = self._seconds(number)
+        self._ledger.write("status", trial=number, status="running", tokens=0, seconds=seconds, cause=cause)
 
     def _end(self, number: int, status: str, cause: str = "", **fields: Any) -> None:
         seconds = self._seconds(number)

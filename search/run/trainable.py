@@ -82,6 +82,7 @@ def run(
             final = measured  # waits for its status: both are one message
         else:
             send(_message(measured, facts))
+            facts.pop("begun_anew", None)  # said once
 
     try:
         status, cause = _train(job, data, report, facts, own_code or OwnCode())
@@ -103,7 +104,7 @@ def _train(
         config,
         data,
         report,
-        _resume(job, out_dir),
+        _resume(job, out_dir, facts),
         out_dir=out_dir,
         rungs=job["rungs"],
         micro_batch=job.get("micro_batch"),
@@ -113,10 +114,11 @@ def _train(
     return result.status, result.message
 
 
-def _resume(job: dict[str, Any], out_dir: Path) -> Path | None:
+def _resume(job: dict[str, Any], out_dir: Path, facts: Message) -> Path | None:
     """The checkpoint to continue from: the trial's own, which may be newer than the one that the driver knows of.
 
-    A damaged one is put aside and the trial begins anew. Raises UserError for one of a newer release, which is whole.
+    A damaged one is put aside and the trial begins anew, which the next message says (`begun_anew`: why). Raises
+    UserError for one of a newer release, which is whole.
     """
     from trainer import checkpoint
 
@@ -129,8 +131,10 @@ def _resume(job: dict[str, Any], out_dir: Path) -> Path | None:
         checkpoint.load(path)
     except checkpoint.NewerReleaseError:
         raise
-    except UserError:
-        path.replace(path.with_name("unreadable.pt"))
+    except UserError as error:
+        aside = path.with_name("unreadable.pt")
+        path.replace(aside)
+        facts["begun_anew"] = f"begins anew, as its checkpoint cannot be read (put aside as {aside.name}): {error}"
         return None
     return path
 
