@@ -126,6 +126,15 @@ def test_a_grid_leaves_out_what_its_start_points_are() -> None:
     assert Distinct(spec("grid", {"width": width}, start=start), BASE).count() == 3
 
 
+def test_a_start_point_that_an_earlier_study_knows_is_still_to_come() -> None:
+    given, told = spec("tpe", {"n_layer": {"choice": [1, 2]}}, start=[{"n_layer": 2}, {"n_layer": 1}]), Told()
+    earlier(told, *(({"n_layer": n}, "completed", TrainConfig(max_tokens=8000, n_layer=n)) for n in (1, 2)))
+    for n in (2, 1):
+        assert not Distinct(given, BASE).exhausted(told.study)
+        assert asked(given, told, 1) == [{"n_layer": n}]
+    assert Distinct(given, BASE).exhausted(told.study)
+
+
 def earlier(told: Told, *trials: tuple[dict[str, Any], str, TrainConfig | None]) -> None:
     for number, (point, status, config) in enumerate(trials):
         about: dict[str, Any] = {"study": "before", "trial": number, "status": status, "tokens": 8000, "point": point}
@@ -148,6 +157,8 @@ def test_what_an_earlier_study_trained_to_the_end_is_known_where_the_whole_confi
         ({"n_layer": 5}, "completed", None),  # by a release that did not write the config
     )
     given = spec(kind, space, warm_start="before")
+    distinct = Distinct(given, BASE)
+    assert distinct.count(known=distinct.taken_before(told.study)) == 3
     points = asked(given, told, 4)
     assert points.pop() is None
     assert {point["n_layer"] for point in points if point} == {2, 3, 5}

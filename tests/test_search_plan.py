@@ -15,6 +15,7 @@ from search.study import header
 from search.study.ledger import Ledger
 from search.study.study import Study
 from tests import journals, specs
+from tests.refusals import key_refusal, place
 
 BASE = """
 corpus: "text:corpus.txt"
@@ -84,7 +85,7 @@ def test_plan_shows_the_lengths_that_are_searched_and_counts_with_the_longest(
             point = {"max_tokens": length, "early_stop": early_stop}
             ledger.write("point", trial=2 * number + (early_stop is None), point=point, config={})
     ledger.close()
-    assert "6 distinct configurations (each has run: no new trial can begin)" in describe(*loaded)
+    assert "6 distinct configurations, 0 of them left" in describe(*loaded)
     assert "at most 16M tokens" in lines["budget"]
     assert "(24M tokens)" in lines["finalists"]
     assert "early_stop  2, null" in describe(*loaded)
@@ -116,3 +117,31 @@ def test_plan_says_at_which_rungs_and_by_which_rule_trials_end(
     loaded = load_spec(specs.write(tmp_path, f"{space}scheduler: {scheduler}\n", BASE))
     lines = dict(line.split("  ", 1) for line in describe(*loaded).splitlines())
     assert lines["rungs"].strip() == line
+
+
+def test_a_warm_start_that_leaves_no_configuration_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NANOSWEEP_CACHE", str(tmp_path / "cache"))
+    Path("corpus.txt").write_text("the cat sat on the mat. " * 400)
+    space = "space: {loss: {choice: [cross_entropy, brier]}}\n"
+    earlier = load_spec(specs.write(tmp_path, space, BASE))[0].model_copy(update={"study": "before"})
+    loaded = load_spec(specs.write(tmp_path, f"{space}warm_start: before\n", BASE))
+    prepared = prepare(loaded[0].model_copy(update={"warm_start": None}), *loaded[1:], Study())
+    ledger = Ledger(earlier.folder)
+    ledger.write("study", **header.fields(earlier, prepared.base, prepared.data, []))
+    lines = []
+    for number, loss in enumerate(["cross_entropy", "brier"]):
+        config = prepared.base.model_copy(update={"loss": loss}).model_dump(mode="json")
+        ledger.write("point", trial=number, point={"loss": loss}, config=config)
+        journals.start(ledger, number)
+        journals.report(ledger, number, prepared.length, 4.0)
+        journals.end(ledger, number, "completed")
+        lines += [describe(*loaded)] if number == 0 else []
+    assert "2 distinct configurations, 1 of them left" in lines[0]
+    error = key_refusal(lambda: describe(*loaded))
+    assert (place(error), error.kind) == ("5: warm_start", "exhausted")
+    assert not loaded[0].folder.exists()
+    again = load_spec(specs.write(tmp_path, f"{space}warm_start: before\nstart: [{{loss: brier}}]\n", BASE))
+    assert "2 distinct configurations, 0 of them left" in describe(*again)

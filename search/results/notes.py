@@ -84,9 +84,14 @@ def exhausted_lines(study: Study) -> list[str]:
     readable = header.spec_reading.exact and header.base_reading.exact
     if not readable or study.unfinished() or not (study.searched or study.earlier_trials):
         return []
-    if not Distinct(header.spec, header.base).exhausted(study):
+    distinct = Distinct(header.spec, header.base)
+    if not distinct.exhausted(study):
         return []
-    return ["every configuration of the space has run: no new trial can begin, whatever the budget"]
+    n_before = len(distinct.taken_before(study) - distinct.taken(study))
+    before = ""
+    if n_before:
+        before = f", {n_before} of them in {study.earlier_trials[0].study} (name them under start to run them here)"
+    return [f"every configuration of the space has run{before}: no new trial can begin, whatever the budget"]
 
 
 def cause_lines(study: Study, most: int = 3) -> list[str]:

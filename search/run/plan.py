@@ -49,7 +49,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: boo
     lines = {
         "study": f"{spec.study} in {spec.folder} ({_state(study, spec.budget)})",
         "data": "; ".join(_data(name, tokenized) for name, tokenized in plan.data["tokenizers"].items()),
-        "space": f"{len(spec.space)} parameters, by {spec.sampler}{_points(spec, plan.base, study)}{_turns(spec)}",
+        "space": f"{len(spec.space)} parameters, by {spec.sampler}{_points(plan, study)}{_turns(spec)}",
         **{f"  {name}": _range(parameter) for name, parameter in spec.space.items()},
         **_start(spec),
         **_own_code(spec, base, allow_code),
@@ -113,14 +113,16 @@ def _finalists(spec: StudySpec, length: int) -> dict[str, str]:
     return {"finalists": f"{again}: at most {most} runs ({units.count(most * length)} tokens) after the search"}
 
 
-def _points(spec: StudySpec, base: TrainConfig, study: Study) -> str:
-    """How many distinct configurations the space has, and whether one is left."""
-    distinct = Distinct(spec, base)
+def _points(plan: Prepared, study: Study) -> str:
+    """How many distinct configurations the space has, and how many of them have not run, here or in `warm_start`."""
+    distinct = Distinct(plan.spec, plan.base)
     n_points = distinct.count()
     if n_points is None:
         return ""
-    begun = bool(study.searched or study.earlier_trials) and distinct.exhausted(study)
-    return f", {n_points:,} distinct configurations" + (" (each has run: no new trial can begin)" if begun else "")
+    if plan.earlier_trials:  # which the journal does not hold yet
+        study = warm_start.begun_with(plan.earlier_trials)
+    left = distinct.count(known=distinct.taken(study) | distinct.taken_before(study))
+    return f", {n_points:,} distinct configurations" + (f", {left:,} of them left" if left != n_points else "")
 
 
 def _turns(spec: StudySpec) -> str:

@@ -15,6 +15,7 @@ from search.spec.check import check_length
 from search.spec.places import blamed
 from search.spec.study_spec import StudySpec
 from search.strategy import warm_start
+from search.strategy.distinct import Distinct
 from search.study import header
 from search.study.study import Study
 from trainer.config import TrainConfig
@@ -95,6 +96,12 @@ def prepare(
     header.check_same_data(data, study.header)
     begun = study.trials or study.earlier_trials
     earlier_trials = [] if begun else warm_start.take_over(spec, data, length, file, digests)
+    if earlier_trials and Distinct(spec, pinned).exhausted(warm_start.begun_with(earlier_trials)):
+        problem = (
+            f"{spec.warm_start} has run every configuration of the space, so that none is left; name those to run here "
+            "too under start, widen the space, or remove warm_start"
+        )
+        raise file.refusal(("warm_start",), problem, "exhausted", "warm_start", "space")
     own = OwnCode(allow_code, str(Path.cwd()), digests)
     return Prepared(spec, pinned, datasets, data, length, shortest, earlier_trials, own)
 

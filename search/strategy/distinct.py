@@ -38,7 +38,7 @@ class Distinct:
 
     def __init__(self, spec: StudySpec, base: TrainConfig) -> None:
         self._spec, self._base = spec, base
-        self._outside = known_points(spec) if spec.sampler == "grid" else []  # a grid's start points may lie outside
+        self._start = known_points(spec)
         self._keys: dict[str, str | None] = {}
 
     def key(self, point: Point) -> str | None:
@@ -76,22 +76,29 @@ class Distinct:
         """Whether no configuration is left, so that no new trial can begin."""
         if any(map(_is_endless, itertools.islice(self._all({}), 1))):
             return False  # as most spaces are: without a look at the trials
-        return next(self.left(self.taken(study) | self.taken_before(study)), None) is None
+        own = self.taken(study)
+        to_start = self._start[len(study.searched) :]
+        return not any(
+            next(self.left(known, fixed), None) is not None
+            for known, fixed in [*((own, point) for point in to_start), (own | self.taken_before(study), {})]
+        )
 
-    def count(self, most: int = MOST) -> int | None:
-        """The number of distinct configurations; None where there are more than `most`, or there is no end of them."""
+    def count(self, most: int = MOST, known: Collection[str] = ()) -> int | None:
+        """The number of distinct configurations that are not known; None where there are more than `most`, or there is
+        no end of them."""
         keys: set[str] = set()
         for point in self._all({}):
             if _is_endless(point) or len(keys) > most:
                 return None
-            if (key := self.key(point)) is not None:
+            if (key := self.key(point)) is not None and key not in known:
                 keys.add(key)
         return len(keys) if len(keys) <= most else None
 
     def _all(self, fixed: Mapping[str, Any]) -> Iterator[Point]:
         space = self._spec.space
         values = {name: [fixed[name]] if name in fixed else _values(name, space[name]) for name in space}
-        return itertools.chain(self._outside, points(space, values))
+        outside = self._start if self._spec.sampler == "grid" else []  # a grid's start points may lie outside of it
+        return itertools.chain(outside, points(space, values))
 
 
 def _is_endless(point: Point) -> bool:

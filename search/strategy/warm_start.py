@@ -6,6 +6,7 @@ earlier study's own trials are copied, not those that it had copied itself.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,9 +18,10 @@ from search.spec.start_points import own_value
 from search.spec.study_spec import Sampler, StudySpec
 from search.strategy.sampler import objectives, told_as
 from search.study.header import differences
+from search.study.journal import encode
 from search.study.lookup import find_folder, names
 from search.study.scores import BROKEN, distinct, objective, objective_of
-from search.study.study import Study, Trial, read_study
+from search.study.study import Study, Trial, fold_any, read_study
 from trainer.config import TrainConfig
 from trainer.units import count
 from trainer.yaml_file import YamlFile
@@ -150,6 +152,12 @@ def _length(trial: Trial, data: dict[str, Any]) -> int:
     """The full length of an earlier trial in tokens, epochs converted. data: of this study, which is the same."""
     per_epoch = (data.get("tokenizers") or {}).get(trial.config["tokenizer"], {}).get("train_tokens", 0)
     return TrainConfig(max_tokens=trial.config["max_tokens"]).length(per_epoch)
+
+
+def begun_with(trials: list[dict[str, Any]]) -> Study:
+    """A study that has no trials but the earlier ones. trials: as `take_over` returns them."""
+    prior = {"record": "prior", "time": 0.0, "trials": trials}
+    return fold_any([json.loads(encode(prior))], "warm_start")
 
 
 def summary(outcomes: Iterable[tuple[str, float | None]], sampler: Sampler) -> str:
