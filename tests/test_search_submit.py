@@ -216,7 +216,7 @@ def test_two_studies_run_at_once_and_one_that_is_stopped_goes_on_when_submitted_
     # another one beside it, in a storage of its own
     beside = nanosweep(head, "submit", str(quick), "--storage", str(other), "--follow", "--address", head.address)
     assert beside.returncode == 0, beside.stdout + beside.stderr
-    assert [trial.status for trial in study(other / "quick").trials.values()] == ["completed"] * 2
+    assert [trial.status for trial in study(other / "quick").trials.values()] == ["completed"] * 3
     assert study(folder).trials[0].status == "running"
 
     stopped = nanosweep(head, "stop", "long", "--address", head.address)

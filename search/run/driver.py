@@ -116,7 +116,8 @@ def _begin(prepared: Prepared, each: Share, ledger: DriverLedger, again: Collect
     again: failed trials; they are unfinished from now on.
     """
     spec = prepared.spec
-    fields = header.fields(spec, prepared.base, prepared.data, spec.rungs(prepared.length), prepared.own_code.digests)
+    rungs, own_code = spec.rungs(prepared.length), prepared.own_code
+    fields = header.fields(spec, prepared.base, prepared.data, rungs, own_code.digests, own_code.directory)
     ledger.write("study", **fields, workers={"slots": each.slots, "cpus": each.cpus, "gpus": each.gpus})
     write_spec(spec)
     if prepared.earlier_trials:

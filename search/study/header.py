@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,14 +26,16 @@ def fields(
     data: dict[str, Any],
     rungs: list[int],
     own_code: Mapping[str, str] | None = None,
+    directory: str = "",
 ) -> dict[str, Any]:
     """The fields of the study record that a driver writes when it starts. data: from `describe`.
 
-    own_code: {reference: sha256 of its source} of the user's own code that the study names.
+    own_code: {reference: sha256 of its source} of the user's own code that the study names. directory: where relative
+    paths of base and trials mean something, the driver's working directory.
     """
     record = {"version": VERSION, "spec": plain(spec), "base": plain(base), "data": data, "rungs": rungs}
     record |= {"own_code": dict(own_code)} if own_code else {}
-    record["directory"] = str(Path.cwd())  # where relative paths of base and trials mean something
+    record |= {"directory": directory} if directory else {}
     return {**record, **environment.facts()}
 
 
