@@ -362,7 +362,7 @@ sampler: tpe
 
 def test_each_loss_may_have_a_learning_rate_of_its_own(tmp_path: Path) -> None:
     spec, base, _ = read(tmp_path, OWN_RATES)
-    sampler = Sampler(spec)
+    sampler = Sampler(spec, base)
     for number in range(12):
         point = sampler.ask(number, Study())
         assert point is not None

@@ -244,7 +244,7 @@ def test_a_cause_common_to_all_trials_stops_the_study_and_after_a_mend_the_same_
     study = run(path)
     assert [trial.status for trial in study.trials.values()] == ["completed"] * 4
     assert [trial.point for trial in study.trials.values()] == [
-        Sampler(study.header.spec).ask(number, Study()) for number in range(4)
+        Sampler(study.header.spec, study.header.base).ask(number, Study()) for number in range(4)
     ]
     assert all(numbers(trial) == alone(trial) for trial in study.trials.values())
 

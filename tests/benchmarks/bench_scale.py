@@ -137,7 +137,7 @@ def measure(folder: Path, trials: int, reports: int) -> dict[str, Any]:
     _, found["budget_s"] = timed(lambda: spent(study, spec.budget))
     import optuna  # noqa: F401  its import is not the proposal's
 
-    sampler = Sampler(spec)
+    sampler = Sampler(spec, study.header.base)
     sampler.ask(trials, study)  # the first loads what it needs
     _, found["proposal_s"] = timed(lambda: sampler.ask(trials + 1, study))
     _, found["leaderboard_s"] = timed(lambda: table.render(study, limit=30))
