@@ -212,9 +212,7 @@ class FullRunLog:
             key = note.removeprefix(NEW)
             runs = list(client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1))
         else:
-            where = str(self.order.out.resolve())  # noted, but unknown: the store was lost, and has it again perhaps
-            again = full_runs(client, experiment) if note else []
-            key, runs = uuid.uuid4().hex, [run for run in again if run.data.tags.get("run_folder") == where]
+            key, runs = uuid.uuid4().hex, self._restored(client, experiment) if note else []
             self._write_note(NEW + key)
         if runs:
             run = runs[0]
@@ -228,6 +226,11 @@ class FullRunLog:
             run = client.create_run(experiment, tags=tags, run_name=name)
         self._write_note(str(run.info.run_id))
         return run
+
+    def _restored(self, client: MlflowClient, experiment: str) -> list[Run]:
+        """The run of this run folder that a lost store has got again, under another id than the noted one."""
+        active = [run for run in full_runs(client, experiment) if run.info.lifecycle_stage == "active"]
+        return [run for run in active if run.data.tags.get("run_folder") == str(self.order.out.resolve())]
 
     def _note(self) -> str:
         path = self.order.out / RUN_ID
