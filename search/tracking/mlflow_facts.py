@@ -102,7 +102,7 @@ def progress(study: Study, ranked: list[Standing]) -> list[Metric]:
         "trials_failed": sum(counts[status] for status in BROKEN),
     }
     if ranked:
-        values["leader"] = objective_of(study).value(ranked[0].value)
+        values["leader"] = _value(study, ranked[0].value)
     return lines + [(name, float(value), at, tokens) for name, value in values.items() if ended]
 
 
@@ -167,7 +167,7 @@ def _without_none(value: Any) -> Any:
 def study_tags(study: Study) -> dict[str, Any]:
     """What may differ from driver to driver, and how far the study is."""
     header, leader = study.header, best(study)
-    text = None if leader is None else f"{_value(study, leader):.6g} ({title(leader)})"
+    text = None if leader is None else f"{_standing(study, leader):.6g} ({title(leader)})"
     return {
         **{key: _plain(header.spec_as_written.get(key)) for key in ("budget", "resources", "storage")},
         "commit": header.commit or None,
@@ -179,11 +179,18 @@ def study_tags(study: Study) -> dict[str, Any]:
     }
 
 
-def _value(study: Study, leader: Trial) -> float:
+def _standing(study: Study, leader: Trial) -> float:
     """The leader's value on the leaderboard: its mean over fresh seeds where it has any."""
     means = fit(finalists(study)).means
-    target = objective_of(study)
-    return target.value(means.get(leader.number, score(study, leader)))
+    return _value(study, means.get(leader.number, score(study, leader)))
+
+
+def _value(study: Study, compared: float) -> float:
+    """The objective of a value on the comparison scale; inf for one that no float holds."""
+    try:
+        return objective_of(study).value(compared)
+    except OverflowError:
+        return math.inf
 
 
 def split(study: Study, ranked: list[Standing]) -> dict[str, Any]:
