@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,34 @@ def test_a_resumed_run_goes_on_in_its_own_mlflow_run(place: Path, best: Path) ->
     assert run.info.status == "FINISHED"
     assert run.data.metrics["tokens"] == 1920
     assert json.loads(run.data.tags["changed"]) == {"max_tokens": "1920"}
+
+
+def test_a_lost_store_gets_its_full_runs_again(place: Path, best: Path) -> None:
+    assert main([str(best), "--out", "out/full", "--set", "eval_every=640"]) == 0
+    (before,) = full_runs(place)
+    shutil.rmtree(place / "runs" / "mlartifacts")
+    fresh_store(place / "runs")
+    folder = place / "runs" / "quick"
+    track(Ledger(folder), folder)
+    (run,) = full_runs(place)
+    assert run.info.run_id != before.info.run_id
+    assert (run.info.run_name, run.info.status) == (before.info.run_name, before.info.status)
+    assert (run.info.start_time, run.data.params) == (before.info.start_time, before.data.params)
+    assert run.data.metrics == before.data.metrics
+    other = ("mlflow.parentRunId", "nanosweep.group")
+    assert {k: v for k, v in run.data.tags.items() if k not in other} == {
+        k: v for k, v in before.data.tags.items() if k not in other
+    }
+    client = connect(f"sqlite:///{place / 'runs' / DATABASE}")
+    assert METRICS in [file.path for file in client.list_artifacts(run.info.run_id)]
+    track(Ledger(folder), folder)  # once more changes nothing
+    assert [one.info.run_id for one in full_runs(place)] == [run.info.run_id]
+    assert main([str(best), "--out", "out/full", "--set", "eval_every=640", "--resume", "--max-tokens", "1920"]) == 0
+    (resumed,) = full_runs(place)
+    assert (resumed.info.run_id, resumed.data.metrics["tokens"]) == (run.info.run_id, 1920)
+    client.delete_run(run.info.run_id)  # somebody does not want it
+    track(Ledger(folder), folder)
+    assert full_runs(place) == []
 
 
 def test_a_refused_run_leaves_nothing_in_mlflow(place: Path, best: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from search.study.ledger import Ledger
 from search.tracking import mlflow_tracker, sender
+from search.tracking.full_run_record import FullRun, remember
 from search.tracking.mlflow_read import parents
 from search.tracking.mlflow_store import connect
 from search.tracking.mlflow_tracker import MlflowTracker
@@ -18,7 +20,9 @@ from tests import journals
 from tests.flaky import Fault, Flaky, connecting
 from tests.stores import fresh_store
 
-VOLATILE = ("mlflow.parentRunId", "artifact_uri")
+VOLATILE = ("mlflow.parentRunId", "nanosweep.group", "artifact_uri")
+SOURCES = ("mlflow_runs", "mlflow_files", "full_run_record")  # what sends
+TRACKING = Path(mlflow_tracker.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,16 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     journals.report(ledger, 1, 1000, 7.0, rung=1000)
     journals.end(ledger, 1, "interrupted")
     ledger.close()
+    (folder / "spec.yaml").write_text("study: quick\n")
+    (folder / "figures").mkdir()
+    (folder / "figures" / "trials.png").write_bytes(b"a picture")
+    out = folder.parent / "full"  # of a full run that ended before
+    out.mkdir()
+    (out / "metrics.jsonl").write_text('{"step": 1, "tokens": 64, "metrics": {"val_loss": 1.0, "seconds": 2.0}}\n')
+    full = FullRun(
+        "0123", "full run of trial 0: full", str(out), 1_795_000_000_000, "completed", True, {"n_embd": "16"}, {}
+    )
+    remember(folder, full)
     return folder
 
 
@@ -71,6 +85,7 @@ def state(storage: Path) -> dict[str, Any]:
             "params": run.data.params,
             "tags": {key: text for key, text in run.data.tags.items() if key not in VOLATILE},
             "metrics": history,
+            "group": run.data.tags["nanosweep.group"] == parent.run_id,
             "child": run.data.tags.get("mlflow.parentRunId") == parent.run_id,
             "files": sorted(file.path for file in client.list_artifacts(run.info.run_id)),
         }
@@ -87,7 +102,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, journal: Path) -> tupl
     fresh_store(storage)
     missing, client = bring(storage, journal)
     assert missing == ""
-    assert {"create_experiment", "create_run", "log_batch", "set_terminated", "log_text"} <= {*client.calls}
+    sources = "".join((TRACKING / f"{file}.py").read_text() for file in SOURCES)
+    names = {*re.findall(r"client\.([a-z_]+)\(", sources)}
+    assert names - {*client.calls} == {"restore_experiment"}  # of the last test
     return state(storage), client.calls
 
 
@@ -117,3 +134,16 @@ def test_a_later_driver_reaches_the_same_state_wherever_the_first_one_broke_off(
         assert "the same `nanosweep run` sends it" in lacked
         missing, _ = bring(storage, journal)
         assert (missing, state(storage)) == ("", expected), f"{name}, call {number}"
+
+
+@pytest.mark.parametrize("arrives", [False, True], ids=["call lost", "answer lost"])
+def test_an_experiment_that_was_deleted_is_restored_when_the_call_fails_once(
+    tmp_path: Path, journal: Path, undisturbed: tuple[dict[str, Any], list[str]], arrives: bool
+) -> None:
+    fresh_store(tmp_path)
+    bring(tmp_path, journal)
+    client = connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client.delete_experiment(client.get_experiment_by_name("quick").experiment_id)
+    missing, flaky = bring(tmp_path, journal, Fault("restore_experiment", arrives))
+    assert "restore_experiment" in flaky.calls
+    assert (missing, state(tmp_path)) == ("", undisturbed[0])

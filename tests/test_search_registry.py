@@ -231,7 +231,8 @@ CREATIONS = ("create_registered_model", "create_logged_model", "log_model_artifa
 CREATIONS += ("create_model_version", "set_registered_model_alias")
 
 
-def test_whatever_broke_off_on_the_way_registering_again_ends_with_one_champion(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arrives", [False, True], ids=["call lost", "answer lost"])
+def test_whatever_broke_off_on_the_way_registering_again_ends_with_one_champion(tmp_path: Path, arrives: bool) -> None:
     fresh_store(tmp_path)
     folder = begin(tmp_path, "quick", {0: 1e-3})
     untouched = (tmp_path / DATABASE).read_bytes()
@@ -239,7 +240,7 @@ def test_whatever_broke_off_on_the_way_registering_again_ends_with_one_champion(
         (tmp_path / DATABASE).write_bytes(untouched)
         said: list[str] = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(registry, "connect", connecting(clients := [], Fault(name, arrives=True)))
+            patch.setattr(registry, "connect", connecting(clients := [], Fault(name, arrives)))
             keep_up(folder, said.append)
         assert "the line is broken" in said[0]
         assert name in clients[0].calls

@@ -15,9 +15,11 @@ import pytest
 
 from data.errors import UserError
 from search.report import gallery, page
+from search.results.standing import standings
 from search.study.ledger import Ledger
 from search.study.scores import best
 from search.study.study import read_study
+from search.tracking import mlflow_facts as facts
 from search.tracking import mlflow_store
 from search.tracking.mlflow_read import fetch_study, parents
 from search.tracking.mlflow_tracker import MlflowTracker
@@ -85,7 +87,7 @@ def states(storage: Path) -> dict[int, tuple[str, str]]:
 STATES = {
     0: ("FINISHED", "completed"),
     1: ("FINISHED", "completed"),
-    2: ("KILLED", "pruned"),
+    2: ("FINISHED", "pruned"),
     3: ("FAILED", "diverged"),
     4: ("FAILED", "failed"),
     5: ("KILLED", "interrupted"),
@@ -97,7 +99,7 @@ def test_each_trial_appears_once_with_an_honest_status(sent: Path) -> None:
     runs = children(sent)
     assert runs[2].data.tags["rung"] == "1000"
     assert runs[3].data.tags["cause"] == "the loss is nan at step 10"
-    assert runs[1].info.run_name == "lr=0.002 squentropy"
+    assert runs[1].info.run_name == "#1 lr=0.002 squentropy"
     assert runs[1].data.tags["loss"] == "squentropy"
     assert runs[1].data.params["squentropy_lambda"] == "0.1"
     assert runs[1].data.params["n_layer"] == "4"
@@ -146,7 +148,7 @@ def test_live_records_arrive_as_a_journal_sent_later_does(storage: Path) -> None
         journals.end(ledger, 6, "pruned", rung=1000)
 
     assert send(journals.write_study(storage / "quick"), live) == ""
-    assert states(storage) == {**STATES, 6: ("KILLED", "pruned"), 7: ("FINISHED", "completed")}
+    assert states(storage) == {**STATES, 6: ("FINISHED", "pruned"), 7: ("FINISHED", "completed")}
     assert children(storage)[7].data.metrics["objective"] == 3.0
 
 
@@ -215,7 +217,8 @@ def test_the_parent_run_has_all_that_made_the_study(sent: Path) -> None:
     assert run.info.status == "KILLED"  # a trial is still to continue
     assert run.data.params["data.hash"] == "abc123"
     assert run.data.params["sampler"] == "random"
-    assert json.loads(run.data.params["space.loss"]) == {"choice": ["cross_entropy", "squentropy"]}
+    assert run.data.params["space.loss"] == "cross_entropy, squentropy"
+    assert not [text for text in run.data.params.values() if "null" in text or text.startswith(("{", "["))]
     wanted = {"commit": "0123456789abcdef", "dirty": "true", "packages.torch": "2.13.0"}
     assert wanted.items() <= run.data.tags.items()
     assert "objective" not in run.data.metrics
@@ -250,7 +253,7 @@ def test_a_budget_that_was_raised_is_no_conflict(storage: Path) -> None:
     client = mlflow_store.connect(mlflow_store.choose_uri(storage))
     (parent,) = parents(client)
     run = client.get_run(parent.run_id)
-    assert (run.data.tags["budget"], run.data.tags["commit"]) == ('{"trials": 99}', "fedcba")
+    assert (run.data.tags["budget"], run.data.tags["commit"]) == ("trials: 99", "fedcba")
     assert run.info.status == "FINISHED"
 
 
@@ -306,6 +309,91 @@ def test_the_shared_view_sorts_by_objective_and_shows_what_was_searched(sent: Pa
     (state,) = [json.loads(value) for key, value in tags.items() if key.startswith("mlflow.sharedViewState.")]
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`objective`", True)
     assert {"metrics.`objective`", "params.`learning_rate`", "tags.`status`"} <= {*state["selectedColumns"]}
+
+
+def test_the_shared_view_holds_the_parent_and_opens_with_charts_of_the_objective(sent: Path) -> None:
+    client = mlflow_store.connect(mlflow_store.choose_uri(sent))
+    (parent,) = parents(client)
+    tags = client.get_experiment(parent.experiment_id).tags
+    (state,) = [json.loads(value) for key, value in tags.items() if key.startswith("mlflow.sharedViewState.")]
+    shown = [run.info.run_id for run in client.search_runs([parent.experiment_id], state["searchFilter"])]
+    assert sorted(shown) == sorted([parent.run_id, *(run.info.run_id for run in children(sent).values())])
+    first, *_ = state["compareRunCharts"]
+    assert first["metricKey"] == "val_perplexity"
+    assert {card["metricSectionId"] for card in state["compareRunCharts"]} == {state["compareRunSections"][0]["uuid"]}
+
+
+def test_the_parent_run_says_how_the_study_stands(sent: Path) -> None:
+    client = mlflow_store.connect(mlflow_store.choose_uri(sent))
+    (parent,) = parents(client)
+    run = client.get_run(parent.run_id)
+    counts = {"trials": 7, "trials_full_length": 2, "trials_pruned": 1, "trials_failed": 2}
+    assert run.data.metrics == {**counts, "best_so_far": 4.0, "leader": pytest.approx(4.0)}
+    assert [point.value for point in client.get_metric_history(parent.run_id, "best_so_far")] == [5.0, 4.0]
+    assert run.data.tags["best"] == "4 (#1 lr=0.002 squentropy)"
+
+
+def test_the_parents_leader_is_the_mean_over_its_fresh_seeds(storage: Path) -> None:
+    ledger = journals.write_study(storage / "quick")
+    chosen = ledger.study.trials[1]
+    for number, value in ((7, 4.5), (8, 4.7)):
+        fields = {"point": chosen.point, "config": {**chosen.config, "seed": number}, "name": chosen.name}
+        ledger.write("point", trial=number, of=1, round=number - 6, **fields)
+        journals.start(ledger, number)
+        journals.report(ledger, number, journals.LENGTH, value)
+        journals.end(ledger, number, "completed")
+    assert send(ledger) == ""
+    client = mlflow_store.connect(mlflow_store.choose_uri(storage))
+    (parent,) = parents(client)
+    (leader, *_) = standings(ledger.study)
+    run = client.get_run(parent.run_id)
+    assert (leader.number, run.data.metrics["best_so_far"]) == (1, 4.0)
+    assert run.data.metrics["leader"] == pytest.approx(math.exp(leader.value))
+    assert run.data.tags["best"].startswith(f"{math.exp(leader.value):.6g} (#1 ")
+
+
+def test_what_the_machine_did_is_apart_from_what_the_model_did() -> None:
+    measured = {"val_loss": 1.0, "eval_seconds": 2.0, "seconds": 3.0, "tokens_per_second": 4.0, "peak_memory_mb": 5.0}
+    keys = [key for key, *_ in facts.metrics({"time": 0.0, "tokens": 64, "metrics": measured})]
+    assert [key for key in keys if not key.startswith("system/")] == ["val_loss", "tokens"]
+
+
+def test_runs_that_an_older_release_named_get_their_numbers(storage: Path) -> None:
+    ledger = journals.write_study(storage / "quick")
+    assert send(ledger) == ""
+    client = mlflow_store.connect(mlflow_store.choose_uri(storage))
+    run_id, own = children(storage)[1].info.run_id, children(storage)[0].info.run_id
+    client.update_run(run_id, "KILLED", "lr=0.002 squentropy")
+    client.delete_tag(run_id, "nanosweep.group")
+    client.update_run(own, name="my own name")
+    assert send(ledger) == ""
+    run = client.get_run(run_id)
+    assert (run.info.run_name, run.info.status) == ("#1 lr=0.002 squentropy", "FINISHED")
+    assert run.data.tags["nanosweep.group"] == run.data.tags["mlflow.parentRunId"]
+    assert client.get_run(own).info.run_name == "my own name"
+
+
+@pytest.mark.parametrize(
+    ("uri", "kind", "word"),
+    [
+        ("localhost:5000", "no_scheme", "http://localhost:5000"),
+        ("127.0.0.1:5000/path", "no_scheme", "http://127.0.0.1:5000/path"),
+        ("gpu-box.lan:80", "no_scheme", "http://gpu-box.lan:80"),
+        ("./mlruns", "file_store", "./mlruns"),
+        ("file:///tmp/mlruns", "file_store", "file:///tmp/mlruns"),
+        ("sqlite:mlflow.db", "no_file", "sqlite:///PATH/mlflow.db"),
+        ("sqlite://", "no_file", "sqlite:///PATH/mlflow.db"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_with_the_one_that_was_meant(
+    storage: Path, monkeypatch: pytest.MonkeyPatch, uri: str, kind: str, word: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for ask in (lambda: mlflow_store.choose_uri(storage), lambda: open_study("quick", storage)):
+        with pytest.raises(UserError) as caught:
+            ask()
+        assert caught.value.kind == kind
+        assert word in str(caught.value)
 
 
 def test_recording_never_waits_for_the_store(storage: Path) -> None:

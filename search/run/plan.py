@@ -12,7 +12,6 @@ from search.run.prepare import Prepared, prepare
 from search.spec import points, space
 from search.spec.check import check
 from search.spec.own_code import references
-from search.spec.parameter import Parameter
 from search.spec.start_points import known_points
 from search.spec.study_spec import Budget, StudySpec
 from search.strategy import groups, warm_start
@@ -50,7 +49,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: boo
         "study": f"{spec.study} in {spec.folder} ({_state(study, spec.budget)})",
         "data": "; ".join(_data(name, tokenized) for name, tokenized in plan.data["tokenizers"].items()),
         "space": f"{len(spec.space)} parameters, by {spec.sampler}{_points(plan, study)}{_turns(spec)}",
-        **{f"  {name}": _range(parameter) for name, parameter in spec.space.items()},
+        **{f"  {name}": space.described(parameter) for name, parameter in spec.space.items()},
         **_start(spec),
         **_own_code(spec, base, allow_code),
         **_warm_start(plan, study),
@@ -81,16 +80,6 @@ def _state(study: Study, budget: Budget) -> str:
 def _data(tokenizer: str, tokenized: dict[str, Any]) -> str:
     train, val = units.count(tokenized["train_tokens"]), units.count(tokenized["val_tokens"])
     return f"{tokenizer}: {train} tokens to train on, {val} to validate, {tokenized['classes']} classes"
-
-
-def _range(parameter: Parameter) -> str:
-    if parameter.choice is not None:
-        text = ", ".join("null" if value is None else str(value).replace("'", "") for value in parameter.choice)
-    else:
-        low, high = parameter.log or parameter.uniform or []
-        text = f"{low} to {high}" + (", logarithmic" if parameter.log else "")
-    when = " and ".join(f"{name} is {value}" for name, value in (parameter.when or {}).items())
-    return f"{text} (where {when})" if when else text
 
 
 def _treatment(spec: StudySpec) -> str:

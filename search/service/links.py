@@ -73,10 +73,13 @@ def lines(server: str, uri: str, study: str | None = None) -> list[str]:
     if not chosen and study is not None:
         hint = nearest(study, {parent.study for parent in parents}) if parents else "it has no studies"
         raise UserError(f"{study}: no such study in {shown(uri)}; {hint}")
+    from search.tracking.mlflow_view import page
+
     lines = []
     for parent in chosen:
         address = _address(server, parent)
         lines += [f"{parent.study}, sorted by objective: {address}", f"its curves: {address}&compareRunsMode=CHART"]
+        lines.append(f"its leaderboard and report: {page(server, parent.experiment_id, parent.run_id)}")
     others = sorted({parent.study for parent in parents} - {parent.study for parent in chosen})
     if others:
         lines.append(f"others (nanosweep ui STUDY): {', '.join(others)}")

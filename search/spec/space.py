@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from search.spec.parameter import Parameter
 from search.spec.points import Point, Space, assigned, candidates, fields, typed
 from search.spec.study_spec import StudySpec
 from trainer.config import TrainConfig, replace
@@ -47,6 +48,21 @@ def configuration(config: Mapping[str, Any]) -> str:
 @cache
 def _defaults() -> dict[str, Any]:
     return TrainConfig().model_dump(mode="json")
+
+
+def described(parameter: Parameter) -> str:
+    """A parameter's range or choices, and where it exists, for people.
+
+    >>> described(Parameter(log=[1e-3, 1], when={"loss": "squentropy"}))
+    '0.001 to 1, logarithmic (where loss is squentropy)'
+    """
+    if parameter.choice is not None:
+        text = ", ".join("null" if value is None else str(value).replace("'", "") for value in parameter.choice)
+    else:
+        low, high = parameter.log or parameter.uniform or []
+        text = f"{low} to {high}" + (", logarithmic" if parameter.log else "")
+    when = " and ".join(f"{name} is {value}" for name, value in (parameter.when or {}).items())
+    return f"{text} (where {when})" if when else text
 
 
 def readable(point: Point) -> str:

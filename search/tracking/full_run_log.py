@@ -26,8 +26,9 @@ from search.study.journal import NAME
 from search.study.lookup import STORAGE
 from search.study.study import read_study
 from search.tracking import mlflow_facts as facts
+from search.tracking.full_run_record import FullRun, remember
 from search.tracking.mlflow_place import correct
-from search.tracking.mlflow_runs import FULL_RUN, PARENT, STUDY, send
+from search.tracking.mlflow_runs import FULL_RUN, GROUP, KEY, PARENT, STUDY, full_runs, send
 from search.tracking.mlflow_store import choose_uri, connect, database_file, passing, reason, shown
 from search.tracking.sender import CannotSendError, Sender
 from search.tracking.tracker import to_stderr
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 RUN_ID = "mlflow_run_id"  # a file in the run folder: the run's id, or `new KEY` before its creation is certain
 NEW = "new "
-KEY = "nanosweep.full_run_key"  # a tag, by which a run is found whose creation had no answer
 LOOK = 5.0  # seconds between looks whether the run has begun
 FLUSH = 30.0  # seconds that the end waits for what is not yet sent
 FLUSH_INTERRUPTED = 5.0  # the same after Ctrl-C
@@ -70,7 +70,7 @@ def following(
                 "(--storage names another place, MLFLOW_TRACKING_URI a server)"
             )
         else:
-            log = FullRunLog(uri, came_from, order, say)
+            log = FullRunLog(uri, came_from, order, say, folder)
     if log is None:
         yield None
         return
@@ -108,8 +108,11 @@ def _tracking(folder: Path | None) -> str:
 class FullRunLog:
     """One full run on its way to MLflow. Its methods are for the thread that trains, and return at once."""
 
-    def __init__(self, uri: str, came_from: Provenance, order: Order, say: Callable[[str], None]) -> None:
-        self.uri, self.came_from, self.order, self.say = uri, came_from, order, say
+    def __init__(
+        self, uri: str, came_from: Provenance, order: Order, say: Callable[[str], None], study: Path | None = None
+    ) -> None:
+        """study: the study's folder, which keeps a record of the run."""
+        self.uri, self.came_from, self.order, self.say, self.study = uri, came_from, order, say, study
         self._client: MlflowClient | None = None
         self._run_id = ""
         self._before = config_time(order.out)
@@ -170,6 +173,15 @@ class FullRunLog:
             if (path := self.order.out / name).exists():
                 client.log_artifact(self._run_id, str(path))
         client.set_terminated(self._run_id, facts.RUN_STATUS[status])
+        run = client.get_run(self._run_id)
+        if self.study is not None and KEY in run.data.tags:
+            remember(self.study, self._record(run, status))
+
+    def _record(self, run: Run, status: str) -> FullRun:
+        kept = {key: text for key, text in run.data.tags.items() if key not in (PARENT, GROUP, KEY, "mlflow.runName")}
+        where, began = str(self.order.out.resolve()), run.info.start_time
+        child = PARENT in run.data.tags
+        return FullRun(run.data.tags[KEY], run.info.run_name, where, began, status, child, run.data.params, kept)
 
     def _open(self, client: MlflowClient) -> str:
         """The run of this run folder: the one that is noted in it, or a new one. Returns its id."""
@@ -200,20 +212,25 @@ class FullRunLog:
             key = note.removeprefix(NEW)
             runs = list(client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1))
         else:
-            key, runs = uuid.uuid4().hex, []
+            key, runs = uuid.uuid4().hex, self._restored(client, experiment) if note else []
             self._write_note(NEW + key)
         if runs:
             run = runs[0]
         else:
             tags = {FULL_RUN: "true", "full_run_of": str(self.came_from.trial), KEY: key}
             if not self.order.other_data:
-                tags[PARENT] = parent
+                tags |= {PARENT: parent, GROUP: parent}
             tags |= {"mlflow.user": facts.user(), "mlflow.source.name": "nanosweep train"}
             other = " on other data" if self.order.other_data else ""
             name = f"full run of trial {self.came_from.trial}{other}: {self.order.out.name}"
             run = client.create_run(experiment, tags=tags, run_name=name)
         self._write_note(str(run.info.run_id))
         return run
+
+    def _restored(self, client: MlflowClient, experiment: str) -> list[Run]:
+        """The run of this run folder that a lost store has got again, under another id than the noted one."""
+        active = [run for run in full_runs(client, experiment) if run.info.lifecycle_stage == "active"]
+        return [run for run in active if run.data.tags.get("run_folder") == str(self.order.out.resolve())]
 
     def _note(self) -> str:
         path = self.order.out / RUN_ID

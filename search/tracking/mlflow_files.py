@@ -18,8 +18,8 @@ from search.tracking.mlflow_runs import Runs, send
 
 
 def send_files(runs: Runs, ending: bool = False) -> None:
-    """Copies on the parent run: journal, spec, report, leaderboard (also as its description), results by document,
-    best config; with `ending` the pictures, which are drawn at the end. Raises what MLflow raises.
+    """The metrics of the parent run, and copies on it: journal, spec, report, leaderboard (also as its description),
+    results by document, best config; with `ending` the pictures, which are drawn at the end. Raises what MLflow raises.
 
     All files are sent each time, so that it may be called again after an error.
     """
@@ -28,6 +28,7 @@ def send_files(runs: Runs, ending: bool = False) -> None:
         if (folder / name).exists():
             client.log_artifact(run_id, str(folder / name))
     ranked = standings(study)
+    runs.sync_progress(ranked)
     with tempfile.TemporaryDirectory() as scratch:
         if (path := bundle.pack(study, [standing.number for standing in ranked], Path(scratch))) is not None:
             client.log_artifact(run_id, str(path))

@@ -2,8 +2,9 @@
 
 `Runs` brings MLflow up to what a Study says, sending only what MLflow lacks: live after each record, after an
 outage, or for a whole journal at the start, it is the same step, and doing it twice changes nothing.
-Metrics have tokens as their step. A run's status is FINISHED for a trial of full length; KILLED (tag `status`:
-pruned, paused, interrupted) or FAILED (diverged, failed, out_of_memory) otherwise. The metric `objective` exists on
+Metrics have tokens as their step. A run's status is FINISHED for a trial that did its work (tag `status`: completed,
+early_stopped, pruned, paused), KILLED for one that was interrupted, FAILED otherwise (diverged, failed, out_of_memory).
+The metric `objective` exists on
 the search's full-length trials alone: a sort by it never mixes budgets, and never shows a finalist's lucky seed
 first (`finalist_objective`).
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.stats.statistics import Standing
 from search.study.journal import NAME, Record
 from search.study.study import Study, Trial
 from search.tracking import mlflow_facts as facts
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 PARENT = "mlflow.parentRunId"
 STUDY, ID, TRIAL = "nanosweep.study", "nanosweep.id", "nanosweep.trial"
+GROUP = (
+    "nanosweep.group"  # a tag: the parent's id, on the parent and its children, by which the page shows them together
+)
+KEY = "nanosweep.full_run_key"  # a tag of full runs, by which one is found whose creation had no answer
 FULL_RUN = "full_run"  # a tag: `true` on runs of an exported config, beside the trials
 
 
@@ -53,6 +59,7 @@ class Runs:
         self.parent_id = ""
         self.refused: dict[str, str] = {}  # params that the store does not take, with its reason
         self._sent: dict[int, _Sent] = {}
+        self._progress: set[facts.Metric] = set()  # metrics of the parent run that were sent
         self._unsure: set[int] = set()  # creating the run failed, perhaps after the store had made it
 
     def open(self) -> None:
@@ -69,7 +76,10 @@ class Runs:
         # an earlier try may have ended here; and MLflow refuses to change a param that it has
         if missing := {key: text for key, text in params.items() if key not in parent.data.params}:
             self.refused |= send(self.client, parent.info.run_id, params=missing)
-        self.client.set_experiment_tag(self.experiment_id, *mlflow_view.view(parent.info.run_id, self.study.header))
+        if parent.data.tags.get(GROUP) != parent.info.run_id:
+            self.client.set_tag(parent.info.run_id, GROUP, parent.info.run_id)
+        view = mlflow_view.view(parent.info.run_id, GROUP, self.study.header)
+        self.client.set_experiment_tag(self.experiment_id, *view)
         self._sent = {}
         for run in self._children(parent.info.run_id):
             self._learn(run)
@@ -121,6 +131,8 @@ class Runs:
 
     def _learn(self, run: Run) -> None:
         tags, number = run.data.tags, int(run.data.tags.get(TRIAL, -1))
+        if GROUP not in tags:  # of an older release
+            self.client.set_tag(run.info.run_id, GROUP, tags[PARENT])
         if FULL_RUN in tags:  # `nanosweep train` looks after it
             return
         if number in self._sent or number not in self.study.trials:
@@ -130,6 +142,9 @@ class Runs:
         tokens = int(run.data.metrics.get("tokens", -1))
         status = (tags.get("status", ""), tags.get("rung", ""), tags.get("cause", ""))
         self._sent[number] = _Sent(run.info.run_id, run.info.status, bool(run.data.params), tokens, status)
+        trial = self.study.trials[number]
+        if run.info.run_name == trial.name:  # as an older release named it
+            self.client.update_run(run.info.run_id, name=facts.title(trial))
 
     def sync(self, number: int, now: float | None = None) -> None:
         """Bring one trial's run up to the study. now: seconds since the epoch, when its status changed."""
@@ -166,13 +181,13 @@ class Runs:
             for run in self._children(self.parent_id, f" and tags.`{TRIAL}` = '{trial.number}'"):
                 self._learn(run)
         if trial.number not in self._sent:
-            tags = {PARENT: self.parent_id, TRIAL: str(trial.number), "loss": str(trial.config.get("loss"))}
+            tags = {**self.below_parent(), TRIAL: str(trial.number), "loss": str(trial.config.get("loss"))}
             tags |= {"mlflow.user": facts.user(), "mlflow.source.name": "nanosweep run"}
             if trial.of is not None:
                 tags |= {"finalist_of": str(trial.of), "round": str(trial.round)}
             self._unsure.add(trial.number)
             began = round(trial.reports[0]["time"] * 1000) if trial.reports else at
-            run = self.client.create_run(self.experiment_id, start_time=began, tags=tags, run_name=trial.name)
+            run = self.client.create_run(self.experiment_id, start_time=began, tags=tags, run_name=facts.title(trial))
             self._sent[trial.number] = _Sent(run.info.run_id)
         self._unsure.discard(trial.number)
         return self._sent[trial.number]
@@ -184,6 +199,25 @@ class Runs:
             self.client.update_run(self.parent_id, status)
         elif status is not None:
             self.client.set_terminated(self.parent_id, status)
+
+    def below_parent(self) -> dict[str, str]:
+        """The tags that make a run a child of the study's."""
+        return {PARENT: self.parent_id, GROUP: self.parent_id}
+
+    def sync_progress(self, ranked: list[Standing]) -> None:
+        """The parent run's metrics. ranked: the leaderboard."""
+        unsent = [metric for metric in facts.progress(self.study, ranked) if metric not in self._progress]
+        for first in range(0, len(unsent), facts.BATCH):
+            part = unsent[first : first + facts.BATCH]
+            send(self.client, self.parent_id, part)
+            self._progress.update(part)
+
+
+def full_runs(client: MlflowClient, experiment_id: str) -> list[Run]:
+    """The full runs in an experiment, those that somebody deleted among them. Raises what MLflow raises."""
+    from mlflow.entities import ViewType
+
+    return list(client.search_runs([experiment_id], f"tags.{FULL_RUN} = 'true'", ViewType.ALL))
 
 
 def send(

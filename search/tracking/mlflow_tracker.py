@@ -18,6 +18,7 @@ from search.study.journal import INACTIVE, Record
 from search.study.ledger import Ledger
 from search.study.study import Study, read_study
 from search.tracking import credentials
+from search.tracking.full_run_record import restore
 from search.tracking.mlflow_files import send_files
 from search.tracking.mlflow_runs import Runs
 from search.tracking.mlflow_store import check_file, choose_uri, connect, database_file, passing, reason, served, shown
@@ -200,6 +201,8 @@ class MlflowTracker(Tracker):
         try:
             self._runs.sync_parent()
             send_files(self._runs, ending)
+            if ending:
+                restore(self._runs)
             self._files_behind = False
         except Exception as error:
             if passing(error):
