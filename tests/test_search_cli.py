@@ -228,6 +228,7 @@ def test_a_study_that_was_stopped_says_how_many_runs_of_which_kind_it_is_left_wi
             trial = ledger.study.trials[0]
             ledger.write("point", trial=number, point=trial.point, config=trial.config, **of)
             ledger.write("status", trial=number, status="interrupted")
+        ledger.close()
         ledger.study.stopped = "stopped by SIGTERM"
         return ledger.study
 

@@ -72,12 +72,20 @@ def weights(sample_data: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ("space", "base", "blamed"),
     [
         (RATE, "init_from: weights\n", None),
-        (RATE, "init_from: empty\n", "init_from: empty: empty has no config.json"),
+        (RATE, "init_from: empty\n", "base.yaml:12: init_from: empty: empty has no config.json"),
         (RATE, "init_from: weights\nblock_size: 8\n", None),
-        (RATE, "init_from: weights\nn_layer: 2\n", "init_from: weights: n_layer is 2"),
+        (RATE, "init_from: weights\nn_layer: 2\n", "base.yaml:11: init_from: weights: n_layer is 2"),
         ("init_from: {choice: [null, weights]}", "", None),
-        ("init_from: {choice: [null, empty]}", "", "spec.yaml:4: space: init_from: empty"),
-        ("init_from: {choice: [null, weights]}, n_layer: {choice: [1, 2]}", "", "(at init_from=weights L2)"),
+        (
+            "init_from: {choice: [null, empty]}",
+            "",
+            "spec.yaml:4: space.init_from.choice[1]: empty: empty has no config.json",
+        ),
+        (
+            "init_from: {choice: [null, weights]}, n_layer: {choice: [1, 2]}",
+            "",
+            "spec.yaml:4: space.init_from.choice[1]: weights: n_layer is 2",
+        ),
         ("w: {choice: [{init_from: null}, {init_from: weights, block_size: 32}]}", "", "block_size is 32"),
     ],
 )
@@ -91,9 +99,9 @@ def test_weights_that_a_config_cannot_begin_from_are_refused_before_anything_beg
     ("space", "base", "blamed"),
     [
         (RATE, "vocab_size: 64\n", None),
-        (RATE, "vocab_size: 3\n", "vocab_size (3) is smaller"),
-        ("vocab_size: {choice: [null, 64, 3]}", "", "spec.yaml:4: space: vocab_size (3) is smaller"),
-        ("tokenizer: {choice: [char, 'bpe:260']}", "vocab_size: 200\n", "(at bpe:260)"),
+        (RATE, "vocab_size: 3\n", "base.yaml:9: vocab_size"),
+        ("vocab_size: {choice: [null, 64, 3]}", "", "spec.yaml:4: space.vocab_size.choice[2]: "),
+        ("tokenizer: {choice: [char, 'bpe:260']}", "vocab_size: 200\n", "260 classes of tokenizer bpe:260"),
     ],
 )
 def test_a_vocabulary_too_small_for_a_tokenizer_is_refused_before_anything_begins(

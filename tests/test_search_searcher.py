@@ -11,10 +11,12 @@ import pytest
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
+from search.run.live import time_left
 from search.run.scheduler import decide
 from search.run.searcher import LedgerSearcher
-from search.spec.study_spec import StudySpec
+from search.spec.study_spec import Budget, StudySpec
 from search.strategy.stopping import rebuild
+from search.study import clock
 from search.study.journal import read_records
 from search.study.ledger import Ledger
 from tests import journals
@@ -134,8 +136,25 @@ def test_tokens_of_earlier_drivers_count(tmp_path: Path, budget: dict[str, Any],
 def test_hours_count_while_the_driver_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hands = searcher(fresh(tmp_path), budget={"hours": 1})
     assert isinstance(hands.suggest("a"), dict)
-    now = time.time()
-    monkeypatch.setattr("search.run.searcher.time.time", lambda: now + 3601)
+    now = clock.now()
+    monkeypatch.setattr("search.study.clock.now", lambda: now + 3601)
+    assert hands.suggest("b") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize("jump", [86_400, -86_400])
+def test_a_clock_that_is_set_neither_uses_up_nor_stretches_a_budget_of_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: int
+) -> None:
+    ledger, set_at = fresh(tmp_path), time.time()
+    hands = searcher(ledger, budget={"hours": 1})
+    monkeypatch.setattr("time.time", lambda: set_at + jump)
+    job = hands.suggest("a")
+    assert isinstance(job, dict)
+    journals.end(ledger, job["trial"], "completed")
+    assert 0 <= ledger.study.seconds(clock.now()) < 60
+    assert time_left(ledger.study, Budget(hours=1), 1000, 0, 0) == pytest.approx(3600, abs=60)
+    counted = clock.now()
+    monkeypatch.setattr("search.study.clock.now", lambda: counted + 3601)
     assert hands.suggest("b") == Searcher.FINISHED
 
 

@@ -293,7 +293,9 @@ class TrainConfig(_KeysOfLosses):
         if self.vocab_size is not None and self.vocab_size < n_classes:
             raise UserError(
                 f"vocab_size ({self.vocab_size}) is smaller than the {n_classes} classes of tokenizer "
-                f"{self.tokenizer}; remove it or raise it to at least {n_classes}"
+                f"{self.tokenizer}; remove it or raise it to at least {n_classes}",
+                kind="conflict",
+                keys=("vocab_size", "tokenizer"),
             )
         same = {name: getattr(self, name) for name in GPTConfig.__dataclass_fields__ if name != "vocab_size"}
         return GPTConfig(vocab_size=self.vocab_size or n_classes, **same)

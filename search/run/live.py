@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from search.spec.study_spec import Budget
+from search.study import clock
 from search.study.journal import INACTIVE, Record
 from search.study.scores import best, objective_of, ranked
 from search.study.study import Study, Trial
@@ -165,7 +166,7 @@ class View:
     def _progress(self, ended: int) -> str:
         """How much of each part of the budget is spent."""
         spent = {"trials": str(ended), "tokens": units.count(self.study.tokens)}
-        spent["hours"] = units.duration(self.study.seconds(time.time()))
+        spent["hours"] = units.duration(self.study.seconds(clock.now()))
         again = len(self.study.trials) - len(self.study.searched)
         parts = [f"{spent[key]} of {limit}" for key, limit in self._limits().items()]
         return ", ".join(parts + ([f"{again} runs of finalists"] if again else []))
@@ -222,7 +223,7 @@ def time_left(study: Study, budget: Budget, length: int, elapsed: float, trained
     """
     estimates = []
     if budget.hours:
-        estimates.append(budget.hours * 3600 - study.seconds(time.time()))
+        estimates.append(budget.hours * 3600 - study.seconds(clock.now()))
     trials = list(study.trials.values())
     if trained and elapsed > 0:
         ended = [trial.tokens for trial in trials if trial.status in INACTIVE]

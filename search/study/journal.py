@@ -1,7 +1,8 @@
 """The journal, `<storage>/<study>/trials.jsonl`: the append-only record from which everything can be rebuilt.
 
 One JSON object per line, flushed to disk before anything acts on it. Every record has `record` (its kind), `time`
-(seconds since the epoch) and, except in `study` and `prior`, `trial` (its number from 0). Schema version 2:
+(seconds since the epoch, by a clock that never jumps within a driver: clock.py) and, except in `study` and `prior`,
+`trial` (its number from 0). Schema version 2:
 
 study     version, spec, base (whole TrainConfig), data (corpus, tokenizer, hash, floor; each tokenizer's own under
           tokenizers), rungs, commit, dirty, packages, host, workers (slots: trials at once; cpus, gpus: of each).
@@ -38,12 +39,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from search.study import clock
 
 VERSION = 2
 NAME = "trials.jsonl"
@@ -95,7 +96,7 @@ class Journal:
 
     def write(self, record: str, **fields: Any) -> Record:
         """Append one record; it is on disk (fsync) on return. Raises UserError when it cannot be written."""
-        entry = {"record": record, "time": round(time.time(), 3), **fields}
+        entry = {"record": record, "time": round(clock.now(), 3), **fields}
         line = memoryview((encode(entry) + "\n").encode())
         end = os.fstat(self._file.fileno()).st_size
         try:
