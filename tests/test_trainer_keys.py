@@ -11,7 +11,9 @@ import pytest
 
 from models.config import GPTConfig
 from models.losses import LOSSES
+from search.run.trainable import count_gpt
 from tests import own, tiny
+from tests.refusals import refusal
 from trainer import keys
 from trainer.config import TrainConfig, load, replace
 from trainer.optimizers import OPTIMIZERS
@@ -116,3 +118,15 @@ def test_a_key_with_a_default_may_stand_where_it_is_not_used() -> None:
         "decay_frac": 1.0,
     }
     assert TrainConfig(**settings).muon_learning_rate == 0.1
+
+
+@pytest.mark.parametrize("value", [0, -1, 10**7 + 1, 10**18, 10**30])
+@pytest.mark.parametrize("key", ["n_layer", "n_head", "n_embd", "block_size", "vocab_size", "batch_size", "early_stop"])
+def test_a_count_that_no_network_or_batch_has_is_refused(key: str, value: int) -> None:
+    assert refusal(lambda: replace(TrainConfig(), **{key: value})).keys == (key,)
+
+
+@pytest.mark.parametrize("key", ["n_layer", "n_embd", "vocab_size"])
+def test_parameters_of_the_largest_network_that_a_config_allows_are_counted_at_once(key: str) -> None:
+    config = replace(TrainConfig(n_head=1), **{key: 10**7})
+    assert count_gpt(config.shape(65)) > 10**7

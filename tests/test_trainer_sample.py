@@ -40,6 +40,38 @@ def test_the_same_seed_writes_the_same_text_whatever_else_is_drawn(trained: Trai
     assert all(text.startswith("The") for text in one)
 
 
+@pytest.mark.parametrize("seed", [18_000_000_000_000, 2**31, 10**18 - 1, 2**63, 10**30, -1, -(10**30)])
+def test_any_whole_number_is_a_seed(seed: int, trained: Trained) -> None:
+    """A seed times a million, which keeps the seeds' streams apart, does not overflow a generator's 64 bits."""
+    one = trained.write("The", 2, max_new_tokens=30, seed=seed)
+    assert trained.write("The", 2, max_new_tokens=30, seed=seed) == one
+    assert trained.write("The", 2, max_new_tokens=30, seed=seed + 1) != one
+
+
+def test_the_texts_of_ordinary_seeds_are_those_of_the_first_release(trained: Trained) -> None:
+    for seed in (0, 7, 1337, 2**31 - 1, -3):
+        drawn = torch.rand(4, generator=sample._generator(seed, 5))
+        assert torch.equal(drawn, torch.rand(4, generator=torch.Generator().manual_seed(seed * 1_000_003 + 5)))
+
+
+@pytest.mark.parametrize("temperature", [1e-29, 1e-36, 1e-45, 5e-324])
+def test_the_coldest_temperature_is_the_likeliest_token(temperature: float, trained: Trained) -> None:
+    for options in ({}, {"top_k": 3}, {"top_p": 0.9}):
+        cold = trained.write("Th", max_new_tokens=20, temperature=temperature, **options)
+        assert cold == trained.write("Th", max_new_tokens=20, temperature=0)
+
+
+@pytest.mark.parametrize("seed", ["-1", "1.5", "nan", "9" * 19, "9" * 5000, ""])
+def test_a_seed_that_is_no_whole_number_is_refused(
+    seed: str, run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        sample.main([str(run_folder), f"--seed={seed}"])
+    error = capsys.readouterr().err
+    assert "argument --seed: expected a whole number" in error
+    assert len(error) < 500
+
+
 def test_temperature_zero_takes_the_likeliest_token_each_time(trained: Trained) -> None:
     (text,) = trained.write("Th", max_new_tokens=20, temperature=0)
     ids = [trained.eot, *trained.tokenizer.encode("Th")]
@@ -153,6 +185,9 @@ def test_people_see_which_text_is_which(run_folder: Path, tmp_path: Path) -> Non
         (["RUN", "--top-p", "0"], "top_p 0.0: expected a share"),
         (["RUN", "--max-new-tokens", "-3"], "max_new_tokens -3: expected at least 1"),
         (["RUN", "--temperature", "0.5", "nan"], "temperature nan"),
+        (["RUN", "--temperature", "1e400"], "temperature inf"),
+        (["RUN", "--top-p", "nan"], "top_p nan"),
+        (["RUN", "--num-samples", "0"], "num_samples 0: expected at least 1"),
         (["RUN", "--prompts", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["RUN", "--prompt", "The", "--prompt", "語"], "--prompt: character '語'"),
         (["EMPTY"], "no checkpoint there"),

@@ -38,7 +38,7 @@ from trainer.optimizers import OPTIMIZERS, check_name
 from trainer.yaml_file import Origin, YamlFile
 
 _OPTIMIZER_SCHEMA = {"anyOf": [{"enum": list(OPTIMIZERS)}, {"type": "string", "pattern": "^[^:]+:[^:]+$"}]}
-Whole = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=1, le=10_000_000)]  # no network or batch comes near, and no product overflows
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Below1 = Annotated[float, Field(ge=0, lt=1)]

@@ -109,7 +109,7 @@ def _continue(model: Any, tokenizer: Any, ids: Any, rule: Rule) -> str:
     if rule.temperature:
         settings = {"do_sample": True, "temperature": rule.temperature, "top_k": 0, "top_p": 1.0}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(rule.seed)
+        torch.manual_seed(rule.seed % (1 << 64))
         settings |= {"attention_mask": torch.ones_like(ids), "max_new_tokens": rule.max_new_tokens}
         output = model.generate(ids, **settings)[0]
     # decoded with the prompt and cut: alone, the first word would lose its space with some tokenizers

@@ -34,9 +34,11 @@ from trainer import build_model, checkpoint
 from trainer import criterion as criteria
 from trainer.files import replace_text
 from trainer.prompts import Prompt, Written, as_json, as_text, read_prompts
+from trainer.units import whole
 
 Readout = Callable[[Tensor], Tensor]  # logits (N, C) -> log-probabilities (N, C)
 AT_ONCE = 32  # texts sampled in one batch
+_COLDEST = 1e-30  # below it float32 overflows; the likeliest token has all the probability long before
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -89,13 +91,18 @@ def samples(
     if not prompt and eot is None:
         prompt = "\n"  # the model needs at least one token; nanoGPT's choice
     start = ([] if eot is None else [eot]) + [int(i) for i in tokenizer.encode(prompt)]
-    generators = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(n)]
     draw = partial(_draw, temperature=temperature, top_k=top_k, top_p=top_p)
     texts = []
     for first in range(0, n, AT_ONCE):
-        ids = _continue(model, start, max_new_tokens, eot, readout, draw, generators[first : first + AT_ONCE])
+        generators = [_generator(seed, i) for i in range(first, min(n, first + AT_ONCE))]
+        ids = _continue(model, start, max_new_tokens, eot, readout, draw, generators)
         texts += [tokenizer.decode(row[eot is not None :]) for row in ids]
     return texts
+
+
+def _generator(seed: int, i: int) -> torch.Generator:
+    """Of sample i. A generator takes 64 bits of a seed."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + i) % (1 << 64))
 
 
 def _check_rule(temperature: float, top_k: int | None, top_p: float | None) -> None:
@@ -139,7 +146,7 @@ def _continue(
 
 def _draw(logp: Tensor, generator: torch.Generator, temperature: float, top_k: int | None, top_p: float | None) -> int:
     """One token from log-probabilities (C,)."""
-    if temperature == 0:
+    if temperature < _COLDEST:
         return int(logp.argmax())
     scaled = logp / temperature
     if top_k is None and top_p is None:
@@ -220,6 +227,8 @@ def write_all(
             trained.tokenizer.encode(prompt.text)
         except UserError as error:
             raise UserError(f"{prompt.place}: {error}") from None
+    if n < 1:
+        raise UserError(f"num_samples {n}: expected at least 1")
     for temperature in temperatures:
         _check_rule(temperature, options.get("top_k"), options.get("top_p"))
     written = []
@@ -246,7 +255,7 @@ def parser(prog: str = "python -m trainer.sample") -> argparse.ArgumentParser:
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens only")
     help_text = "draw from the fewest likeliest tokens that have a share P of the probability"
     parser.add_argument("--top-p", type=float, metavar="P", help=help_text)
-    parser.add_argument("--seed", type=int, default=1337)
+    parser.add_argument("--seed", type=whole, default=1337)
     parser.add_argument("--json", action="store_true", help="as JSON: prompt, temperature, sample and text of each")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write to a file instead of the screen")
     help_text = "import the run's own model, and own loss for its read-out (module:Name), which runs that code"

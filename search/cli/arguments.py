@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from trainer.units import whole
+
 
 def allow_code(parser: argparse.ArgumentParser) -> None:
     """The permission to run code of the user's own."""
@@ -18,13 +20,6 @@ def retry_failed(parser: argparse.ArgumentParser) -> None:
     """What a driver does with trials that failed."""
     text = "begin trials again that failed or ran out of memory, from their checkpoints where there are any"
     parser.add_argument("--retry-failed", action="store_true", help=text)
-
-
-def whole(text: str) -> int:
-    """A whole number from 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
-    return int(text)
 
 
 def port(text: str) -> int:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from data.errors import UserError
 from data.paths import quoted
 from search.cli import jobs, service, study
-from search.cli.arguments import allow_code, color, limits, port, retry_failed, whole, width
-from trainer.units import plural
+from search.cli.arguments import allow_code, color, limits, port, retry_failed, width
+from trainer.units import plural, whole
 
 if TYPE_CHECKING:
     from search.spec.study_spec import StudySpec

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.cli.arguments import port
+from trainer.units import whole
 
 if TYPE_CHECKING:
     from search.service.state import Service
@@ -29,8 +30,8 @@ def add(command: Command) -> None:
     up.add_argument("--host", metavar="ADDRESS", help=text)
     text = "further names under which MLflow may be asked for, behind a proxy say"
     up.add_argument("--allowed-hosts", metavar="NAME,NAME", help=text)
-    up.add_argument("--num-cpus", type=_amount, metavar="N", help="cores that Ray may use; default: all")
-    up.add_argument("--num-gpus", type=_amount, metavar="N", help="GPUs that Ray may use; default: all")
+    up.add_argument("--num-cpus", type=whole, metavar="N", help="cores that Ray may use; default: all")
+    up.add_argument("--num-gpus", type=whole, metavar="N", help="GPUs that Ray may use; default: all")
     status = command("status", _status, "what is up, and what runs there; exit code 3 when it is not up")
     _storage(status)
     for added in (up, status):
@@ -41,12 +42,6 @@ def add(command: Command) -> None:
 
 def _storage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", type=Path, default=Path("runs"), help="default ./runs")
-
-
-def _amount(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
-    return int(text)
 
 
 def _say(line: str) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.errors import UserError
-from search.cli.arguments import allow_code, color, study, study_folder, whole, width
+from search.cli.arguments import allow_code, color, study, study_folder, width
+from trainer.units import whole
 
 # nothing heavy up here, see cli.py
 Command = Callable[..., argparse.ArgumentParser]

@@ -219,5 +219,6 @@ def count_gpt(model: GPTConfig) -> int:
     from models.gpt import Block, Norm
 
     with torch.device("meta"):
-        parts = [*[Block(model)] * model.n_layer, Norm(model)]
-    return model.vocab_size * model.n_embd + sum(p.numel() for part in parts for p in part.parameters())
+        block, norm = Block(model), Norm(model)
+    sizes = [sum(parameter.numel() for parameter in part.parameters()) for part in (block, norm)]
+    return model.vocab_size * model.n_embd + model.n_layer * sizes[0] + sizes[1]
