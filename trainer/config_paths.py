@@ -31,10 +31,13 @@ def split(field: str, value: str | None) -> tuple[str, Path | None, str]:
 
 
 def anchor(config: TrainConfig, directory: Path) -> TrainConfig:
-    """The config with its relative paths made absolute, as they are meant in that working directory."""
+    """The config with its relative paths made absolute, as they are meant in that working directory.
+
+    A path that leads nowhere from there stays as it is: the whole place may have been moved, or be on another machine.
+    """
     changes = {}
     for field in FIELDS:
         head, path, tail = split(field, getattr(config, field))
-        if path is not None and not at_home(path).is_absolute():
+        if path is not None and not at_home(path).is_absolute() and (directory / path).exists():
             changes[field] = f"{head}{directory / path}{tail}"
     return replace(config, **changes) if changes else config

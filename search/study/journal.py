@@ -5,8 +5,9 @@ One JSON object per line, flushed to disk before anything acts on it. Every reco
 `trial` (its number from 0). Schema version 2:
 
 study     version, spec, base (whole TrainConfig), data (corpus, tokenizer, hash, floor; each tokenizer's own under
-          tokenizers), rungs, commit, dirty, packages, host, workers (slots: trials at once; cpus, gpus: of each).
-          Written at each start of a driver; the last one holds.
+          tokenizers), rungs, commit, dirty, packages, host, workers (slots: trials at once; cpus, gpus: of each),
+          directory (the driver's, from which relative paths are meant). Written at each start of a driver; the
+          last one holds.
 prior     trials: the trials of the earlier study that `warm_start` names, each with study, trial, point,
           status, tokens (its length), scores (objective by tokens at its rungs), objective (at this study's length,
           or null), config (whole; absent in older releases). Written once, before the first point: a proposal never
