@@ -8,17 +8,28 @@ from typing import Any
 
 from search.run.resources import Share, has, slots
 from search.study.machine import Node
-from trainer.units import duration
+from trainer.units import duration, plural
 
 _ASK: dict[str, Any] = {"detail": True, "limit": 1000, "timeout": 10, "raise_on_missing_output": False}
 
 
 def lacking(each: Share) -> str:
-    """What is free where no node has room for one trial, and who holds how much of the rest; "" where one has room."""
+    """What is free where no node has room for one trial, and which other jobs hold the rest.
+
+    "" where one has room, where this job already holds a trial's (its worker starts), or where no other job is there.
+    """
+    import ray
+    from ray._private.state import jobs
+
     left = free()
     if slots(each, left):
         return ""
-    others = holders()
+    own = ray.get_runtime_context().get_job_id()
+    held, names = _held()
+    others = [line for id_, amounts in held.items() if id_ != own and (line := _holder(id_, names.get(id_), amounts))]
+    alone = all(job["IsDead"] or job["JobID"] == own for job in jobs())
+    if any(held.get(own, {}).values()) or (alone and not others):
+        return ""
     return f"free is {has(left)}" + (f"; held by {', '.join(others)}" if others else "")
 
 
@@ -35,12 +46,11 @@ def free() -> list[Node]:
     ]
 
 
-def holders() -> list[str]:
-    """`job quick-20261126-2134 (2 CPUs, 1 GPU, begun 2h05m ago)`, for each other job that holds something.
+def _held() -> tuple[dict[str, Counter[str]], dict[str, Any]]:
+    """What each job holds, by its id, and the jobs that are known by theirs.
 
-    Ray's dashboard is asked; empty where there is none, as on a Ray that a driver started for itself.
+    Ray's dashboard is asked; both are empty where there is none, as on a Ray that a driver started for itself.
     """
-    import ray
     from ray.util.state import list_actors, list_jobs, list_placement_groups
     from ray.util.state.exception import RayStateApiException
 
@@ -49,7 +59,7 @@ def holders() -> list[str]:
         actors = list_actors(filters=[("state", "=", "ALIVE")], **_ASK)
         jobs = list_jobs(**_ASK)
     except (RayStateApiException, OSError, ValueError):
-        return []
+        return {}, {}
     held: dict[str, Counter[str]] = defaultdict(Counter)
     for group in groups:
         for bundle in group.bundles or []:
@@ -57,13 +67,12 @@ def holders() -> list[str]:
     for actor in actors:
         if not actor.placement_group_id:
             held[actor.job_id].update(actor.required_resources or {})
-    held.pop(ray.get_runtime_context().get_job_id(), None)
-    names = {job.job_id: job for job in jobs}
-    return [line for id_, has in held.items() if (line := _holder(id_, names.get(id_), has))]
+    return dict(held), {job.job_id: job for job in jobs}
 
 
 def _holder(id_: str, job: Any, amounts: Counter[str]) -> str:
-    parts = [f"{amounts[kind]:g} {kind}s" for kind in ("CPU", "GPU") if amounts[kind]]
+    """`job quick-20261126-2134 (2 CPUs, 1 GPU, begun 2h05m ago)`; "" for a job that holds neither."""
+    parts = [plural(amounts[kind], kind) for kind in ("CPU", "GPU") if amounts[kind]]
     if not parts:
         return ""
     name = (job and (job.submission_id or job.entrypoint)) or id_
