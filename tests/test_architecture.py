@@ -32,6 +32,7 @@ VENDORS = {
         "search/run/scheduler.py",
         "search/run/searcher.py",
         "search/run/resources.py",
+        "search/run/room.py",
         "search/run/watch.py",
         "search/run/nodes.py",
         "search/jobs/ray_jobs.py",

@@ -112,7 +112,7 @@ def test_a_study_without_a_finished_trial_has_no_best(tmp_path: Path) -> None:
     assert (error.kind, str(error)) == ("no_best", f"study young has no best trial yet (no trials); {advice}")
     journals.point(ledger, 0)
     error = refusal(lambda: export.best_config(ledger.study))
-    progress = "1 trials, none of which has ended at full length"
+    progress = "1 trial, none of which has ended at full length"
     assert (error.kind, str(error)) == ("no_best", f"study young has no best trial yet ({progress}); {advice}")
     assert export.write_best(ledger.study, tmp_path / "young") is None
     assert not (tmp_path / "young" / "best.yaml").exists()

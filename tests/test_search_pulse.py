@@ -32,6 +32,19 @@ report_timeout_minutes: 0.5  # of the other trial, too, on a busy machine
 """
 
 
+FINALISTS = """
+study: finals
+base: base.yaml
+set: {max_tokens: 96k, eval_every: 3200}
+space:
+  learning_rate: {log: [1e-3, 1e-2]}
+sampler: random
+budget: {trials: 2}
+finalists: {top: 2, seeds: 4}
+tracking: none
+"""
+
+
 def test_what_stops_answering_is_told_once_and_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.run.watch._EVERY", 0.05)
     said: list[str] = []
@@ -81,6 +94,32 @@ def test_a_hanging_trial_is_ended_and_rays_death_is_said_and_loses_nothing(tmp_p
     assert (hung.status, other.status) == ("failed", "interrupted")
     assert hung.cause.startswith("no report for 0.5 minutes")
     assert study.unfinished() == [other.number]
+
+
+@pytest.mark.slow
+def test_sigterm_among_finalists_is_said_as_such_though_rays_processes_get_it_too(tmp_path: Path) -> None:
+    from tests.test_search_study_run import write
+
+    path = write(tmp_path, FINALISTS, tmp_path / "runs")
+    journal = tmp_path / "runs" / "finals" / NAME
+    command = [sys.executable, "-m", "search", "run", str(path)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "NANOSWEEP_CACHE": str(tmp_path / "cache")}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True, start_new_session=True
+    ) as driver:
+        try:
+            until(lambda: all(records(journal, "report", number) for number in (2, 3)))
+            os.killpg(driver.pid, signal.SIGTERM)  # as a service manager or a batch system does
+            said, errors = driver.communicate(timeout=CEILING)
+        finally:
+            if driver.poll() is None:
+                os.killpg(driver.pid, signal.SIGKILL)
+    left = read_study(journal.parent).unfinished()
+    runs = "1 run" if len(left) == 1 else f"{len(left)} runs"
+    assert driver.returncode == 130, errors
+    assert f"stopped by SIGTERM: {runs} of finalists interrupted; nothing is lost" in said
+    assert "is gone" not in errors
+    assert {records(journal, "status", number)[-1]["cause"] for number in left} == {"stopped by SIGTERM"}
 
 
 def test_what_a_killed_driver_left_in_the_temporary_folder_goes_with_the_next(

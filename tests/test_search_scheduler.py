@@ -457,7 +457,7 @@ def test_a_trial_that_finds_the_disk_full_is_kept_and_stops_the_study(tmp_path: 
     assert ledger.study.unfinished() == [0]
     asked: list[str] = []
     with pytest.raises(Stopped):
-        Watch(scheduler, Share(1, 0, 1), asked, lambda: [Node("n", 1, 0)], lambda each: False, print).stop_all()
+        Watch(scheduler, Share(1, 0, 1), asked, lambda: [Node("n", 1, 0)], lambda each: "", print).stop_all()
     assert asked == ["no space left on device"]
 
 
@@ -470,7 +470,7 @@ def test_the_third_trial_that_fails_as_all_before_it_stops_the_study_unless_one_
     scheduler.choose_trial_to_run(Controller(trials))
     if reported:
         scheduler.on_trial_result(None, trials[3], result(500, 5.0))
-    watching = Watch(scheduler, Share(1, 0, 4), asked := [], lambda: [], lambda each: False, print)
+    watching = Watch(scheduler, Share(1, 0, 4), asked := [], lambda: [], lambda each: "", print)
     for trial in trials[:3]:
         assert watching.stop_all() is False
         scheduler.on_trial_result(None, trial, result(0, status="failed", cause="no such directory"))

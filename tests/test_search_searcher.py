@@ -16,7 +16,7 @@ from search.run.scheduler import decide
 from search.run.searcher import LedgerSearcher
 from search.spec.study_spec import Budget, StudySpec
 from search.strategy.stopping import rebuild
-from search.study import clock
+from search.study import journal
 from search.study.journal import read_records
 from search.study.ledger import Ledger
 from tests import journals
@@ -136,8 +136,8 @@ def test_tokens_of_earlier_drivers_count(tmp_path: Path, budget: dict[str, Any],
 def test_hours_count_while_the_driver_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hands = searcher(fresh(tmp_path), budget={"hours": 1})
     assert isinstance(hands.suggest("a"), dict)
-    now = clock.now()
-    monkeypatch.setattr("search.study.clock.now", lambda: now + 3601)
+    now = journal.now()
+    monkeypatch.setattr("search.study.journal.now", lambda: now + 3601)
     assert hands.suggest("b") == Searcher.FINISHED
 
 
@@ -151,10 +151,10 @@ def test_a_clock_that_is_set_neither_uses_up_nor_stretches_a_budget_of_hours(
     job = hands.suggest("a")
     assert isinstance(job, dict)
     journals.end(ledger, job["trial"], "completed")
-    assert 0 <= ledger.study.seconds(clock.now()) < 60
+    assert 0 <= ledger.study.seconds(journal.now()) < 60
     assert time_left(ledger.study, Budget(hours=1), 1000, 0, 0) == pytest.approx(3600, abs=60)
-    counted = clock.now()
-    monkeypatch.setattr("search.study.clock.now", lambda: counted + 3601)
+    counted = journal.now()
+    monkeypatch.setattr("search.study.journal.now", lambda: counted + 3601)
     assert hands.suggest("b") == Searcher.FINISHED
 
 

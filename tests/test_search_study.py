@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from search.results.table import render
+from search.run.live import View
 from search.spec.study_spec import Budget
 from search.study.journal import NAME, Record, read_records
 from search.study.study import Study, fold, read_study, spent
@@ -69,7 +73,7 @@ def test_time_without_a_driver_is_not_spent() -> None:
         (Budget(trials=3), ""),
         (Budget(tokens=5000), "5k of 5k tokens"),
         (Budget(tokens=5001), ""),
-        (Budget(hours=1), "1.5 of 1 hours"),
+        (Budget(hours=1), "1.5 of 1 hour"),
         (Budget(hours=2), ""),
         (Budget(trials=99, tokens=10**9, hours=1.5), "1.5 of 1.5 hours"),
     ],
@@ -151,3 +155,22 @@ def test_a_listener_fails_in_silence_where_nobody_can_be_told(tmp_path: Path) ->
     ledger.listeners.append(lambda record: 1 / 0)
     ledger.write("study", **journals.header())
     assert len(list(read_records(tmp_path / NAME))) == 1
+
+
+def test_one_of_a_thing_is_not_called_several(tmp_path: Path) -> None:
+    ledger = journals.Ledger(tmp_path)
+    header = journals.header()
+    ledger.write("study", **{**header, "spec": {**header["spec"], "budget": {"trials": 1, "hours": 1}}})
+    journals.complete(ledger, 0, 5.0)
+    point = ledger.study.trials[0]
+    ledger.write("point", trial=1, point=point.point, config=point.config, of=0, round=1)
+    ledger.write("status", trial=1, status="interrupted")
+    study = ledger.study
+    shown = [
+        render(study, None, None, None, False),
+        spent(study, study.header.spec.budget),
+        "\n".join(View(study, 1, 1000, Console(width=160))._limits().values()),
+    ]
+    assert "1 run of finalists with fresh seeds (1 interrupted)" in shown[0]
+    for text in shown:
+        assert not re.search(r"\b1 (trials|runs|hours|workers)\b", text), text

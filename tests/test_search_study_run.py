@@ -196,9 +196,12 @@ def test_a_study_leaves_its_leaderboard_its_best_config_and_the_best_weights(stu
     assert len(kept) == min(3, len(full))
 
 
-def test_the_same_command_on_a_finished_study_repeats_nothing(spec_file: Path, study: Study, folder: Path) -> None:
+def test_the_same_command_on_a_finished_study_repeats_nothing_and_says_why(
+    spec_file: Path, study: Study, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (folder / NAME).read_bytes()
     again = run(spec_file)
+    assert "the budget is used up (6 of 6 trials): no new trial begins" in " ".join(capsys.readouterr().out.split())
     assert (folder / NAME).read_bytes() == before
     assert numbers(again.trials[0]) == numbers(study.trials[0])
 

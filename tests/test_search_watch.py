@@ -30,14 +30,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def watch(
-    folder: Path, asked: list[str], nodes: list[Node], taken: bool = False, said: list[str] | None = None
-) -> Watch:
+def watch(folder: Path, asked: list[str], nodes: list[Node], lacking: str = "", said: list[str] | None = None) -> Watch:
     ledger = Ledger(folder)
     ledger.write("study", **journals.header())
     scheduler = LedgerScheduler(ledger, specs.space(learning_rate={"log": [1e-4, 1]}), None)
     say = [].append if said is None else said.append
-    return Watch(scheduler, Share(cpus=2, gpus=0, slots=1), asked, lambda: nodes, lambda each: taken, say)
+    return Watch(scheduler, Share(cpus=2, gpus=0, slots=1), asked, lambda: nodes, lambda each: lacking, say)
 
 
 def test_without_a_machine_for_a_trial_the_study_stops_within_a_minute_and_says_what_there_is(
@@ -63,15 +61,36 @@ def test_without_a_machine_for_a_trial_the_study_stops_within_a_minute_and_says_
     assert asked == ["no machine is left that can give a trial cpus: 2 and gpus: 0; there is small: 1 CPUs, 0 GPUs"]
 
 
-def test_a_cluster_that_others_fill_is_waited_for_and_said_once(tmp_path: Path, clock: Clock) -> None:
+def test_a_cluster_that_others_fill_is_waited_for_and_said_again_and_again_for_a_day(
+    tmp_path: Path, clock: Clock
+) -> None:
     asked: list[str] = []
     said: list[str] = []
-    watching = watch(tmp_path, asked, [Node("big", 2, 0)], taken=True, said=said)
+    watching = watch(tmp_path, asked, [Node("big", 2, 0)], "held by job quick-1 (2 CPUs)", said)
+    at = []
     for clock.now in range(0, 24 * 3600, 20):
+        before = len(said)
         assert watching.stop_all() is False
+        at += [clock.now] * (len(said) - before)
     assert asked == []
-    assert len(said) == 1
-    assert "waiting for room" in said[0]
+    assert at[0] <= 60
+    assert all(later - earlier <= 3620 for earlier, later in zip(at, [*at[1:], clock.now], strict=True))
+    assert len(at) < 40
+    assert all("held by job quick-1 (2 CPUs)" in line and "cpus: 2 and gpus: 0" in line for line in said)
+    clock.now = 25 * 3600
+    with pytest.raises(Stopped):
+        watching.stop_all()
+    assert "held by job quick-1" in asked[0]
+
+
+def test_a_cluster_with_room_is_not_said_to_have_none_however_slowly_workers_start(
+    tmp_path: Path, clock: Clock
+) -> None:
+    said: list[str] = []
+    watching = watch(tmp_path, [], [Node("big", 2, 0)], said=said)
+    for clock.now in range(0, 26 * 3600, 20):
+        assert watching.stop_all() is False
+    assert said == []
 
 
 def test_a_reason_to_stop_is_heeded_at_once(tmp_path: Path, clock: Clock) -> None:

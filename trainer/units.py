@@ -68,10 +68,10 @@ def score(value: float) -> str:
     return f"{value:.{3 if value < 10 else 2 if value < 1000 else 1}f}"
 
 
-def plural(number: int, noun: str) -> str:
+def plural(number: float, noun: str) -> str:
     """A number of things.
 
-    >>> plural(1, "trial"), plural(2000, "trial")
-    ('1 trial', '2,000 trials')
+    >>> plural(1, "trial"), plural(2000, "trial"), plural(0.5, "hour")
+    ('1 trial', '2,000 trials', '0.5 hours')
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,.12g} {noun}{'' if number == 1 else 's'}"

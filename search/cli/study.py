@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data.errors import UserError
 from search.cli.arguments import allow_code, color, study, study_folder, width
-from trainer.units import whole
+from trainer.units import plural, whole
 
 # nothing heavy up here, see cli.py
 Command = Callable[..., argparse.ArgumentParser]
@@ -116,7 +116,7 @@ def _report(args: argparse.Namespace) -> None:
     path = args.out or page.place(study, find_folder(args.study, args.storage))
     page.write(study, path, allow_code=args.allow_code)
     size = path.stat().st_size / 1e6
-    print(f"{path}: {len(study.searched)} trials, one page that needs no network ({size:.1f} MB)")
+    print(f"{path}: {plural(len(study.searched), 'trial')}, one page that needs no network ({size:.1f} MB)")
 
 
 def _figures(args: argparse.Namespace) -> None:

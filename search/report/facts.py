@@ -15,6 +15,7 @@ from search.study.scores import BROKEN, best, objective_of
 from search.study.study import Study, Trial
 from search.study.study_record import UNKNOWN, Tokenized
 from trainer import units
+from trainer.units import plural
 
 Fact = tuple[str, str, str]  # name, value, detail
 
@@ -38,7 +39,7 @@ def facts(study: Study, ranked: list[Standing]) -> list[Fact]:
     drivers, spent = sessions(study), cost(study, list(study.trials.values()))
     again = len(study.trials) - len(study.searched)
     full = sum(trial.final is not None for trial in study.searched)
-    runs = f", {again} runs with fresh seeds" if again else ""
+    runs = f", {plural(again, 'run')} with fresh seeds" if again else ""
     entries.append(("trials", str(len(study.searched)), f"{full} at full length{runs}"))
     entries.append(("tokens", units.count(spent.tokens + spent.repeated), "trained on by all together"))
     entries.append(("wall time", units.duration(study.seconds()), _drivers(drivers)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from search.study.scores import distinct, objective, objective_of
 from search.study.study import Study, Trial
-from trainer.units import count
+from trainer.units import count, plural
 
 # Fewest trials: with 7, the interval of a rung that orders four pairs of five correctly (tau 0.6) still holds 0, so it
 # cannot be told from chance; with 8 it excludes 0.
@@ -108,7 +108,8 @@ def lines(study: Study) -> list[str]:
         grouped = any(trial.group for trial in study.trials.values())
         most = max(row.n for row in rows)
         kind = " of one value" if grouped else ""
-        return [f"{subject}: too few to say ({most} trials that could not be stopped, at least {FEWEST} needed{kind})"]
+        few = f"{plural(most, 'trial')} that could not be stopped, at least {FEWEST} needed{kind}"
+        return [f"{subject}: too few to say ({few})"]
     by_rung = "; ".join(f"{count(row.rung)} {_words(row)}" for row in rows)
     return [f"{subject} (Kendall's tau, 95 % interval): {by_rung}"]
 

@@ -19,6 +19,7 @@ from trainer.config_paths import anchor
 from trainer.criterion import names_own_code
 from trainer.files import replace_text
 from trainer.provenance import Provenance
+from trainer.units import plural
 
 NAME = "best.yaml"
 
@@ -42,7 +43,7 @@ def choose(study: Study, trial: int | None = None) -> Trial:
         return study.trials[trial]
     leader = best(study)
     if leader is None:
-        progress = f"{len(study.trials)} trials, none of which has ended at full length"
+        progress = f"{plural(len(study.trials), 'trial')}, none of which has ended at full length"
         raise UserError(
             f"study {name} has no best trial yet ({progress if study.trials else 'no trials'}); "
             "let it continue (nanosweep run), or choose one with --trial",

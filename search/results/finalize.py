@@ -20,6 +20,7 @@ from search.study.scores import copies, finalists, objective_of
 from search.study.study import Study, Trial, read_study
 from trainer.config import TrainConfig
 from trainer.config_paths import anchor
+from trainer.units import plural
 
 if TYPE_CHECKING:
     from data.dataset import Dataset
@@ -48,7 +49,7 @@ def finalist_runs(study: Study) -> list[Trial]:
     unfinished = [number for number in study.unfinished() if study.trials[number].of is not None]
     if unfinished:
         raise UserError(
-            f"study {name}: {len(unfinished)} runs of finalists have not ended; `nanosweep run` continues them"
+            f"study {name}: {plural(len(unfinished), 'run')} of finalists to be continued first, by `nanosweep run`"
         )
     runs = [trial for trial in study.trials.values() if trial.of is not None and trial.final is not None]
     if not runs:

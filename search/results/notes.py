@@ -15,6 +15,7 @@ from search.strategy.distinct import Distinct
 from search.study.scores import BROKEN, best, copies, distinct, finalists, objective, objective_of, score
 from search.study.study import Study, Trial
 from trainer import units
+from trainer.units import plural
 
 MOST = 5  # copies that are named
 
@@ -62,9 +63,11 @@ def caution_lines(study: Study) -> list[str]:
 def _counts(study: Study) -> str:
     statuses = Counter(trial.status.replace("_", " ") for trial in study.searched)
     parts = [f"{number} {status}" for status, number in statuses.most_common()]
-    again = len(study.trials) - len(study.searched)
-    more = f"; {again} runs of finalists with fresh seeds" if again else ""
-    return f"{len(study.searched)} trials: {', '.join(parts)}{more}" if parts else "no trials yet"
+    again = [trial.status.replace("_", " ") for trial in study.trials.values() if trial.of is not None]
+    others = Counter(status for status in again if status != "completed").most_common()
+    but = f" ({', '.join(f'{number} {status}' for status, number in others)})" if others else ""
+    more = f"; {plural(len(again), 'run')} of finalists with fresh seeds{but}" if again else ""
+    return f"{plural(len(study.searched), 'trial')}: {', '.join(parts)}{more}" if parts else "no trials yet"
 
 
 def copy_lines(study: Study) -> list[str]:

@@ -25,7 +25,8 @@ from data.errors import UserError
 from search.report import gallery, page
 from search.run import live
 from search.run.prepare import Prepared
-from search.run.resources import Share, cluster, taken
+from search.run.resources import Share, cluster
+from search.run.room import lacking
 from search.run.scheduler import LedgerScheduler, settle
 from search.run.searcher import LedgerSearcher
 from search.run.trainable import trainable
@@ -72,7 +73,7 @@ def search(
             gone = lambda cause: _leave((*asked, cause)[0], ledger, tracker, console, scratch)
             try:
                 say = lambda line: console.print(line, soft_wrap=True)
-                watch = Watch(scheduler, each, asked, cluster, taken, say)
+                watch = Watch(scheduler, each, asked, cluster, lacking, say)
                 with beating(gone):
                     _fit(prepared, scratch, searcher, scheduler, watch)
                 if cause := common_cause(ledger.study):  # of fewer trials than make the scheduler stop

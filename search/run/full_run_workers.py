@@ -16,6 +16,7 @@ from trainer import __main__ as command
 from trainer import progress
 from trainer.__main__ import Follow, Follower, Order
 from trainer.run_folder import PROGRESS, Reports, read_progress
+from trainer.units import plural
 from trainer.yaml_file import YamlFile
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def _train(args: argparse.Namespace, follow: Follow) -> int:
                 from search.run.train_workers import Group  # loads Ray Train
 
             print(
-                f"{args.workers} workers of {each.cpus:g} CPUs, {each.gpus:g} GPUs; {resources.has(there)}", flush=True
+                f"{plural(args.workers, 'worker')} of {each.cpus:g} CPUs, {each.gpus:g} GPUs; {resources.has(there)}",
+                flush=True,
             )
             group = Group(order, args.workers, each, args.max_failures, scratch)
             result = watch(group, order, follower)

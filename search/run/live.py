@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from search.spec.study_spec import Budget
-from search.study import clock
+from search.study import journal
 from search.study.journal import INACTIVE, Record
 from search.study.scores import best, objective_of, ranked
 from search.study.study import Study, Trial
@@ -135,7 +135,7 @@ class View:
         left = time_left(self.study, self.budget, self.length, now - since, self.study.tokens - tokens)
         parts = [
             self._progress(ended),
-            f"{busy} of {self.slots} workers busy",
+            f"{busy} of {units.plural(self.slots, 'worker')} busy",
             units.duration(now - self.started),
         ]
         parts += [f"about {units.duration(left)} left"] if left is not None else []
@@ -159,17 +159,17 @@ class View:
         return " or ".join(self._limits().values())
 
     def _limits(self) -> dict[str, str]:
-        say = {"trials": lambda n: f"{n} trials", "tokens": lambda n: f"{units.count(n)} tokens"}
+        say = {"trials": lambda n: units.plural(n, "trial"), "tokens": lambda n: f"{units.count(n)} tokens"}
         say["hours"] = lambda n: units.duration(n * 3600)
         return {key: words(limit) for key, words in say.items() if (limit := getattr(self.budget, key))}
 
     def _progress(self, ended: int) -> str:
         """How much of each part of the budget is spent."""
         spent = {"trials": str(ended), "tokens": units.count(self.study.tokens)}
-        spent["hours"] = units.duration(self.study.seconds(clock.now()))
+        spent["hours"] = units.duration(self.study.seconds(journal.now()))
         again = len(self.study.trials) - len(self.study.searched)
         parts = [f"{spent[key]} of {limit}" for key, limit in self._limits().items()]
-        return ", ".join(parts + ([f"{again} runs of finalists"] if again else []))
+        return ", ".join(parts + ([f"{units.plural(again, 'run')} of finalists"] if again else []))
 
     def _score(self, trial: Trial) -> str:
         metrics: dict[str, Any] = trial.reports[-1]["metrics"] if trial.reports else {}
@@ -223,7 +223,7 @@ def time_left(study: Study, budget: Budget, length: int, elapsed: float, trained
     """
     estimates = []
     if budget.hours:
-        estimates.append(budget.hours * 3600 - study.seconds(clock.now()))
+        estimates.append(budget.hours * 3600 - study.seconds(journal.now()))
     trials = list(study.trials.values())
     if trained and elapsed > 0:
         ended = [trial.tokens for trial in trials if trial.status in INACTIVE]

@@ -48,7 +48,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: boo
     lines = {
         "study": f"{spec.study} in {spec.folder} ({_state(study, spec.budget)})",
         "data": "; ".join(_data(name, tokenized) for name, tokenized in plan.data["tokenizers"].items()),
-        "space": f"{len(spec.space)} parameters, by {spec.sampler}{_points(plan, study)}{_turns(spec)}",
+        "space": f"{plural(len(spec.space), 'parameter')}, by {spec.sampler}{_points(plan, study)}{_turns(spec)}",
         **{f"  {name}": space.described(parameter) for name, parameter in spec.space.items()},
         **_start(spec),
         **_own_code(spec, base, allow_code),
@@ -58,7 +58,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: boo
         "budget": _budget(spec.budget, plan.length),
         **_finalists(spec, plan.length),
         "tracking": open_tracker(spec.tracking, spec.folder).describe(),
-        "machine": f"{share.slots} trials at once, {each} each (this machine; a cluster may have more)",
+        "machine": f"{plural(share.slots, 'trial')} at once, {each} each (this machine; a cluster may have more)",
     }
     width = max(len(key) for key in lines)
     return "".join(f"{key:<{width}}  {text}\n" for key, text in lines.items())
@@ -177,9 +177,9 @@ def _span(sizes: list[int]) -> str:
 def _budget(budget: Budget, length: int) -> str:
     parts = []
     if budget.trials is not None:
-        parts.append(f"{budget.trials} trials (at most {units.count(budget.trials * length)} tokens)")
+        parts.append(f"{plural(budget.trials, 'trial')} (at most {units.count(budget.trials * length)} tokens)")
     if budget.tokens is not None:
         parts.append(f"{units.count(budget.tokens)} tokens")
     if budget.hours is not None:
-        parts.append(f"{budget.hours:g} hours")
+        parts.append(plural(budget.hours, "hour"))
     return " or ".join(parts) + (", whichever comes first" if len(parts) > 1 else "")

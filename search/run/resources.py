@@ -67,14 +67,6 @@ def cluster() -> list[Node]:
     ]
 
 
-def taken(each: Share) -> bool:
-    """Whether the cluster has less left than one trial needs: others have the rest."""
-    import ray
-
-    left = ray.available_resources()
-    return bool(left.get("CPU", 0.0) < each.cpus or left.get("GPU", 0.0) < each.gpus)
-
-
 def share(wanted: Resources | None, nodes: list[Node], file: YamlFile, device: str = "auto") -> Share:
     """What each trial gets on these nodes; wanted None is `auto`; device is the base config's.
 

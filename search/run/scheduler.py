@@ -23,6 +23,7 @@ from search.stopping.rule import Decision, Rule
 from search.study.failures import BROKE, ENOUGH, common_cause, failed_alike
 from search.study.journal import FULL, INACTIVE
 from search.study.ledger import Ledger
+from trainer.units import plural
 
 REFUSED = {"stop": "pruned", "pause": "paused"}  # what becomes of a trial that does not continue at a rung
 
@@ -130,7 +131,7 @@ class LedgerScheduler(TrialScheduler):
         for number, run in list(self._running.items()):
             if now - run.heard < self._timeout:
                 continue
-            minutes = f"{self._timeout / 60:g} minutes"
+            minutes = plural(self._timeout / 60, "minute")
             self._end(number, "failed", f"no report for {minutes}: it hangs, or report_timeout_minutes is too short")
             run.trial.max_failures = 0  # Ray is not to begin it again
             if run.trial.temporary_state.ray_actor is not None:

@@ -20,7 +20,7 @@ from search.strategy.finalists import fresh_seed, pending
 from search.strategy.groups import group_of
 from search.strategy.sampler import Sampler
 from search.strategy.stopping import awaited, next_cohort
-from search.study import clock
+from search.study import journal
 from search.study.ledger import Ledger
 from search.study.study import Trial, spent, used_up
 from trainer.config import TrainConfig, replace
@@ -53,7 +53,7 @@ class LedgerSearcher(Searcher):
         """The next trial's config for the trainable; None: none yet; Searcher.FINISHED: no more."""
         if self._unfinished:  # begun, and so paid for: whatever the budget says now
             return self._hand_out(self._unfinished.pop(0))
-        number = self._promoted(more=not spent(self._ledger.study, self._spec.budget, clock.now()))
+        number = self._promoted(more=not spent(self._ledger.study, self._spec.budget, journal.now()))
         if number is None:
             number = self._new()
         if number is None:
@@ -77,7 +77,7 @@ class LedgerSearcher(Searcher):
     def _promoted(self, more: bool = False, last: bool = False) -> int | None:
         """A paused trial that continues. more: whether new trials may begin; last: see `Rule.promotion`."""
         study = self._ledger.study
-        if self._rule is None or used_up(study, self._spec.budget, clock.now()):
+        if self._rule is None or used_up(study, self._spec.budget, journal.now()):
             return None
         promotion = self._rule.promotion(last, self._awaited(more))
         if promotion is None:
@@ -98,7 +98,7 @@ class LedgerSearcher(Searcher):
         """A trial with a new point, as long as the budget lasts and the sampler has one."""
         study, spec = self._ledger.study, self._spec
         place = len(study.searched)  # what points depend on; its number, but for finalists that came before
-        point = None if spent(study, spec.budget, clock.now()) else self._sampler.ask(place, study)
+        point = None if spent(study, spec.budget, journal.now()) else self._sampler.ask(place, study)
         if point is None:
             return None
         config = configure(self._base, spec.space, point)

@@ -20,9 +20,12 @@ from ray.tune import Stopper
 from search.run.resources import Share, has, slots
 from search.run.scheduler import LedgerScheduler
 from search.study.machine import Node
+from trainer.units import duration
 
 _PATIENCE = 45.0  # seconds without a machine before it is said: one that was lost may be replaced
 _WAIT = 30.0  # seconds without a trial in a cluster that others fill before it is said; a worker may start slowly
+_SAID_EVERY = 3600.0  # seconds; before that again after twice the time
+_LONGEST_WAIT = 24 * 3600.0  # seconds in a cluster that others fill; a job that waits for ever is forgotten
 _EVERY = 3.0  # seconds between looks at the cluster
 _BEAT = 2.0  # seconds between tries of Ray's ports
 _MISSES = 3  # tries in a row without an answer: a machine under load may miss one
@@ -35,8 +38,8 @@ class Stopped(BaseException):
 class Watch(Stopper):
     """Tune asks it, often, whether all trials should stop: that is where it looks.
 
-    asked: reasons to stop, from outside. nodes: the cluster as it is. taken: whether others have it all at the moment,
-    which is no reason to stop. say: takes a line for people.
+    asked: reasons to stop, from outside. nodes: the cluster as it is. lacking: what is free and who has the rest, where
+    that is too little for a trial; "" where there is room. say: takes a line for people.
     """
 
     def __init__(
@@ -45,11 +48,11 @@ class Watch(Stopper):
         each: Share,
         asked: list[str],
         nodes: Callable[[], list[Node]],
-        taken: Callable[[Share], bool],
+        lacking: Callable[[Share], str],
         say: Callable[[str], None],
     ) -> None:
         self._scheduler, self.each, self._asked, self._nodes = scheduler, each, asked, nodes
-        self._taken, self._say, self._said = taken, say, False
+        self._lacking, self._say, self._say_after = lacking, say, _WAIT
         self._looked = self._supplied = self._trained = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -73,17 +76,26 @@ class Watch(Stopper):
         return False
 
     def _look(self, now: float) -> None:
+        wanted = f"cpus: {self.each.cpus:g} and gpus: {self.each.gpus:g}"
         if not self._scheduler.idle:
             self._supplied = self._trained = now
-            self._said = False
+            self._say_after = _WAIT
         elif slots(self.each, nodes := self._nodes()):
             self._supplied = now
-            if not self._said and now - self._trained > _WAIT and self._taken(self.each):
-                self._said = True
-                self._say("waiting for room: others have the cluster's cores or GPUs (nanosweep jobs lists them)")
+            self._wait(now - self._trained, wanted)
         elif now - self._supplied > _PATIENCE:
-            wanted = f"cpus: {self.each.cpus:g} and gpus: {self.each.gpus:g}"
             self._asked.append(f"no machine is left that can give a trial {wanted}; there is {has(nodes)}")
+
+    def _wait(self, waited: float, wanted: str) -> None:
+        """Say that there is no room, at first soon and then more seldom; after a day it is a reason to stop."""
+        if waited <= self._say_after or not (lacking := self._lacking(self.each)):
+            return
+        why = f"no room for a trial of {wanted} in {duration(waited)}: {lacking}"
+        if waited > _LONGEST_WAIT:
+            self._asked.append(why)
+            return
+        self._say(f"{why}; waiting, at most {duration(_LONGEST_WAIT)} in all")
+        self._say_after = waited + min(waited, _SAID_EVERY)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune's snapshot, which nobody reads, holds its stopper

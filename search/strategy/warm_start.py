@@ -23,7 +23,7 @@ from search.study.lookup import find_folder, names
 from search.study.scores import BROKEN, distinct, objective, objective_of
 from search.study.study import Study, Trial, fold_any, read_study
 from trainer.config import TrainConfig
-from trainer.units import count
+from trainer.units import count, plural
 from trainer.yaml_file import YamlFile
 
 # keys of the base config on hardware, evaluation, seed and length: they do not move the optimum
@@ -58,7 +58,8 @@ def take_over(
     kept = [{"study": name, **entry} for entry in taken if entry is not None]
     if not kept:
         raise UserError(
-            f"{where}: none of its {len(earlier.trials)} trials has both a value and a point in the present space"
+            f"{where}: none of its {plural(len(earlier.trials), 'trial')} has both a value and a point in the present "
+            "space"
         )
     return kept
 

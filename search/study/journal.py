@@ -1,7 +1,7 @@
 """The journal, `<storage>/<study>/trials.jsonl`: the append-only record from which everything can be rebuilt.
 
 One JSON object per line, flushed to disk before anything acts on it. Every record has `record` (its kind), `time`
-(seconds since the epoch, by a clock that never jumps within a driver: clock.py) and, except in `study` and `prior`,
+(seconds since the epoch, by a clock that never jumps within a driver, `now`) and, except in `study` and `prior`,
 `trial` (its number from 0). Schema version 2:
 
 study     version, spec, base (whole TrainConfig), data (corpus, tokenizer, hash, floor; each tokenizer's own under
@@ -40,12 +40,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from search.study import clock
 
 VERSION = 2
 NAME = "trials.jsonl"
@@ -57,6 +57,18 @@ INACTIVE = (*ENDED, "paused")
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 Record = dict[str, Any]
+
+# of the clocks that nobody can set, one that also counts the time in which the machine sleeps, as the wall's does
+_COUNTER: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_BEGAN = time.time() - time.clock_gettime(_COUNTER)
+
+
+def now() -> float:
+    """The time of a record: seconds since the epoch, counted from when this process began.
+
+    The machine's clock may be set meanwhile (NTP, by hand); it would use up a budget of hours at once, or stretch it.
+    """
+    return _BEGAN + time.clock_gettime(_COUNTER)
 
 
 def encode(record: Record) -> str:
@@ -97,7 +109,7 @@ class Journal:
 
     def write(self, record: str, **fields: Any) -> Record:
         """Append one record; it is on disk (fsync) on return. Raises UserError when it cannot be written."""
-        entry = {"record": record, "time": round(clock.now(), 3), **fields}
+        entry = {"record": record, "time": round(now(), 3), **fields}
         line = memoryview((encode(entry) + "\n").encode())
         end = os.fstat(self._file.fileno()).st_size
         try:

@@ -16,7 +16,7 @@ from search.study.journal import ENDED, FULL, INACTIVE, NAME, Record, decode_met
 from search.study.record_shapes import check
 from search.study.study_record import Header, read_header
 from trainer.keys import RuleError
-from trainer.units import count
+from trainer.units import count, plural
 
 _PLACEMENT = ("of", "round", "bracket", "exempt", "group", "cohort")  # keys of a point record
 
@@ -222,7 +222,7 @@ def spent(study: Study, budget: Budget, now: float | None = None) -> str:
     After that no new trial starts; running trials train to their end.
     """
     if budget.trials is not None and len(study.searched) >= budget.trials:
-        return f"{len(study.searched)} of {budget.trials} trials"
+        return f"{len(study.searched)} of {plural(budget.trials, 'trial')}"
     return used_up(study, budget, now)
 
 
@@ -231,7 +231,7 @@ def used_up(study: Study, budget: Budget, now: float | None = None) -> str:
     if budget.tokens is not None and study.tokens >= budget.tokens:
         return f"{count(study.tokens)} of {count(budget.tokens)} tokens"
     if budget.hours is not None and study.seconds(now) >= budget.hours * 3600:
-        return f"{study.seconds(now) / 3600:.1f} of {budget.hours:g} hours"
+        return f"{study.seconds(now) / 3600:.1f} of {plural(budget.hours, 'hour')}"
     return ""
 
 

@@ -25,6 +25,7 @@ from search.tracking.mlflow_store import check_file, choose_uri, connect, databa
 from search.tracking.mlflow_view import link
 from search.tracking.sender import Sender
 from search.tracking.tracker import FLUSH, Tracker, to_stderr
+from trainer.units import plural
 
 if TYPE_CHECKING:
     from search.tracking.mlflow_store import MlflowClient
@@ -100,7 +101,9 @@ class MlflowTracker(Tracker):
             return ""
         self._sender.close(seconds)
         trials = len({*self._behind, *self._refused})
-        lacking = ([f"the latest of {trials} trials"] if trials else []) + (["its files"] if self._files_behind else [])
+        lacking = ([f"the latest of {plural(trials, 'trial')}"] if trials else []) + (
+            ["its files"] if self._files_behind else []
+        )
         if not lacking and not self._parent_behind:
             return ""
         why = (
