@@ -3,8 +3,8 @@
 All trials of a search train with one seed, on the same data: a second trial of a configuration would repeat the first
 one to the last bit (on a CPU). So a configuration that a trial of the study has is known, whatever became of the trial:
 one that runs, waits or was interrupted will bring its value; one that completed, diverged, ran out of memory or failed
-would end in the same way again (`nanosweep run` continues the interrupted ones itself); one that was stopped or paused
-at a rung would come to that rung with the same value, which would count there twice.
+would end in the same way again (`nanosweep run` continues the interrupted ones itself, with --retry-failed the failed
+ones); one that was stopped or paused at a rung would come to it with the same value, which would count there twice.
 
 Known, too, is a configuration that an earlier study (`warm_start`) trained to this study's full length, or until it
 diverged, where the whole config is equal. A point of `start` runs here all the same.
