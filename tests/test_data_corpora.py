@@ -223,14 +223,12 @@ def test_a_bad_file_is_refused_with_its_place(
         (
             "jsonl:{}/a#t",
             b"[1]\n",
-            "line 1 is a JSON list, not an object with fields; one object per line is read, which jq -c '.[]?' {}/a "
-            "makes of a list",
+            "line 1 is a JSON list, not an object with fields; one object per line is read: jq -c '.[]' {}/a",
         ),
         (
             "jsonl:{}/a#t",
             b'{\n "t": "a"}',
-            "line 1 begins JSON that goes on over more lines; one object per line is read, which jq -c '.[]?' {}/a "
-            "makes of a list",
+            "line 1 begins JSON that goes on over more lines; one object per line is read: jq -c . {}/a",
         ),
         (
             "text:{}/*.txt",
