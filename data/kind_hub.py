@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from data.corpus_kind import Corpus, CorpusKind, Reader, split_field, split_path_and_field
 from data.errors import UserError
-from data.paths import at_home
+from data.paths import at_home, entry, is_directory
 
 if TYPE_CHECKING:
     from data.documents import Documents
@@ -38,13 +38,21 @@ def _reader(name: str, dataset: str, field: str | None, arrange: str, offline: s
 def _find_hf(name: str, argument: str, cache: Path) -> Corpus:
     location, field = split_field(argument)
     path = at_home(location)
-    if path.is_file():
-        raise UserError(f"{name}: {path} is a file; use text:, jsonl: or parquet: for files", kind="is_file")
-    if path.is_dir():
-        from data import hub
+    try:
+        there = entry(path)
+        if there == "directory":
+            from data import hub
 
-        read = lambda scratch, progress: hub.read_directory(name, path, field, scratch, progress)
-        return Corpus(name, f"hf-{path.name}", f"{hub.directory_key(path)}#{field}", read)
+            read = lambda scratch, progress: hub.read_directory(name, path, field, scratch, progress)
+            return Corpus(name, f"hf-{path.name}", f"{hub.directory_key(path)}#{field}", read)
+    except OSError as error:
+        problem = f"{name}: cannot read {error.filename or path}: {error.strerror}"
+        raise UserError(problem, kind="cannot_read") from None
+    if there == "file":
+        raise UserError(f"{name}: {path} is a file; use text:, jsonl: or parquet: for files", kind="is_file")
+    if there:
+        problem = f"{name}: {path} is a {there}; give a directory that Hugging Face datasets can load"
+        raise UserError(problem, kind="missing" if there == "broken link" else "no_file")
     if location[0] in "./~" or location.count("/") > 2:
         raise UserError(f"{name}: no such directory: {path.absolute()}", kind="missing")
     read_hub = _reader(name, location, field, "own_splits", _HF_OFFLINE)
@@ -53,7 +61,7 @@ def _find_hf(name: str, argument: str, cache: Path) -> Corpus:
 
 def _split_directory(argument: str) -> tuple[str, str]:
     location, tail = split_path_and_field(argument)
-    return (location, tail) if location[:1] in ("/", ".", "~") or at_home(location).is_dir() else ("", "")
+    return (location, tail) if location[:1] in ("/", ".", "~") or is_directory(at_home(location)) else ("", "")
 
 
 TINYSTORIES = _named(

@@ -152,7 +152,8 @@ def _json_lines(name: str, path: Path, field: str) -> Iterator[Any]:
 
 def _object(name: str, path: Path, line: bytes, number: int) -> dict[str, Any]:
     """The JSON object of a line. Raises UserError for anything else."""
-    hint = f"; one object per line is read, which jq -c '.[]?' {path} makes of a list"
+    rule = "." if line.lstrip().startswith(b"{") else "'.[]'"
+    hint = f"; one object per line is read: jq -c {rule} {path}"
     if number == 1 and line.strip() in (b"{", b"[", b"[{"):
         raise UserError(f"{name}: line 1 begins JSON that goes on over more lines{hint}", kind="not_json", line=1)
     try:

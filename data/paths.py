@@ -61,6 +61,14 @@ def quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
+def is_directory(path: Path) -> bool:
+    """The same for a directory."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def entry(path: Path) -> str:
     """What there is at a path: `file`, `directory`, `named pipe`, `socket`, `device`, `broken link` or `` (nothing).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 
 from data import tokenizers
 from data.errors import UserError
+from data.tokenizers import CharTokenizer
 from models.gpt import GPT
 from models.nanogpt import save_nanogpt
 from tests import tiny
+from tests.refusals import refusal
 from trainer import checkpoint, sample
 from trainer.sample import Trained
 
@@ -119,6 +122,22 @@ def test_a_nanogpt_checkpoint_is_read(trained: Trained, tmp_path: Path) -> None:
         sample.load(tmp_path)
     trained.tokenizer.save(tmp_path)
     assert torch.equal(sample.load(tmp_path).model.head_weight, trained.model.head_weight)
+
+
+@pytest.mark.parametrize("name", ["ckpt.pt", "best.pt"])
+def test_a_checkpoint_beside_the_tokenizer_of_another_run_is_refused(
+    name: str, run_folder: Path, trained: Trained, tmp_path: Path
+) -> None:
+    if name == "ckpt.pt":
+        save_nanogpt(tmp_path / name, trained.model)
+    else:
+        shutil.copy(run_folder / name, tmp_path / name)
+    refused = lambda: refusal(lambda: sample.load(tmp_path)).kind
+    assert refused() == "missing"
+    CharTokenizer("".join(map(chr, range(500))), ends=True).save(tmp_path)
+    assert refused() == "other_tokenizer"
+    (tmp_path / "tokenizer.json").write_text('{"kind": "char"')
+    assert refused() == "damaged"
 
 
 def test_the_command_prints_the_text(run_folder: Path, capsys: pytest.CaptureFixture) -> None:

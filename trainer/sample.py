@@ -197,7 +197,15 @@ def load(run: Path, allow_code: bool = False) -> Trained:
     def readout(logits: Tensor) -> Tensor:
         return log_probs(criterion.loss, criterion.parameters, logits[:, : saved.n_classes], criterion.readout)
 
-    return Trained(model, tokenizers.load(file.parent), saved.eot, readout, saved.config.corpus)
+    tokenizer = tokenizers.load(file.parent)
+    if tokenizer.n_classes != saved.n_classes:
+        raise _other_tokenizer(file, saved.n_classes, tokenizer)
+    return Trained(model, tokenizer, saved.eot, readout, saved.config.corpus)
+
+
+def _other_tokenizer(file: Path, n_classes: int, tokenizer: Tokenizer) -> UserError:
+    problem = f"{file} has {n_classes} classes, the tokenizer beside it {tokenizer.n_classes}"
+    return UserError(f"{problem}; copy the tokenizer that it was trained with", kind="other_tokenizer")
 
 
 def _load_nanogpt(file: Path) -> Trained:
@@ -208,8 +216,7 @@ def _load_nanogpt(file: Path) -> Trained:
         raise UserError(str(error)) from None
     tokenizer = tokenizers.load(file.parent)
     if tokenizer.n_classes > shape.vocab_size:
-        problem = f"{file} has {shape.vocab_size} classes, the tokenizer beside it {tokenizer.n_classes}"
-        raise UserError(f"{problem}; copy the tokenizer that it was trained with", kind="other_tokenizer")
+        raise _other_tokenizer(file, shape.vocab_size, tokenizer)
     model = GPT(shape, torch.Generator())
     model.load_state_dict(weights)
     return Trained(model, tokenizer, None, lambda logits: softmax(logits[:, : tokenizer.n_classes]))
