@@ -185,7 +185,8 @@ def test_a_lost_store_gets_its_full_runs_again(place: Path, best: Path) -> None:
     (run,) = full_runs(place)
     assert run.info.run_id != before.info.run_id
     assert (run.info.run_name, run.info.status) == (before.info.run_name, before.info.status)
-    assert (run.info.start_time, run.data.params) == (before.info.start_time, before.data.params)
+    assert (run.info.start_time, run.info.end_time) == (before.info.start_time, before.info.end_time)
+    assert run.data.params == before.data.params
     assert run.data.metrics == before.data.metrics
     other = ("mlflow.parentRunId", "nanosweep.group")
     assert {k: v for k, v in run.data.tags.items() if k not in other} == {

@@ -43,9 +43,8 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = folder.parent / "full"  # of a full run that ended before
     out.mkdir()
     (out / "metrics.jsonl").write_text('{"step": 1, "tokens": 64, "metrics": {"val_loss": 1.0, "seconds": 2.0}}\n')
-    full = FullRun(
-        "0123", "full run of trial 0: full", str(out), 1_795_000_000_000, "completed", True, {"n_embd": "16"}, {}
-    )
+    began, params = 1_795_000_000_000, {"n_embd": "16"}
+    full = FullRun("0123", "full run of trial 0", str(out), began, began + 9000, "completed", True, params, {})
     remember(folder, full)
     return folder
 
@@ -128,6 +127,8 @@ def test_a_later_driver_reaches_the_same_state_wherever_the_first_one_broke_off(
 ) -> None:
     expected, calls = undisturbed
     for number, name in enumerate(calls):
+        if name.startswith(("get_", "search_")):
+            continue  # a driver that ends after it leaves what the call before has left
         storage = tmp_path / str(number)
         fresh_store(storage)
         lacked, _ = bring(storage, journal, Fault(number, arrives=True, ends=True))

@@ -179,9 +179,9 @@ class FullRunLog:
 
     def _record(self, run: Run, status: str) -> FullRun:
         kept = {key: text for key, text in run.data.tags.items() if key not in (PARENT, GROUP, KEY, "mlflow.runName")}
-        where, began = str(self.order.out.resolve()), run.info.start_time
+        where, began, ended = str(self.order.out.resolve()), run.info.start_time, run.info.end_time
         child = PARENT in run.data.tags
-        return FullRun(run.data.tags[KEY], run.info.run_name, where, began, status, child, run.data.params, kept)
+        return FullRun(run.data.tags[KEY], run.info.run_name, where, began, ended, status, child, run.data.params, kept)
 
     def _open(self, client: MlflowClient) -> str:
         """The run of this run folder: the one that is noted in it, or a new one. Returns its id."""

@@ -23,13 +23,14 @@ FOLDER = "full_runs"
 
 @dataclass(frozen=True)
 class FullRun:
-    """A full run that has ended. key: its tag KEY; began: milliseconds since the epoch; status: of the run, as of a
-    trial; child: whether it is below the study's parent run, as one on the study's own data is."""
+    """A full run that has ended. key: its tag KEY; began, ended: milliseconds since the epoch; status: as of a trial;
+    child: whether it is below the study's parent run, as one on the study's own data is."""
 
     key: str
     name: str
     run_folder: str
     began: int
+    ended: int
     status: str
     child: bool
     params: dict[str, str]
@@ -77,7 +78,7 @@ def _fill(runs: Runs, run_id: str, record: FullRun) -> None:
     for name in (CONFIG, METRICS):
         if (folder / name).exists():
             runs.client.log_artifact(run_id, str(folder / name))
-    runs.client.set_terminated(run_id, facts.RUN_STATUS[record.status])
+    runs.client.set_terminated(run_id, facts.RUN_STATUS[record.status], record.ended)
 
 
 def _dated(report: dict[str, Any], began: int) -> dict[str, Any]:
