@@ -113,8 +113,6 @@ def test_any_spec_is_checked_or_refused_in_one_line_and_its_study_stays_in_the_s
         with held(spec.folder):
             write_spec(spec)
             assert {path.parent for path in storage.rglob("*") if path.is_file()} == {storage / spec.study}
-        for path in (*spec.folder.iterdir(), spec.folder, storage):
-            path.rmdir() if path.is_dir() else path.unlink()
     with one_line():
         main_name(place, name)
     assert files(place.parent.parent) == before
@@ -128,7 +126,9 @@ def main_name(place: Path, name: str | None) -> None:
 
     if name is not None:
         spec = ROOT / "search/specs/quickstart.yaml"
-        spec, _, _ = _load(Namespace(spec=spec, set=[], scale=None, name=name, storage=str(place / "runs")))
+        limits = {"trials": None, "tokens": None, "hours": None}
+        options = Namespace(spec=spec, set=[], scale=None, name=name, storage=str(place / "runs"), **limits)
+        spec, _, _ = _load(options)
         assert spec.folder.parent == place / "runs"
 
 

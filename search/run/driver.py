@@ -70,12 +70,12 @@ def search(
         with live.shown(ledger.study, each.slots, prepared.length, console) as view, _told_to_stop() as asked:
             ledger.listeners += [view, Weights(spec.folder, ledger.study)]
             # Ray's processes may get the same SIGTERM: that they end is then no cause but a consequence
-            gone = lambda cause: _leave((*asked, cause)[0], ledger, tracker, console, scratch)
+            leave = lambda cause: _leave((*asked, cause)[0], ledger, tracker, console, scratch)
+            answers = stack.enter_context(beating(leave))
             try:
                 say = lambda line: console.print(line, soft_wrap=True)
                 watch = Watch(scheduler, each, asked, cluster, lacking, say)
-                with beating(gone):
-                    _fit(prepared, scratch, searcher, scheduler, watch)
+                _fit(prepared, scratch, searcher, scheduler, watch)
                 if cause := common_cause(ledger.study):  # of fewer trials than make the scheduler stop
                     asked.append(cause)
                     raise Stopped
@@ -90,11 +90,13 @@ def search(
                 raise
         gallery.attempt(spec.folder)  # before the tracker's last act, which takes them along
         page.write_beside(spec.folder, prepared.own_code.allowed)  # before the tracker ends, which takes it along
+        if asked and not answers():
+            leave("")  # from a Ray that is gone there is no way back: its client waits a minute, then ends the process
     return next(iter(asked), "")
 
 
 def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console, scratch: Path) -> None:
-    """End this process from another thread: the main one waits inside Ray, which does not come back."""
+    """End this process, mostly from a thread of its own: the main one waits in Ray, which does not come back."""
     with suppress(UserError):
         for number in ledger.study.unfinished():
             if ledger.study.trials[number].status == "running":

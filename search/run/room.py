@@ -51,19 +51,21 @@ def _held() -> tuple[dict[str, Counter[str]], dict[str, Any]]:
 
     Ray's dashboard is asked; both are empty where there is none, as on a Ray that a driver started for itself.
     """
+    import ray
     from ray.util.state import list_actors, list_jobs, list_placement_groups
     from ray.util.state.exception import RayStateApiException
 
+    ask = {**_ASK, "address": ray.get_runtime_context().gcs_address}  # of this cluster; another may run here too
     try:
-        groups = list_placement_groups(filters=[("state", "=", "CREATED")], **_ASK)
-        actors = list_actors(filters=[("state", "=", "ALIVE")], **_ASK)
-        jobs = list_jobs(**_ASK)
-    except (RayStateApiException, OSError, ValueError):
+        groups = list_placement_groups(filters=[("state", "=", "CREATED")], **ask)
+        actors = list_actors(filters=[("state", "=", "ALIVE")], **ask)
+        jobs = list_jobs(**ask)
+    except (RayStateApiException, OSError, ValueError, RuntimeError):
         return {}, {}
     held: dict[str, Counter[str]] = defaultdict(Counter)
     for group in groups:
         for bundle in group.bundles or []:
-            held[group.creator_job_id].update(bundle["unit_resources"])
+            held[group.creator_job_id].update(bundle.get("unit_resources", {}))
     for actor in actors:
         if not actor.placement_group_id:
             held[actor.job_id].update(actor.required_resources or {})

@@ -102,13 +102,16 @@ class Watch(Stopper):
 
 
 @contextmanager
-def beating(gone: Callable[[str], None]) -> Iterator[None]:
-    """Watch the Ray that we are connected to for as long as the block runs; `gone` is called at most once."""
-    over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(_parts(), gone, over), name="ray-pulse", daemon=True)
+def beating(gone: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Watch the Ray that we are connected to for as long as the block runs; `gone` is called at most once.
+
+    Hands out a function that says whether Ray answers now.
+    """
+    over, parts = threading.Event(), _parts()
+    thread = threading.Thread(target=_watch, args=(parts, gone, over), name="ray-pulse", daemon=True)
     thread.start()
     try:
-        yield
+        yield lambda: all(_answers(*part) for part in parts.values())
     finally:
         over.set()
         thread.join(_BEAT + _MISSES)
