@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from search.report import page
+from data.errors import UserError
+from search.report import gallery, page
 from search.report.leader_text import Samples
 from search.results import export, table
+from search.results.attempt import attempt, lines
 from search.results.standing import standings
+from search.spec.objective import OBJECTIVES
 from search.spec.space import readable
 from search.study.folder import trial_folder
 from search.study.ledger import Ledger
@@ -37,7 +42,7 @@ PERPLEXITY = st.sampled_from([1e-300, 1e-5, 0.5, 1.0, 4.0, 4.0000001, 12.0, 6.6e
 )
 ANY = st.sampled_from([0.0, 1e-300, 1.0, 1e300, -1e300, math.inf, -math.inf, math.nan]) | st.floats()
 OTHERS = ("val_loss", "val_loss_subset", "val_bits_per_byte", "val_accuracy", "train_loss", "seconds", "peak_memory_mb")
-many = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @st.composite
@@ -81,7 +86,7 @@ def study_of(history: dict[str, Any]) -> Iterator[Study]:
             _write(ledger, number, trial, history["objective"])
         again = len(history["trials"])
         for number, trial in enumerate(history["trials"]):
-            if trial["status"] != "completed":
+            if trial["status"] != "completed" or not math.isfinite(trial["value"]):
                 continue
             for round_, value in enumerate(trial["seeds"], 1):
                 run = {**trial, "value": value, "rung": None}
@@ -141,6 +146,7 @@ def test_whatever_was_measured_the_end_of_a_run_has_all_its_parts(history: dict[
         path = export.write_best(study, folder, ranked)
         assert (path is None) == (best(study) is None)
         texts = [page.page(study, Samples(reason="a test"), ranked)]
+        assert not re.search(r'="[^"]*\b(nan|inf)\b', texts[0]), "a chart without a place"
         if path is not None:
             assert load(path).learning_rate == best(study).config["learning_rate"]  # type: ignore[union-attr]
             texts.append(path.read_text())
@@ -157,3 +163,74 @@ def test_whatever_was_measured_the_end_of_a_run_has_all_its_parts(history: dict[
             for _, value, _, _ in mlflow_facts.ending(study, trial, 0):
                 assert math.isfinite(value)
         assert not [line for text in texts for line in text.splitlines() if "not computed" in line]
+
+
+def test_what_cannot_be_computed_costs_only_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header = journals.header("quick")
+    header["spec"]["space"] = {"rate": {"field": "learning_rate", "log": [1e-3, 1e-1]}}
+    ledger = Ledger(tmp_path / "quick")
+    ledger.write("study", **header)
+    configs = [TrainConfig(max_tokens=journals.LENGTH, learning_rate=1e-3 * (n + 1)).model_dump() for n in range(3)]
+    for number, value in enumerate((5.0, 4.0, 6.0)):
+        # no number, as a journal of other software could have: the charts of the space and the cautions cannot use it
+        ledger.write("point", trial=number, point={"rate": f"x{number}"}, config=configs[number], name=f"t{number}")
+        journals.start(ledger, number)
+        journals.report(ledger, number, journals.LENGTH, value)
+        journals.end(ledger, number, "completed")
+    ledger.close()
+    folder = tmp_path / "quick"
+    export.write_results(folder)
+    gallery.write_beside(folder)
+    page.write_beside(folder)
+    assert capsys.readouterr().err == ""
+    assert load(folder / export.NAME) == TrainConfig.model_validate(configs[1])
+    table_lines = (folder / "leaderboard.md").read_text().splitlines()
+    assert "| 1 | 1 | 4.000 |" in table_lines[4]
+    assert [line.partition(": not computed: ")[0] for line in table_lines if "not computed" in line] == [
+        "caution: edges of ranges"
+    ]
+    html = (folder / page.NAME).read_text()
+    for title, what in (("Parallel coordinates", "ValueError"), ("Slices", "ValueError")):
+        place = html.index(f"<h3>{title}</h3>")
+        assert what in html[place : place + 200]
+    assert "learning curves" in html
+    assert (folder / gallery.FOLDER / "trials.png").is_file()
+
+
+def test_a_reason_is_one_line_that_says_where() -> None:
+    def fail(text: str) -> None:
+        raise ValueError(text)
+
+    assert re.fullmatch(
+        r"not computed: ValueError: a \\x1b\[2J b \(test_search_extremes.py:\d+\)", str(attempt(fail, "a\n\x1b[2J b"))
+    )
+    assert str(attempt(fail, "")).startswith("not computed: ValueError (")
+    assert attempt(len, "abc") == 3
+    assert lines("it", iter, ["a", "b"]) == ["a", "b"]
+
+    def half() -> Iterator[str]:
+        yield "a"
+        raise UserError("as a user would be told")
+
+    assert lines("it", half) == ["it: not computed: as a user would be told"]
+
+
+PER_CENT = st.floats(-100, None)
+
+
+@given(difference=PER_CENT, ends=st.none() | st.tuples(PER_CENT, PER_CENT), other=st.floats())
+def test_a_difference_is_short(difference: float, ends: tuple[float, float] | None, other: float) -> None:
+    assert len(OBJECTIVES["val_perplexity"].show_difference(difference, ends)) < 50
+    assert len(OBJECTIVES["val_bits_per_byte"].show_difference(other, (other, -other))) < 50
+    for objective in OBJECTIVES.values():
+        assert len(objective.show_size(other)) < 50
+
+
+def test_a_difference_beyond_a_factor_of_a_thousand_is_a_factor() -> None:
+    objective = OBJECTIVES["val_perplexity"]
+    difference = objective.difference(math.log(6.6e20) - math.log(13.5))
+    assert objective.show_difference(difference) == "× 4.9e19"
+    assert objective.show_difference(difference, (50.0, difference)) == "× 4.9e19 (× 1.5 to × 4.9e19)"
+    assert objective.show_difference(99_800.0) == "+99800.0%"
+    assert objective.show_difference(99_900.0) == "× 1e3"
+    assert objective.show_size(math.log(2000)) == "a factor of 2e3 in perplexity"

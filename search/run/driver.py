@@ -90,7 +90,7 @@ def search(
                 scheduler.interrupt("the driver failed")
                 raise
         export.write_results(spec.folder)  # first, whatever becomes of all that is drawn
-        gallery.attempt(spec.folder)  # before the tracker's last act, which takes them along
+        gallery.write_beside(spec.folder)  # before the tracker's last act, which takes them along
         page.write_beside(spec.folder, prepared.own_code.allowed)  # before the tracker ends, which takes it along
     return next(iter(asked), "")
 

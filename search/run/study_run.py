@@ -135,6 +135,6 @@ def _track(spec: StudySpec, tracker: Tracker) -> None:
     from search.report import gallery
     from search.run.driver import ledger_of
 
-    gallery.attempt(spec.folder)
+    gallery.write_beside(spec.folder)
     with connected(tracker), ledger_of(spec.folder) as ledger:
         tracker.follow(ledger)

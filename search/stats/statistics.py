@@ -94,6 +94,7 @@ class Standing:
     one_seed: bool
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of huge values the noise is infinite
 def fit(values: Mapping[int, Sequence[float]]) -> Seeds:
     """Fit the additive model. values: by trial, one per round from the first without gaps; finite, of any length."""
     kept = {number: list(scores) for number, scores in values.items() if scores}
