@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import chi2, kruskal, ncx2
 
 from search.results.agreement import agreement
@@ -25,8 +29,8 @@ def said(folder: Path, spec: StudySpec, points: list[dict[str, Any]], value: Cal
     """All cautions of a study of these points at full length, in one text; the first n are stopped at a rung."""
     ledger = Ledger(folder)
     ledger.write("study", **journals.header("s"))
-    for number, given in enumerate(points):
-        point = {"warmup_frac": 0.2, **given}  # of six steps, at least one
+    for number, values in enumerate(points):
+        point = {"warmup_frac": 0.2, **values}  # of six steps, at least one
         if number < n:
             journals.point(ledger, number, **point)
             journals.start(ledger, number)
@@ -114,6 +118,53 @@ def test_a_wider_range_keeps_to_what_the_config_takes(tmp_path: Path) -> None:
     high = specs.space(dropout={"uniform": [0.0, 0.8]})
     text = said(tmp_path / "c", high, [{"dropout": v} for v in (0.1, 0.4, 0.8)], lambda p: 3 - p["dropout"])
     assert "widen it to uniform: [0, 0.9]" in text  # 1 is no dropout any more
+
+
+RANGES = st.one_of(
+    *(
+        st.tuples(
+            st.just(field), st.just(kind), st.tuples(ends, ends).map(sorted).filter(lambda pair: pair[0] < pair[1])
+        )
+        for field, kind, ends in (
+            ("weight_decay", "log", st.floats(1e-6, 1e6)),
+            ("weight_decay", "uniform", st.floats(0, 1e6)),
+            ("learning_rate", "log", st.floats(1e-300, 1e300)),
+            ("dropout", "uniform", st.floats(0, 0.999)),
+            ("beta1", "uniform", st.floats(0, 0.9999)),
+            ("warmup_frac", "uniform", st.floats(0, 0.5)),
+            ("batch_size", "log", st.integers(1, 4096)),
+            ("n_layer", "uniform", st.integers(1, 64)),
+        )
+    )
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(searched=RANGES, upper=st.booleans())
+def test_a_proposed_range_is_round_wider_and_taken(searched: tuple[str, str, list[float]], upper: bool) -> None:
+    field, kind, ends = searched
+    middle = ends[0] + (ends[1] - ends[0]) / 2 if kind == "uniform" else math.sqrt(ends[0]) * math.sqrt(ends[1])
+    middle = int(middle) if isinstance(ends[0], int) else middle
+    best = ends[upper]
+    with tempfile.TemporaryDirectory() as folder:
+        points = [{field: best}, {field: middle}]
+        text = said(
+            Path(folder) / "s", specs.space(**{field: {kind: ends}}), points, lambda p: 3.0 + (p[field] != best)
+        )
+        if "widen it" not in text:
+            return
+        written = re.findall(rf"{kind}: \[([^,]+), ([^]]+)\]", text)[-1]
+        new = float(written[upper])
+        assert new > best if upper else new < best
+        assert len(re.sub(r"e.*|[.-]", "", written[upper]).strip("0")) <= 3
+        specs.read(Path(folder), f"space: {{{field}: {{{kind}: [{written[0]}, {written[1]}]}}}}\n")
+
+
+def test_a_proposal_is_as_round_as_a_person_would_write_it(tmp_path: Path) -> None:
+    space = specs.space(weight_decay={"log": [1e-3, 0.3]})
+    points = [{"weight_decay": value} for value in (1e-3, 1e-2, 0.3)]
+    text = said(tmp_path, space, points, lambda p: 9 - p["weight_decay"])
+    assert "widen it to log: [0.001, 5]" in text
 
 
 def test_the_end_of_a_choice_of_numbers_is_an_edge_too(tmp_path: Path) -> None:

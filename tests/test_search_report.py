@@ -371,6 +371,10 @@ def test_in_chromium_the_page_asks_for_nothing_logs_no_error_and_does_not_scroll
                 page.open(path.as_uri(), width, dark=dark)
                 assert page.ask("document.documentElement.scrollWidth") == width
         assert page.ask("getComputedStyle(document.body).color") == "rgb(230, 233, 236)"
+        page.open(path.as_uri(), 1200, dark=True)  # the leaderboard, with all its columns
+        assert (
+            page.ask("(board => board.scrollWidth - board.clientWidth)(document.querySelector('#board .scroll'))") == 0
+        )
         page.ask("document.querySelector('tr[data-t] button').click()")
         marked = page.ask("[...document.querySelectorAll('svg .on')].length")
         assert marked > 6  # in every chart

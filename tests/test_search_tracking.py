@@ -44,7 +44,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fresh_store(folder)
     ledger = journals.write_study(folder / "quick")
     (folder / "quick" / "spec.yaml").write_text("study: quick\n")
-    gallery.attempt(folder / "quick")  # as a driver does before its end
+    gallery.write_beside(folder / "quick")  # as a driver does before its end
     page.write_beside(folder / "quick")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)

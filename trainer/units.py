@@ -38,6 +38,8 @@ def duration(seconds: float) -> str:
     >>> duration(8.2), duration(83), duration(7500), duration(200_000)
     ('8s', '1m23s', '2h05m', '2d07h')
     """
+    if not math.isfinite(seconds):
+        return "?"
     total = round(seconds)
     if total < 60:
         return f"{total}s"
@@ -46,6 +48,16 @@ def duration(seconds: float) -> str:
     if total < 86400:
         return f"{total // 3600}h{total % 3600 // 60:02d}m"
     return f"{total // 86400}d{total % 86400 // 3600:02d}h"
+
+
+def compact(value: float) -> str:
+    """Two digits, as short as possible.
+
+    >>> compact(1234567), compact(4.885e19), compact(12.3), compact(1e-7)
+    ('1.2e6', '4.9e19', '12', '1e-7')
+    """
+    digits, e, exponent = f"{value:.2g}".partition("e")
+    return f"{digits}e{int(exponent)}" if e else digits
 
 
 def memory(megabytes: float) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
+from search.results.attempt import NotComputed, attempt
 from search.results.notes import floor_lines
 from search.results.standing import rows
 from search.results.survival import survival
@@ -22,36 +24,74 @@ Fact = tuple[str, str, str]  # name, value, detail
 
 def facts(study: Study, ranked: list[Standing]) -> list[Fact]:
     """The key figures at the top of the page. ranked: the standings of the trials."""
+    parts: dict[str, Callable[[], list[Fact]]] = {
+        f"best {objective_of(study).unit}": lambda: _best(study, ranked),
+        "entropy floor": lambda: _floor(study),
+        "trials": lambda: _trials(study),
+        "wall time": lambda: _time(study),
+        "hours": lambda: _hours(study),
+    }
     entries: list[Fact] = []
+    for name, part in parts.items():
+        computed = attempt(part)
+        entries += [(name, "–", str(computed))] if isinstance(computed, NotComputed) else computed
+    return entries
+
+
+def _best(study: Study, ranked: list[Standing]) -> list[Fact]:
     leader = best(study)
-    if leader is not None:
-        row = next(row for row in rows(study, ranked) if row["trial"] == leader.number)
-        value = row["objective"] if row["value"] is None else row["value"]
-        more = f"trial {leader.number}: {leader.name}"
-        if row["seeds"] and row["seed_low"] is not None:
-            span = f"{units.score(row['seed_low'])} to {units.score(row['seed_high'])}"
-            more = f"{span}, 95 % over {row['seeds']} fresh seeds; {more}"
-        entries.append((f"best {objective_of(study).unit}", units.score(value), more))
-    floor = next(iter(floor_lines(study)), "")
-    if floor:
-        text, _, gap = floor.removeprefix("entropy floor: ").partition("; ")
-        entries.append(("entropy floor", text.split(",")[0].removeprefix("perplexity "), gap or text))
-    drivers, spent = sessions(study), cost(study, list(study.trials.values()))
+    if leader is None:
+        return []
+    row = next(row for row in rows(study, ranked) if row["trial"] == leader.number)
+    value = row["objective"] if row["value"] is None else row["value"]
+    more = f"trial {leader.number}: {leader.name}"
+    if row["seeds"]:
+        span = "" if row["seed_low"] is None else f"{units.score(row['seed_low'])} to {units.score(row['seed_high'])}, "
+        more = (
+            f"{span}95 % over {row['seeds']} fresh seeds (the search's own run, which the charts show: "
+            f"{units.score(row['objective'])}); {more}"
+        )
+    return [(f"best {objective_of(study).unit}", units.score(value), more)]
+
+
+def _floor(study: Study) -> list[Fact]:
+    line = next(iter(floor_lines(study)), "")
+    text, _, gap = line.removeprefix("entropy floor: ").partition("; ")
+    return [("entropy floor", text.split(",")[0].removeprefix("perplexity "), gap or text)] if line else []
+
+
+def _trials(study: Study) -> list[Fact]:
     again = len(study.trials) - len(study.searched)
     full = sum(trial.final is not None for trial in study.searched)
     runs = f", {plural(again, 'run')} with fresh seeds" if again else ""
-    entries.append(("trials", str(len(study.searched)), f"{full} at full length{runs}"))
-    entries.append(("tokens", units.count(spent.tokens + spent.repeated), "trained on by all together"))
-    entries.append(("wall time", units.duration(study.seconds()), _drivers(drivers)))
-    if (capacity := sum(session.rows * session.wall for session in drivers)) > 0:
-        entries.append(
-            ("workers idle", f"{1 - sum(session.busy for session in drivers) / capacity:.0%}", idle_text(drivers))
-        )
-    if spent.gpu_hours:
-        entries.append(("GPU hours", f"{spent.gpu_hours:.2f}", "reserved by trials while they ran"))
-    elif spent.cpu_hours is not None:
-        entries.append(("core hours", f"{spent.cpu_hours:.2f}", "reserved by trials while they ran; no GPU"))
+    tokens = sum(trial.tokens + trial.repeated for trial in study.trials.values())
+    return [
+        ("trials", str(len(study.searched)), f"{full} at full length{runs}"),
+        ("tokens", units.count(tokens), "trained on by all together"),
+    ]
+
+
+def _time(study: Study) -> list[Fact]:
+    drivers = sessions(study)
+    entries = [("wall time", units.duration(study.seconds()), _drivers(drivers))]
+    if (capacity := _capacity(drivers)) > 0:
+        busy = sum(session.busy for session in drivers)
+        entries.append(("workers idle", f"{1 - busy / capacity:.0%}", idle_text(drivers)))
     return entries
+
+
+def _hours(study: Study) -> list[Fact]:
+    spent = cost(study, list(study.trials.values()))
+    if spent.gpu_hours:
+        return [("GPU hours", f"{spent.gpu_hours:.2f}", "reserved by trials while they ran")]
+    if spent.cpu_hours is not None:
+        return [("core hours", f"{spent.cpu_hours:.2f}", "reserved by trials while they ran; no GPU")]
+    return []
+
+
+def _capacity(sessions: list[Session]) -> float:
+    """Worker-seconds that there were."""
+    return sum(session.rows * session.wall for session in sessions)
 
 
 def _drivers(sessions: list[Session]) -> str:
@@ -61,10 +101,11 @@ def _drivers(sessions: list[Session]) -> str:
 
 
 def idle_text(sessions: list[Session]) -> str:
-    """The workers' idle time by when it fell, as text."""
-    idle = {key: sum(session.idle[key] for session in sessions) for key in ("before", "between", "after")}
+    """When the workers were idle, in per cent of their time, which is the wall time of each."""
+    capacity = _capacity(sessions) or 1.0
+    idle = {key: sum(session.idle[key] for session in sessions) / capacity for key in ("before", "between", "after")}
     words = {"before": "before the first trial", "between": "between trials", "after": "after the last"}
-    parts = [f"{units.duration(seconds)} {words[key]}" for key, seconds in idle.items() if round(seconds)]
+    parts = [f"{share:.0%} {words[key]}" for key, share in idle.items() if share >= 0.005]
     return ", ".join(parts) or "none"
 
 

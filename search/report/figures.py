@@ -11,13 +11,13 @@ import math
 import textwrap
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from search.report.curves import Chart, Line
-from trainer import curve, files, units
+from trainer import curve, units
 from trainer.scores import Scores
 
 if TYPE_CHECKING:
@@ -133,14 +133,16 @@ def reliability(title: str, scores: Scores, temperature: float | None) -> Figure
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG atomically; equal figures give equal bytes. Raises OSError, or UserError when the disk is full."""
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file; equal figures give equal bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
+    file = BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a sign that the font lacks is drawn as a box
-        files.write(path, lambda file: figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None}))
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    return file.getvalue()
 
 
 def _figure(height: float) -> Figure:

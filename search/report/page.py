@@ -13,8 +13,10 @@ import base64
 import hashlib
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.report import space_charts, training_charts
 from search.report.facts import costs, facts, provenance, spec_text, survivors
@@ -22,13 +24,17 @@ from search.report.leader_text import Samples, samples_of
 from search.report.parallel_chart import parallel
 from search.report.trial_marks import MOST
 from search.results import export, table
-from search.results.importance import importance
+from search.results.attempt import NotComputed, attempt
+from search.results.importance import Importance, importance
 from search.results.standing import standings
 from search.stats.statistics import Standing
 from search.study.scores import best, objective_of
 from search.study.study import Study, read_study
 from trainer import units
 from trainer.files import replace_text
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 NAME = "report.html"
 PAGE = Path(__file__).parent / "template"
@@ -53,10 +59,9 @@ def place(study: Study, folder: Path | None) -> Path:
 
 def write_beside(folder: Path, allow_code: bool = False) -> None:
     """Write the page of a study that has just run into its folder. An error is printed and does not fail the study."""
-    try:
-        write(read_study(folder), folder / NAME, allow_slow=False, allow_code=allow_code)
-    except Exception as error:
-        print(f"nanosweep: {folder / NAME} was not written: {type(error).__name__}: {error}", file=sys.stderr)
+    written = attempt(lambda: write(read_study(folder), folder / NAME, allow_slow=False, allow_code=allow_code))
+    if isinstance(written, NotComputed):
+        print(f"nanosweep: {folder / NAME} was not written: {written.reason}", file=sys.stderr)
 
 
 def page(study: Study, samples: Samples, ranked: list[Standing] | None = None) -> str:
@@ -69,6 +74,7 @@ def page(study: Study, samples: Samples, ranked: list[Standing] | None = None) -
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.tests["missing"] = lambda part: isinstance(part, NotComputed)
     return environment.get_template("report.html.jinja").render(
         style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),  # files of this package, not text of a study
         script=Markup(script),
@@ -80,11 +86,11 @@ def page(study: Study, samples: Samples, ranked: list[Standing] | None = None) -
         trials=len(study.searched),
         facts=facts(study, ranked),
         board=_board(study, ranked),
-        survivors=survivors(study),
-        costs=costs(study),
-        spec=spec_text(study),
-        best=export.text(study, ranked=ranked) if best(study) is not None else "",
-        provenance=provenance(study),
+        survivors=attempt(survivors, study),
+        costs=attempt(costs, study),
+        spec=attempt(spec_text, study),
+        best=attempt(export.text, study, ranked=ranked) if best(study) is not None else "",
+        provenance=attempt(provenance, study),
         samples=samples,
         **_charts(study),
     )
@@ -109,22 +115,21 @@ def _board(study: Study, ranked: list[Standing]) -> dict[str, Any]:
 
 
 def _charts(study: Study) -> dict[str, Any]:
-    importances = importance(study)
-    charts = {
-        name: [svg for width in (WIDE, NARROW) if (svg := draw(study, width)) is not None]
-        for name, draw in {
-            "curves": training_charts.curves,
-            "rungs": training_charts.rungs,
-            "timeline": training_charts.timeline,
-            "parallel": parallel,
-        }.items()
-    }
-    at = "full length" if importances.rung is None else f"the rung at {units.count(importances.rung)} tokens"
+    """The charts by name, each in its widths; or NotComputed, alone, where one cannot be drawn."""
+    importances = attempt(importance, study)
+    known = Importance(None, 0, {}, {}) if isinstance(importances, NotComputed) else importances
     return {
-        **charts,
-        "importance": [svg for width in (520, NARROW) if (svg := space_charts.bars(importances, width)) is not None],
+        "curves": attempt(_drawn, partial(training_charts.curves, study)),
+        "rungs": attempt(_drawn, partial(training_charts.rungs, study)),
+        "timeline": attempt(_drawn, partial(training_charts.timeline, study)),
+        "parallel": attempt(_drawn, partial(parallel, study)),
+        "importance": attempt(_drawn, partial(space_charts.bars, known), (520, NARROW)),
         "importances": importances,
-        "importances_at": at,
-        "slices": space_charts.slices(study),
-        "pairs": space_charts.pairs(study, importances),
+        "importances_at": "full length" if known.rung is None else f"the rung at {units.count(known.rung)} tokens",
+        "slices": attempt(space_charts.slices, study),
+        "pairs": attempt(space_charts.pairs, study, known),
     }
+
+
+def _drawn(draw: Callable[[int], Markup | None], widths: tuple[int, int] = (WIDE, NARROW)) -> list[Markup]:
+    return [svg for width in widths if (svg := draw(width)) is not None]

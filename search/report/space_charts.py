@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Callable
 from itertools import combinations
 from typing import Any
@@ -20,6 +22,7 @@ from search.study.study import Study
 from trainer import units
 
 SMALL = 340  # px, the width of a small chart
+_TINY, _HUGE = sys.float_info.min, sys.float_info.max
 _TITLE = 40  # letters of an axis's title; the whole name is in the chart's
 _PAIRS = 4  # parameters whose pairs are drawn: six charts
 
@@ -71,12 +74,12 @@ def objective_axis(study: Study, trials: list[Shown], start: float, end: float) 
     values = [trial.value for trial in trials if trial.value is not None]
     if not values:
         return None
-    log = objective_of(study).log and min(values) > 0
-    spread = (max(values) / min(values)) ** 0.05 if log else 0.05 * (max(values) - min(values))
-    if log:
-        spread = max(spread, 1.005)
-        return Scale(min(values) / spread, max(values) * spread, start, end, True)
-    return Scale(min(values) - spread, max(values) + spread, start, end)
+    low, high = min(values), max(values)
+    if objective_of(study).log and low > 0:
+        spread = max(math.exp(0.05 * (math.log(high) - math.log(low))), 1.005)
+        return Scale(max(low / spread, _TINY), min(high * spread, _HUGE), start, end, True)
+    spread = 0.05 * (high / 2 - low / 2) * 2
+    return Scale(max(low - spread, -_HUGE), min(high + spread, _HUGE), start, end)
 
 
 def bars(importance: Importance, width: int) -> Markup | None:

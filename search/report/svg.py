@@ -57,7 +57,8 @@ class Scale:
     def __call__(self, value: float) -> float:
         """The pixel of a number; numbers beyond the ends are clipped."""
         low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, self._clipped(value)))
-        share = 0.5 if high <= low else (at - low) / (high - low)
+        width = high / 2 - low / 2  # halved, as the whole may exceed the largest number
+        share = (at / 2 - low / 2) / width if width > 0 else 0.5
         return self.start + share * (self.end - self.start)
 
     def _clipped(self, value: float) -> float:
@@ -70,9 +71,10 @@ class Scale:
 
     def _steps(self, most: int) -> list[float]:
         low, high = self.low / self.unit, self.high / self.unit
-        if high <= low:
+        width = high / most - low / most
+        size = 10.0 ** math.floor(math.log10(width)) if width > 0 else 0.0
+        if not size:  # nothing between the ends
             return [self.low]
-        size = 10 ** math.floor(math.log10((high - low) / most))
         for step in (size * factor for factor in _STEPS):
             first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
             if last - first + 1 <= most:
@@ -83,7 +85,7 @@ class Scale:
         low, high = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         for every in (1, 2, 3, 5):  # label every n-th decade where there are too many
             for mantissas in reversed(_MANTISSAS if every == 1 else _MANTISSAS[:1]):
-                values = [float(f"{m * 10.0**d:.12g}") for d in range(low, high + 1, every) for m in mantissas]
+                values = [float(f"{m}e{d}") for d in range(low, high + 1, every) for m in mantissas]
                 inside = [v for v in values if self.low * (1 - 1e-9) <= v <= self.high * (1 + 1e-9)]
                 if 2 <= len(inside) <= most:
                     return inside

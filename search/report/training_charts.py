@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 from markupsafe import Markup
@@ -58,8 +59,8 @@ def _span(values: list[float], floor: float | None) -> tuple[float, float]:
     ranked = sorted(values)
     high = min(ranked[-1], 1.5 * ranked[int(0.9 * (len(ranked) - 1))])
     low = min(ranked[0], *([] if floor is None else [floor]), high)
-    pad = 0.05 * (high - low) or 0.1
-    return low - pad, high + pad
+    pad = 0.1 * (high / 2 - low / 2) or 0.1
+    return max(low - pad, -sys.float_info.max), min(high + pad, sys.float_info.max)
 
 
 def rungs(study: Study, width: int) -> Markup | None:

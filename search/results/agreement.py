@@ -18,6 +18,7 @@ from trainer.units import count, plural
 # Fewest trials: with 7, the interval of a rung that orders four pairs of five correctly (tau 0.6) still holds 0, so it
 # cannot be told from chance; with 8 it excludes 0.
 FEWEST = 8
+SUBJECT = "how well rungs predicted the final order"
 _95 = 1.959964  # quantile of the normal distribution
 
 
@@ -101,17 +102,16 @@ def lines(study: Study) -> list[str]:
     rows = agreement(study)
     if not rows:
         return []
-    subject = "how well rungs predicted the final order"
     if not any(trial.exempt for trial in study.trials.values()):
-        return [f"{subject}: cannot be said, no trial was exempt from being stopped"]
+        return [f"{SUBJECT}: cannot be said, no trial was exempt from being stopped"]
     if all(row.tau is None for row in rows):
         grouped = any(trial.group for trial in study.trials.values())
         most = max(row.n for row in rows)
         kind = " of one value" if grouped else ""
         few = f"{plural(most, 'trial')} that could not be stopped, at least {FEWEST} needed{kind}"
-        return [f"{subject}: too few to say ({few})"]
+        return [f"{SUBJECT}: too few to say ({few})"]
     by_rung = "; ".join(f"{count(row.rung)} {_words(row)}" for row in rows)
-    return [f"{subject} (Kendall's tau, 95 % interval): {by_rung}"]
+    return [f"{SUBJECT} (Kendall's tau, 95 % interval): {by_rung}"]
 
 
 def _words(row: Agreement) -> str:

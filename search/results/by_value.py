@@ -8,6 +8,7 @@ from typing import Any
 
 from data.errors import UserError, nearest
 from search.results import finalize
+from search.results.attempt import NotComputed, attempt
 from search.results.leaderboard import Row, parameter_column
 from search.results.standing import rows as standing_rows
 from search.spec.objective import Objective
@@ -70,7 +71,8 @@ def rows(study: Study, by: str, ranked: list[Standing]) -> list[Row]:
     """
     by_trial = {row["trial"]: row for row in standing_rows(study, ranked)}
     order = [standing.number for standing in ranked]
-    on_test = finalize.on_test(study)
+    measured = attempt(finalize.on_test, study)
+    on_test = {} if isinstance(measured, NotComputed) else measured
     table = []
     for value, trials in grouped(study, by).items():
         chosen = leader(study, trials)
@@ -123,9 +125,16 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def note(study: Study, table: list[Row]) -> list[str]:
-    """An explanation of the loss columns; empty where they are not shown."""
-    if not has_own_loss(table):
-        return []
+    """An explanation of the loss columns, where they are shown; and why there is no value on the test split, where it
+    could not be computed."""
+    notes = _explain_losses(study) if has_own_loss(table) else []
+    if any(run.test for run in study.trials.values()) and all(row["test"] is None for row in table):
+        measured = attempt(finalize.on_test, study)
+        notes += [f"the test split: {measured}"] if isinstance(measured, NotComputed) else []
+    return notes
+
+
+def _explain_losses(study: Study) -> list[str]:
     test = objective_of(study).scale_unit
     unit = _LOSS_UNIT if test == _LOSS_UNIT else f"{_LOSS_UNIT} (test: {test})"
     return [

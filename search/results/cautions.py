@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pydantic import ValidationError
 
+from data.errors import UserError
 from search.results.agreement import agreement
+from search.results.attempt import NotComputed, attempt, lines
 from search.results.leaderboard import order
 from search.spec.parameter import Parameter
 from search.spec.points import Space, number_kind, target, typed
@@ -21,6 +23,7 @@ from search.spec.study_spec import StudySpec
 from search.strategy.groups import values
 from search.study.scores import best, distinct, leader, objective, ranked
 from search.study.study import Study, Trial
+from trainer.config import TrainConfig, replace
 from trainer.schedule import n_steps
 from trainer.units import count
 
@@ -39,14 +42,20 @@ def cautions(study: Study, spec: StudySpec) -> list[str]:
     full = [trial for trial in distinct(study, study.searched) if objective(study, trial) is not None]
     if not full:
         return []
-    idle = dict(_idle(study, spec))
-    space = {name: parameter for name, parameter in spec.space.items() if name not in idle}
+    idle = attempt(lambda: dict(_idle(study, spec)))
+    named = {} if isinstance(idle, NotComputed) else idle
+    space = {name: parameter for name, parameter in spec.space.items() if name not in named}
+    alone = spec.compare is None
     return [
-        *(_edges(study, space, full) if spec.compare is None else _edges_of_each(study, space, full)),
-        *(_unequal_losses(study, full) if spec.compare is None else _unequal_groups(study, spec, full)),
-        *_rungs(study),
-        *_schedules(distinct(study, study.searched)),
-        *idle.values(),
+        *lines("edges of ranges", _edges if alone else _edges_of_each, study, space, full),
+        *(
+            lines("losses", _unequal_losses, study, full)
+            if alone
+            else lines("compared values", _unequal_groups, study, spec, full)
+        ),
+        *lines("rungs", _rungs, study),
+        *lines("schedules", _schedules, distinct(study, study.searched)),
+        *([f"parameters without effect: {idle}"] if isinstance(idle, NotComputed) else idle.values()),
     ]
 
 
@@ -95,47 +104,67 @@ def _edge(name: str, parameter: Parameter, best: Trial, full: list[Trial]) -> st
     low, high = (min(choice), max(choice)) if choice else parameter.log or parameter.uniform or []
     geometric = parameter.log is not None or (low > 0 and high / low >= 8 and bool(choice))
     scale: Callable[[float], float] = math.log if geometric else float
-    back: Callable[[float], float] = math.exp if geometric else float
-    place = (scale(value) - scale(low)) / (scale(high) - scale(low))
+    back: Callable[[float], float] = _exp if geometric else float
+    width = scale(high) - scale(low)
+    if not 0 < width < math.inf:
+        return None  # there is nothing between the ends, or more than numbers can hold
+    place = (scale(value) - scale(low)) / width
     upper = place > 0.5
     inside = [other for other in others if (other < value if upper else other > value)]
     if min(place, 1 - place) > _EDGE or not inside:
         return None  # not at an edge, or no trial was further inside to compare with
     end, reach = (high, 1) if upper else (low, -1)
-    further = scale(high) - scale(low)
+    further = width
     steps = sorted(map(scale, choice))
     if choice:
         further = 2 * (steps[-1] - steps[-2] if upper else steps[1] - steps[0])
-    wider = _allowed(field, [back(scale(end) + reach * further / 2**halved) for halved in range(1, 7)], end)
+    wanted = [back(scale(end) + reach * further / 2**halved) for halved in range(1, 7)]
+    bounds = [bound for bound in (0.0, 1.0) if min(wanted[0], end) < bound < max(wanted[0], end)]
+    whole = bool(choice) and number_kind(field) == "int"  # 2, 4, 8: the next is 16
+    rounded = [round(value) if whole else _round(value, end, scale) for value in wanted if math.isfinite(value)]
+    tries = [value for value in (*rounded[:1], *bounds, *rounded) if value is not None]
+    wider = next((value for value in tries if (value - end) * reach > 0 and _takes(best, field, value)), None)
     if wider is None:
         return None  # the config allows no value beyond the edge
     if choice:
-        return f"the {'largest' if upper else 'smallest'} of its choice: better ones may lie beyond; add {wider}"
-    ends = f"{_number(low)}, {wider}" if upper else f"{wider}, {_number(high)}"
+        return f"the {'largest' if upper else 'smallest'} of its choice: better ones may lie beyond; add {wider:g}"
+    ends = f"{low:g}, {wider:g}" if upper else f"{wider:g}, {high:g}"
     kind = "log" if parameter.log is not None else "uniform"
     return (
-        f"at the {'upper' if upper else 'lower'} edge of {kind}: [{_number(low)}, {_number(high)}]: better ones may "
+        f"at the {'upper' if upper else 'lower'} edge of {kind}: [{low:g}, {high:g}]: better ones may "
         f"lie beyond; widen it to {kind}: [{ends}]"
     )
 
 
-def _allowed(field: str, wanted: list[float], end: float) -> str | None:
-    """The first wanted value that the config's field allows and that, as printed, lies beyond the end; else None."""
-    integer = number_kind(field) == "int"
-    tries = [
-        *wanted[:1],
-        *(bound for bound in (0.0, 1.0) if min(wanted[0], end) < bound < max(wanted[0], end)),
-        *wanted,
-    ]
-    for value in tries:
-        text = str(round(value)) if integer else _number(value)
-        try:
-            typed(field, int(text) if integer else float(text))
-        except ValidationError:
-            continue
-        if (float(text) - end) * (wanted[0] - end) > 0:
-            return text
+def _exp(value: float) -> float:
+    """e to that power; infinite where it exceeds the largest number."""
+    return math.exp(value) if value < 709 else math.inf
+
+
+def _round(value: float, end: float, scale: Callable[[float], float]) -> float | None:
+    """The roundest number about as far beyond the end of a range as the value is; None without one."""
+    for digits in (1, 2, 3):
+        rounded = float(f"{value:.{digits}g}")
+        if rounded * value > 0 and scale(value) != scale(end):
+            share = (scale(rounded) - scale(end)) / (scale(value) - scale(end))
+            if 0.6 <= share <= 1.25:
+                return rounded
     return None
+
+
+def _takes(trial: Trial, field: str, value: float) -> bool:
+    """Whether the trial's config may have the value in a field."""
+    number = int(value) if number_kind(field) == "int" and value == int(value) else value
+    try:
+        typed(field, number)
+        config = TrainConfig.model_validate(trial.config)
+    except ValidationError:  # also a config of another release: what fits to it is not known
+        return False
+    try:
+        replace(config, **{field: number})
+    except UserError:
+        return False
+    return True
 
 
 def _number(value: float) -> str:

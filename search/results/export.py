@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.errors import UserError
+from search.results import table
+from search.results.attempt import NotComputed, attempt
 from search.results.standing import describe_place, standings
 from search.stats.statistics import Standing
 from search.study.scores import best, objective, objective_of
-from search.study.study import Study, Trial
+from search.study.study import Study, Trial, read_study
 from trainer import provenance, units
 from trainer.config import TrainConfig, dump, plain
 from trainer.config_paths import anchor
@@ -87,7 +90,8 @@ def provenance_of(study: Study, trial: Trial, ranked: list[Standing] | None = No
     header, value = study.header, objective(study, trial)
     how_sure = ""
     if value is not None:
-        how_sure = describe_place(study, trial.number, standings(study) if ranked is None else ranked)
+        ranked = standings(study) if ranked is None else ranked
+        how_sure = str(attempt(describe_place, study, trial.number, ranked))
     seconds = trial.reports[-1]["time"] if trial.reports else None
     tokenized = header.data.tokenizers.get(str(trial.config.get("tokenizer")))
     data_hash = "" if tokenized is None else tokenized.hash
@@ -124,6 +128,17 @@ def write_best(study: Study, folder: Path, ranked: list[Standing] | None = None)
         return None
     write(study, folder / NAME, ranked=ranked)
     return folder / NAME
+
+
+def write_results(folder: Path) -> None:
+    """best.yaml and leaderboard.md of a study that has just run, before all that is drawn of it. A table that cannot be
+    written is said. Raises UserError as `write` does."""
+    study = read_study(folder)
+    ranked = standings(study)
+    write_best(study, folder, ranked)
+    written = attempt(lambda: replace_text(folder / "leaderboard.md", table.markdown(study, ranked=ranked)))
+    if isinstance(written, NotComputed):
+        print(f"nanosweep: {folder / 'leaderboard.md'} was not written: {written.reason}", file=sys.stderr)
 
 
 def _config(study: Study, trial: Trial) -> TrainConfig:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from search.results import agreement, standing
+from search.results.attempt import lines
 from search.results.cautions import cautions
 from search.stats.optimism import optimism
 from search.stats.statistics import Standing, fit
@@ -26,16 +27,16 @@ def note_lines(study: Study, left_out: int, ranked: list[Standing]) -> list[str]
     return [
         *cut,
         _counts(study),
-        *copy_lines(study),
-        *exhausted_lines(study),
-        *standing.lines(ranked),
-        *optimism_lines(study),
-        *cause_lines(study),
-        *floor_lines(study),
-        *mainrun_lines(study),
-        *spread_lines(study),
-        *agreement.lines(study),
-        *caution_lines(study),
+        *lines("copies", copy_lines, study),
+        *lines("the space", exhausted_lines, study),
+        *lines("first place", standing.lines, ranked),
+        *lines("the optimism of the best value", optimism_lines, study),
+        *lines("causes", cause_lines, study),
+        *lines("entropy floor", floor_lines, study),
+        *lines("Mainrun", mainrun_lines, study),
+        *lines("tokens at rungs", spread_lines, study),
+        *lines(agreement.SUBJECT, agreement.lines, study),
+        *lines("cautions", caution_lines, study),
     ]
 
 
@@ -100,8 +101,9 @@ def exhausted_lines(study: Study) -> list[str]:
 def cause_lines(study: Study, most: int = 3) -> list[str]:
     """Why the first `most` broken trials broke, a line each."""
     broken = [trial for trial in study.trials.values() if trial.status in BROKEN and trial.cause]
-    lines = [f"trial {t.number} {t.status.replace('_', ' ')}: {_short(t.cause)}" for t in broken[:most]]
-    return lines + ([f"... and {len(broken) - most} more broke (--format json has every cause)"] * (len(broken) > most))
+    causes = [f"trial {t.number} {t.status.replace('_', ' ')}: {_short(t.cause)}" for t in broken[:most]]
+    more = [f"... and {len(broken) - most} more broke (--format json has every cause)"]
+    return causes + (more if len(broken) > most else [])
 
 
 def _short(cause: str) -> str:

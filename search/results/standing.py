@@ -14,6 +14,7 @@ import numpy as np
 
 from data.errors import UserError
 from search.results import leaderboard
+from search.results.attempt import NotComputed, attempt
 from search.results.leaderboard import Row
 from search.stats.statistics import Standing, compare_trials
 from search.study.folder import trial_folder
@@ -27,8 +28,15 @@ ByDocument = Callable[[Scores], tuple[np.ndarray, np.ndarray]]
 MOST = 64  # trials compared, the best ones; nobody needs the exact place of the others
 
 
-def standings(study: Study, numbers: list[int] | None = None, resamples: int = RESAMPLES) -> list[Standing]:
-    """Standings of the full-length trials, the leader first; of equal configurations one counts.
+class Standings(list[Standing]):
+    """Standings, the leader first. problems: lines on what of the comparison could not be computed."""
+
+    problems: tuple[str, ...] = ()
+
+
+def standings(study: Study, numbers: list[int] | None = None, resamples: int = RESAMPLES) -> Standings:
+    """Standings of the full-length trials, the leader first; of equal configurations one counts. None, and a problem,
+    where they cannot be compared.
 
     numbers: compare these trials alone (such as the best of each loss); default the best MOST. resamples: bootstrap
     resamples of the documents.
@@ -39,7 +47,12 @@ def standings(study: Study, numbers: list[int] | None = None, resamples: int = R
     chosen = numbers if numbers is not None else sorted(full, key=lambda n: (n not in again, full[n], n))[:MOST]
     single = {number: full[number] for number in chosen if number in full and number not in again}
     compared = [number for number in chosen if number in again or number in single]
-    return compare_trials(again, single, text_of(study, compared, resamples), compared)
+    text = attempt(text_of, study, compared, resamples)
+    ranked = attempt(compare_trials, again, single, None if isinstance(text, NotComputed) else text, compared)
+    result = Standings([] if isinstance(ranked, NotComputed) else ranked)
+    problems = {"intervals over the text": text, "the comparison of trials": ranked}
+    result.problems = tuple(f"{what}: {why}" for what, why in problems.items() if isinstance(why, NotComputed))
+    return result
 
 
 def text_of(study: Study, numbers: list[int], resamples: int = RESAMPLES, name: str = SCORES) -> Text | None:
@@ -129,7 +142,13 @@ def _ends(interval: Interval | None, shown: Callable[[float], float]) -> tuple[f
 
 
 def lines(ranked: list[Standing]) -> list[str]:
-    """One line on what the comparison shows: a significant lead, a tie or too few seeds; empty for under two trials."""
+    """What the comparison shows: a significant lead, a tie or too few seeds; nothing for under two trials. And what of
+    it could not be computed."""
+    problems = list(ranked.problems) if isinstance(ranked, Standings) else []
+    return problems + _verdict(ranked)
+
+
+def _verdict(ranked: list[Standing]) -> list[str]:
     if len(ranked) < 2:
         return []
     if all(standing.text_only or standing.interval is None for standing in ranked):

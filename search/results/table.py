@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from search.results import agreement, by_value
+from search.results.attempt import NotComputed, attempt
 from search.results.leaderboard import Row, parameter_column
 from search.results.notes import note_lines
-from search.results.standing import rows, standings
+from search.results.standing import Standings, rows, standings
 from search.spec.objective import OBJECTIVES, Objective
 from search.stats.statistics import Standing
 from search.study.scores import objective_of
@@ -154,14 +155,16 @@ def as_csv(study: Study, by: str | None = None) -> str:
 def as_json(study: Study, by: str | None = None, ranked: list[Standing] | None = None) -> str:
     """All rows as JSON: {"trials": rows, "rungs": agreement of each rung}, with `by` {"groups": rows, "rungs": ...}.
 
-    A missing or non-finite number is null. ranked: the standings of the trials, computed here if None.
+    A missing or non-finite number is null; `not_computed` holds lines on what could not be computed. ranked: the
+    standings of the trials, computed here if None.
     """
     ranked = standings(study, _leaders(study, by)) if ranked is None else ranked
     tables = {"groups": by_value.rows(study, by, ranked)} if by else {"trials": rows(study, ranked)}
-    tables["rungs"] = [asdict(row) for row in agreement.agreement(study)]
-    plain = {
-        name: [{key: _plain(value) for key, value in row.items()} for row in table] for name, table in tables.items()
-    }
+    agreed = attempt(agreement.agreement, study)
+    tables["rungs"] = [] if isinstance(agreed, NotComputed) else [asdict(row) for row in agreed]
+    problems = [*ranked.problems] if isinstance(ranked, Standings) else []
+    problems += [f"rungs: {agreed}"] if isinstance(agreed, NotComputed) else []
+    plain = _plain({**tables, **({"not_computed": problems} if problems else {})})
     return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -301,4 +304,4 @@ def _state(row: Row) -> str:
 
 def _cell(row: Row, column: Column) -> str:
     value = row.get(column.key)
-    return "" if value is None else column.form(value)
+    return "" if value is None else str(attempt(column.form, value))

@@ -23,6 +23,7 @@ from ray import tune
 
 from data.errors import UserError
 from search.report import gallery, page
+from search.results import export
 from search.run import live
 from search.run.prepare import Prepared
 from search.run.resources import Share, cluster
@@ -88,7 +89,8 @@ def search(
                     raise ledger.broken from None  # Ray wraps it into a page of its own
                 scheduler.interrupt("the driver failed")
                 raise
-        gallery.attempt(spec.folder)  # before the tracker's last act, which takes them along
+        export.write_results(spec.folder)  # first, whatever becomes of all that is drawn
+        gallery.write_beside(spec.folder)  # before the tracker's last act, which takes them along
         page.write_beside(spec.folder, prepared.own_code.allowed)  # before the tracker ends, which takes it along
         if asked and not answers():
             leave("")  # from a Ray that is gone there is no way back: its client waits a minute, then ends the process

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from data.errors import UserError
 from search.report import page
-from search.results import export, table
-from search.results.standing import standings
+from search.results import export
 from search.run import nodes
 from search.run.prepare import prepare
 from search.run.resources import cluster, ray_session, share
@@ -35,7 +34,6 @@ from search.study.machine import this_machine
 from search.study.study import Study, read_study, spent, used_up
 from search.tracking.tracker import Tracker, connected, finish, open_tracker
 from trainer.config import TrainConfig
-from trainer.files import replace_text
 from trainer.units import plural
 from trainer.yaml_file import YamlFile
 
@@ -82,6 +80,7 @@ def run(
         for line in (*advice(spec, prepared.base, prepared.length), *_standing(spec, earlier, again, retry_failed)):
             print(f"note: {line}", file=console.file)
         if not again and _over(spec, prepared.base, earlier):
+            export.write_results(spec.folder)
             page.write_beside(spec.folder, allow_code)
             _track(spec, tracker)  # nothing to do but to send what it may still lack
         else:
@@ -96,7 +95,7 @@ def run(
                 stopped = search(prepared, each, scratch, console, tracker, again)
         with console.status("the tracker's last step"):
             finish(tracker)
-        study = _finish(spec.folder)
+        study = read_study(spec.folder)
         study.stopped = stopped
         return study
 
@@ -136,15 +135,6 @@ def _track(spec: StudySpec, tracker: Tracker) -> None:
     from search.report import gallery
     from search.run.driver import ledger_of
 
-    gallery.attempt(spec.folder)
+    gallery.write_beside(spec.folder)
     with connected(tracker), ledger_of(spec.folder) as ledger:
         tracker.follow(ledger)
-
-
-def _finish(folder: Path) -> Study:
-    """leaderboard.md and best.yaml, from the journal."""
-    study = read_study(folder)
-    ranked = standings(study)
-    replace_text(folder / "leaderboard.md", table.markdown(study, ranked=ranked))
-    export.write_best(study, folder, ranked)
-    return study

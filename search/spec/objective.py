@@ -74,11 +74,12 @@ class Objective:
 
     def value(self, compared: float) -> float:
         """The inverse of `compared`."""
-        return math.exp(self.rank(compared)) if self.log else self.rank(compared)
+        return _exp(self.rank(compared)) if self.log else self.rank(compared)
 
     def difference(self, compared: float) -> float:
         """A difference on the comparison scale, converted for display: per cent where `log` is set, else `unit`."""
-        return 100 * math.expm1(self.rank(compared)) if self.log else self.rank(compared)
+        compared = self.rank(compared)
+        return (100 * math.expm1(compared) if compared < 1 else 100 * (_exp(compared) - 1)) if self.log else compared
 
     def show(self, value: float) -> str:
         return units.score(value)
@@ -88,10 +89,18 @@ class Objective:
 
         >>> OBJECTIVES["val_perplexity"].show_difference(1.25), OBJECTIVES["val_bits_per_byte"].show_difference(0.5)
         ('+1.2%', '+0.5000')
+        >>> OBJECTIVES["val_perplexity"].show_difference(4.9e21, (25.0, 3e30))
+        '× 4.9e19 (× 1.2 to × 3e28)'
         """
-        digits, sign = (1, "%") if self.log else (4, "")
-        text = f"{difference:+.{digits}f}{sign}"
-        return text if interval is None else f"{text} ({interval[0]:+.{digits}f} to {interval[1]:+.{digits}f})"
+        values = (difference, *(interval or ()))
+        if self.log and any(value >= 100 * (_FACTOR - 1) for value in values):
+            text, *ends = (f"× {units.compact(1 + value / 100)}" for value in values)
+        elif self.log:
+            text, *ends = (f"{value:+.1f}" for value in values)
+            text += "%"
+        else:
+            text, *ends = (f"{value:+.4f}" if abs(value) < _LARGE else f"{value:+.3g}" for value in values)
+        return f"{text} ({' to '.join(ends)})" if ends else text
 
     def show_size(self, compared: float) -> str:
         """Format the absolute size of a difference on the comparison scale, with its unit.
@@ -100,7 +109,14 @@ class Objective:
         ('1 % of perplexity', '0.01 bits/byte')
         """
         size = abs(self.difference(compared))
+        if self.log and size >= 100 * (_FACTOR - 1):
+            return f"a factor of {units.compact(1 + size / 100)} in {self.unit}"
         return f"{size:.2g} % of {self.unit}" if self.log else f"{size:.2g} {self.unit}"
+
+
+def _exp(value: float) -> float:
+    """e to that power; infinite where it exceeds the largest number."""
+    return math.exp(value) if value < 709 else math.inf
 
 
 def _nats(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
@@ -111,6 +127,8 @@ def _bits(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
     return scores.byte_nll / math.log(2), scores.bytes
 
 
+_FACTOR = 1000  # from here a difference is shown as a factor, not in per cent
+_LARGE = 100_000  # from here a difference has no digits behind the point
 DEFAULT = "val_perplexity"
 OBJECTIVES = {
     objective.name: objective

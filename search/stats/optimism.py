@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ def optimism(values: Sequence[float], sd: float) -> float:
     this one estimates 75 to 110 % of it for 8 to 64 trials, in simulations with spaces of many shapes.
     """
     y = np.sort(np.array(values, dtype=float))
-    if len(y) < 2 or sd <= 0:
+    if len(y) < 2 or not 0 < sd < math.inf:
         return 0.0
     y = (y - y[0]) / sd
     y = y[y <= _NEAR]

@@ -94,6 +94,7 @@ class Standing:
     one_seed: bool
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of huge values the noise is infinite
 def fit(values: Mapping[int, Sequence[float]]) -> Seeds:
     """Fit the additive model. values: by trial, one per round from the first without gaps; finite, of any length."""
     kept = {number: list(scores) for number, scores in values.items() if scores}
@@ -123,8 +124,10 @@ def added(parts: Iterable[Noise]) -> Noise:
     """The sum of independent noises, with Satterthwaite's degrees of freedom; those with df 0 are left out."""
     estimated = [part for part in parts if part.df]
     variance = sum(part.variance for part in estimated)
-    spread = sum(part.variance**2 / part.df for part in estimated)
-    return Noise(variance, variance**2 / spread if spread else max((part.df for part in estimated), default=0.0))
+    df = max((part.df for part in estimated), default=0.0)
+    # relative to the sum: the square of a large variance would overflow
+    spread = sum((part.variance / variance) ** 2 / part.df for part in estimated) if 0 < variance < math.inf else 0.0
+    return Noise(variance, 1 / spread if spread else df)
 
 
 def margin(noise: Noise, compared: int, level: float = TABLE) -> float:
