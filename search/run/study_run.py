@@ -67,8 +67,7 @@ def run(
     address = address or os.environ.get("RAY_ADDRESS")
     machine = this_machine()
     check(spec, base, file)
-    if not address:  # known before anything is started
-        share(spec.resources, [machine], file, base.device)
+    here = None if address else share(spec.resources, [machine], file, base.device)  # before anything is started
     tracker = open_tracker(spec.tracking, spec.folder)
     try:
         tracker.check()
@@ -79,7 +78,8 @@ def run(
         header.check_same(spec, base, earlier.header)
         prepared = prepare(spec, base, file, earlier, show=console.is_terminal, allow_code=allow_code)
         again, stopped = begin_again(earlier, retry_failed), ""
-        for line in (*advice(spec, prepared.base, prepared.length), *_standing(spec, earlier, again, retry_failed)):
+        notes = advice(spec, prepared.base, prepared.facts(here.slots if here else None))
+        for line in (*notes, *_standing(spec, earlier, again, retry_failed)):
             print(f"note: {line}", file=console.file)
         if not again and _over(spec, prepared.base, earlier):
             page.write_beside(spec.folder, allow_code)
