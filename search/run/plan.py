@@ -21,7 +21,7 @@ from search.study import header
 from search.study.failures import failed_alike
 from search.study.lookup import find_folder
 from search.study.machine import this_machine
-from search.study.study import Study, read_study, spent
+from search.study.study import Study, read_begun, read_study, spent
 from search.tracking.tracker import open_tracker
 from trainer import units
 from trainer.config import TrainConfig
@@ -39,7 +39,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: boo
     check(spec, base, file)
     share = resources.share(spec.resources, [this_machine()], file, base.device)
     folder = find_folder(spec.folder)
-    study = read_study(folder) if folder else Study()
+    study = read_study(folder) if folder else read_begun(spec.folder)
     header.check_same(spec, base, study.header)
     plan = prepare(spec, base, file, study, allow_code=allow_code, trains=False)
     classes = {name: dataset.n_classes for name, dataset in plan.datasets.items()}

@@ -30,9 +30,8 @@ from search.strategy.stopping import rebuild
 from search.study import header
 from search.study.failures import begin_again
 from search.study.folder import held
-from search.study.journal import NAME
 from search.study.machine import this_machine
-from search.study.study import Study, read_study, spent, used_up
+from search.study.study import Study, read_begun, read_study, spent, used_up
 from search.tracking.tracker import Tracker, connected, finish, open_tracker
 from trainer.config import TrainConfig
 from trainer.files import replace_text
@@ -74,7 +73,7 @@ def run(
     except UserError as error:
         raise nodes.named(error) if address else error from None
     with held(spec.folder):
-        earlier = _read(spec.folder)
+        earlier = read_begun(spec.folder)
         header.check_same(spec, base, earlier.header)
         prepared = prepare(spec, base, file, earlier, show=console.is_terminal, allow_code=allow_code)
         again, stopped = begin_again(earlier, retry_failed), ""
@@ -99,12 +98,6 @@ def run(
         study = _finish(spec.folder)
         study.stopped = stopped
         return study
-
-
-def _read(folder: Path) -> Study:
-    """What the journal holds; an empty study where there is none, or one that was never begun."""
-    path = folder / NAME
-    return read_study(folder) if path.exists() and path.stat().st_size else Study()
 
 
 def _standing(spec: StudySpec, study: Study, again: Collection[int], retry_failed: bool) -> Iterator[str]:
