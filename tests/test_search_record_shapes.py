@@ -147,4 +147,4 @@ def test_a_journal_that_is_lost_beside_its_trials_is_no_new_study(tmp_path: Path
     for read in (read_study, read_begun):
         error = refusal(lambda read=read: read(tmp_path / "quick"))
         assert error.kind == "lost"
-        assert "has the files of 1 trials" in str(error)
+        assert "has the files of 1 trial:" in str(error)
