@@ -295,6 +295,7 @@ def _check_journal(path: Path) -> None:
         state = "is empty" if path.exists() else "is gone"
         problem = (
             f"{path}: {state}, and {path.parent / 'trials'} has the files of {plural(len(trials), 'trial')}: the "
-            "study has lost its journal; restore it from a copy (its run in MLflow has one), or begin another study (--name)"
+            "study has lost its journal; restore it from a copy (its run in MLflow has one), or begin another "
+            "study (--name)"
         )
         raise UserError(problem, kind="lost", keys="study")
