@@ -34,3 +34,11 @@ def key_refusal(call: Callable[[], object]) -> RefusedError:
 def place(error: RefusedError) -> str:
     """The line and the place that an error is about: `5: space.n_layer`."""
     return f"{error.line}: {dotted(error.place)}"
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """The exit code of a command, whether it returns it or argparse ends the process with it."""
+    try:
+        return command()
+    except SystemExit as end:
+        return int(end.code or 0)

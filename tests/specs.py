@@ -7,6 +7,7 @@ from pathlib import Path
 from search.spec.check import check
 from search.spec.load import load_spec
 from search.spec.study_spec import StudySpec
+from search.strategy.advice import Facts
 from search.strategy.sampler import Sampler
 from trainer.config import TrainConfig
 from trainer.yaml_file import YamlFile
@@ -42,3 +43,8 @@ def space(**parameters: object) -> StudySpec:
 def sampler_of(spec: StudySpec) -> Sampler:
     """Its sampler over a default base config."""
     return Sampler(spec, TrainConfig(max_tokens=8000))
+
+
+def facts(length: int) -> Facts:
+    """Of trials of so many tokens on plenty of text."""
+    return Facts(length, length, train_tokens=length, val_tokens=100_000)

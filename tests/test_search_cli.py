@@ -17,6 +17,7 @@ from search.run import study_run
 from search.spec.study_spec import Budget
 from search.study.ledger import Ledger
 from tests import journals
+from tests.refusals import exit_code
 from trainer.config import load
 
 HEAVY = ("torch", "ray", "mlflow", "pandas", "optuna", "datasets", "numpy", "pydantic", "rich")
@@ -161,12 +162,34 @@ def test_a_mistake_has_no_traceback_and_exit_code_2(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["ui", "--port", "70000"], ["export", "quick"], ["leaderboard", "q", "--limit", "-1"]]
+    ("arguments", "answer"),
+    [
+        (["ui", "--port", "70000"], "nanosweep ui: --port: expected a whole number from 1 to 65535, got '70000'"),
+        (["export", "quick"], "nanosweep export: the following arguments are required: -o/--out"),
+        (["leaderboard", "q", "--limit", "-1"], "--limit: expected a whole number from 0, got '-1'"),
+        (["leaderboard", "q", "--format", "jsn"], "--format jsn: did you mean json?"),
+        (["leaderbord", "q"], "nanosweep: leaderbord: no such command; did you mean leaderboard?"),
+        (["quite-other"], "nanosweep: quite-other: no such command; allowed: compare, "),
+        ([], "nanosweep: the following arguments are required: COMMAND"),
+        (["run", "spec.yaml", "--trails", "3"], "nanosweep run: --trails: no such option; did you mean --trials?"),
+        (["run", "spec.yaml", "two"], "nanosweep run: two: one argument too many"),
+        (
+            ["train", "base.yaml", "--maxtokens=3"],
+            "nanosweep train: --maxtokens: no such option; did you mean --max-tokens",
+        ),
+        (["train", "base.yaml", "--workers", "0"], "--workers: expected a whole number from 1, got '0'"),
+        (["samples", "quick", "--temperature", "-1"], "--temperature: expected a number from 0, got '-1'"),
+        (["jobs", "--limit", "some"], "--limit: expected a whole number from 0, got 'some'"),
+        (["up", "--num-cpus", "-1"], "--num-cpus: expected a whole number from 0, got '-1'"),
+    ],
 )
-def test_a_wrong_option_is_exit_code_2(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert end.value.code == 2
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(
+    arguments: list[str], answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(lambda: main(arguments)) == 2
+    error = capsys.readouterr().err
+    assert answer in error
+    assert error.count("\n") == 1
 
 
 def test_plan_says_what_would_run_and_writes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from search.study import header
 from search.study.journal import read_records
 from search.study.ledger import Ledger
 from search.study.study import Study
-from tests import journals
+from tests import journals, specs
 from tests.specs import sampler_of
 from tests.test_search_sampler import Told, asked
 from trainer.config import TrainConfig
@@ -247,13 +247,13 @@ def test_a_study_ends_with_its_space_and_its_journal_says_so(tmp_path: Path, kin
 
 def test_a_budget_beyond_the_space_is_said_before_the_search() -> None:
     few = {"n_layer": {"choice": [1, 2]}}
-    assert [line.split(",")[0] for line in advice(spec(space=few, budget={"trials": 8}), BASE, 8000)] == [
-        "budget.trials: 8"
-    ]
+    assert [
+        line.split(",")[0] for line in advice(spec(space=few, budget={"trials": 8}), BASE, specs.facts(2_000_000))
+    ] == ["budget.trials: 8"]
     for fits in (
         spec(space=few, budget={"trials": 2}),
         spec("grid", few, budget={"trials": 8}),
         spec(space={"learning_rate": RATE}),
     ):
-        assert advice(fits, BASE, 8000) == []
-    assert len(advice(spec(space=few, budget={"hours": 1}), BASE, 8000)) == 1
+        assert advice(fits, BASE, specs.facts(2_000_000)) == []
+    assert len(advice(spec(space=few, budget={"hours": 1}), BASE, specs.facts(2_000_000))) == 1

@@ -23,6 +23,7 @@ from search.tracking.mlflow_store import DATABASE, connect
 from search.tracking.mlflow_tracker import MlflowTracker
 from tests import journals, tiny
 from tests.flaky import Fault, Flaky, connecting
+from tests.refusals import exit_code
 from tests.stores import fresh_store
 from trainer import config, provenance
 from trainer.config import TrainConfig
@@ -119,8 +120,11 @@ def full_runs(place: Path, storage: str = "runs") -> list[Any]:
             ["tiny.yaml", "--workers", "3"],
             "a step of 4 rows (batch_size x gradient_accumulation_steps) cannot",
         ),
-        (["tiny.yaml", "--workers", "0"], "--workers 0: expected at least 1"),
-        (["tiny.yaml", "--workers", "2", "--max-failures", "-1"], "--max-failures -1: expected at least 0"),
+        (["tiny.yaml", "--workers", "0"], "--workers: expected a whole number from 1, got '0'"),
+        (
+            ["tiny.yaml", "--workers", "2", "--max-failures", "-1"],
+            "--max-failures: expected a whole number from 0, got '-1'",
+        ),
         (
             ["tiny.yaml", "--workers", "256", "--set", "batch_size=256"],
             "--workers 256: each needs a core, and there is",
@@ -134,7 +138,7 @@ def full_runs(place: Path, storage: str = "runs") -> list[Any]:
 def test_a_mistake_is_one_line_before_anything_starts(
     place: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture
 ) -> None:
-    assert main(arguments) == 2
+    assert exit_code(lambda: main(arguments)) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1

@@ -273,9 +273,9 @@ def test_plan_says_what_comparing_costs() -> None:
 
 
 def test_values_that_the_budget_leaves_without_a_trial_are_said_before() -> None:
-    few = advice(spec(budget={"trials": 2}), TrainConfig(), 8000)
+    few = advice(spec(budget={"trials": 2}), TrainConfig(), specs.facts(2_000_000))
     assert few == ["budget.trials: 2, but loss has 3 values to compare: 1 of them get no trial"]
-    assert advice(spec(), TrainConfig(), 8000) == []
+    assert advice(spec(), TrainConfig(), specs.facts(2_000_000)) == []
 
 
 def test_cautions_are_about_turns_and_not_about_what_rungs_stopped(tmp_path: Path) -> None:

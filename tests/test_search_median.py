@@ -128,9 +128,14 @@ def test_the_largest_number_of_rungs_is_taken(tmp_path: Path) -> None:
             "{asha: {first_rung: 1M}, median: {first_rung: 1M}}",
             "scheduler",
             "value_error",
-            "give exactly one of asha, median; got asha and median",
+            "give exactly one of asha, median; got asha and median; for example scheduler: {asha: {first_rung: 1M}}",
         ),
-        ("{}", "scheduler", "value_error", "give exactly one of asha, median; got none"),
+        (
+            "{}",
+            "scheduler",
+            "value_error",
+            "give exactly one of asha, median; got none; for example scheduler: {asha: {first_rung: 1M}}",
+        ),
     ],
 )
 def test_another_scheduler_is_answered_with_the_names_that_there_are(
@@ -142,7 +147,7 @@ def test_another_scheduler_is_answered_with_the_names_that_there_are(
 
 def test_too_few_trials_for_a_median_is_said(tmp_path: Path) -> None:
     text = f"{SPACE}scheduler: {{median: {{first_rung: 1M, min_trials: {{}}}}}}\n"
-    said = {n: advice(*specs.read(tmp_path, text.replace("{}", str(n)))[:2], 2_000_000) for n in (3, 4)}
+    said = {n: advice(*specs.read(tmp_path, text.replace("{}", str(n)))[:2], specs.facts(2_000_000)) for n in (3, 4)}
     assert said[3] == []  # the budget is 4 trials
     (line,) = said[4]
     assert line.startswith("scheduler.median.min_trials: 4, but each is compared with at most 3 others")

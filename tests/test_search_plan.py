@@ -73,7 +73,7 @@ def test_plan_shows_the_lengths_that_are_searched_and_counts_with_the_longest(
     Path("corpus.txt").write_text("the cat sat on the mat. " * 400)
     space = "space: {max_tokens: {choice: [20k, 2 epochs, 4M]}, early_stop: {choice: [2, null]}}\nfinalists: {top: 2}\n"
     loaded = load_spec(specs.write(tmp_path, space, BASE.replace("eval_tokens: 256\n", "")))
-    lines = dict(line.split("  ", 1) for line in describe(*loaded).splitlines())
+    lines = dict(line.split("  ", 1) for line in describe(*loaded).splitlines() if line[:5] != "note:")
     assert "17.3k to 4M tokens" in lines["trial"]
     assert lines["space"].strip() == "2 parameters, by tpe, 6 distinct configurations"
     ledger = Ledger(loaded[0].folder)
@@ -115,7 +115,7 @@ def test_plan_says_at_which_rungs_and_by_which_rule_trials_end(
     Path("corpus.txt").write_text("the cat sat on the mat. " * 400)
     space = "space: {loss: {choice: [cross_entropy, brier]}}\ncompare: loss\n"
     loaded = load_spec(specs.write(tmp_path, f"{space}scheduler: {scheduler}\n", BASE))
-    lines = dict(line.split("  ", 1) for line in describe(*loaded).splitlines())
+    lines = dict(line.split("  ", 1) for line in describe(*loaded).splitlines() if line[:5] != "note:")
     assert lines["rungs"].strip() == line
 
 

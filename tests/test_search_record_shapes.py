@@ -10,7 +10,7 @@ import pytest
 
 from search.cli.main import main
 from search.study.journal import NAME
-from search.study.study import read_study
+from search.study.study import Study, read_begun, read_study
 from tests import journals
 from tests.refusals import facts, refusal
 
@@ -68,7 +68,7 @@ def test_a_record_of_another_shape_is_named(
     ("changes", "problem"),
     [
         ({"tokens": ...}, "a report record without tokens"),
-        ({"tokens": "many"}, "a report record: tokens: input should be a valid integer, got 'many'"),
+        ({"tokens": "many"}, "a report record: tokens: expected a whole number, got 'many'"),
         (
             {"metrics": {"val_perplexity": -1.0}},
             "a report record: metrics: val_perplexity is -1; it is positive, got {'val_perplexity': -1.0}",
@@ -112,6 +112,39 @@ def test_the_command_says_so_in_one_line(tmp_path: Path, lines: list[str], capsy
 
 def test_what_a_later_release_adds_is_let_through(tmp_path: Path, lines: list[str]) -> None:
     spoilt(tmp_path / "quick", lines, "report", mood="good")
-    lines.append('{"record": "note", "time": 1, "trial": 0, "text": "new"}')
+    lines += [
+        '{"record": "note", "time": 1, "trial": 0, "text": "new"}',
+        '{"record": "weather", "time": 1, "rain": true}',
+    ]
     (tmp_path / "quick" / NAME).write_text("\n".join(lines) + "\n")
     assert len(read_study(tmp_path / "quick").trials) == 7
+
+
+def test_a_slip_in_the_kind_of_a_record_is_named(tmp_path: Path, lines: list[str]) -> None:
+    at = next(i for i, line in enumerate(lines) if '"report"' in line)
+    lines[at] = lines[at].replace('"report"', '"reprot"')
+    (tmp_path / "quick" / NAME).write_text("\n".join(lines) + "\n")
+    error = refusal(lambda: read_study(tmp_path / "quick"))
+    assert facts(error) == ("unknown", ("record",), at + 1)
+    assert "there is no reprot record; did you mean report?" in str(error)
+
+
+def test_a_journal_without_its_first_line_is_answered_by_that(tmp_path: Path, lines: list[str]) -> None:
+    for rest in (lines[1:], [*lines[1:], lines[0]]):  # a later driver's study record makes it no better
+        (tmp_path / "quick" / NAME).write_text("\n".join(rest) + "\n")
+        error = refusal(lambda: read_study(tmp_path / "quick"))
+        assert facts(error) == ("missing", ("study",), 1)
+        assert "the study record, a journal's first line, is missing" in str(error)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_journal_that_is_lost_beside_its_trials_is_no_new_study(tmp_path: Path, lines: list[str], gone: bool) -> None:
+    (tmp_path / "quick" / NAME).write_text("")
+    assert read_begun(tmp_path / "quick") == Study()  # begun by nobody: a driver that died at once leaves this
+    (tmp_path / "quick" / "trials" / "0").mkdir(parents=True)
+    if gone:
+        (tmp_path / "quick" / NAME).unlink()
+    for read in (read_study, read_begun):
+        error = refusal(lambda read=read: read(tmp_path / "quick"))
+        assert error.kind == "lost"
+        assert "has the files of 1 trial:" in str(error)

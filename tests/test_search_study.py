@@ -112,7 +112,7 @@ def test_a_journal_that_makes_no_sense_is_refused(
 
 
 def test_what_a_refusal_of_a_journal_says() -> None:
-    assert str(refusal(lambda: fold([], "j"))) == "j: holds no study record; was the study ever started?"
+    assert str(refusal(lambda: fold([], "j"))) == "j: is empty; was the study ever started?"
     begun = {"record": "study", "time": 0, "spec": {}}
     lost = {"record": "status", "time": 0, "trial": 3, "status": "failed"}
     message = "j:2: a status record of trial 3, which has no point; restore the file from a copy"

@@ -15,7 +15,7 @@ from data.tokenizers import CharTokenizer
 from models.gpt import GPT
 from models.nanogpt import save_nanogpt
 from tests import tiny
-from tests.refusals import refusal
+from tests.refusals import exit_code, refusal
 from trainer import checkpoint, sample
 from trainer.sample import Trained
 
@@ -71,7 +71,7 @@ def test_a_seed_that_is_no_whole_number_is_refused(
     with pytest.raises(SystemExit):
         sample.main([str(run_folder), f"--seed={seed}"])
     error = capsys.readouterr().err
-    assert "argument --seed: expected a whole number" in error
+    assert "--seed: expected a whole number" in error
     assert len(error) < 500
 
 
@@ -199,14 +199,19 @@ def test_people_see_which_text_is_which(run_folder: Path, tmp_path: Path) -> Non
     [
         (["nowhere"], "nowhere: no such run folder or checkpoint"),
         (["RUN", "--prompt", "語"], "is not in the vocabulary"),
-        (["RUN", "--temperature", "-1"], "temperature -1.0"),
-        (["RUN", "--top-k", "0"], "top_k 0"),
-        (["RUN", "--top-p", "0"], "top_p 0.0: expected a share"),
-        (["RUN", "--max-new-tokens", "-3"], "max_new_tokens -3: expected at least 1"),
-        (["RUN", "--temperature", "0.5", "nan"], "temperature nan"),
-        (["RUN", "--temperature", "1e400"], "temperature inf"),
-        (["RUN", "--top-p", "nan"], "top_p nan"),
-        (["RUN", "--num-samples", "0"], "num_samples 0: expected at least 1"),
+        (["RUN", "--temperature", "-1"], "--temperature: expected a number from 0, got '-1'"),
+        (["RUN", "--temperature", "0.5", "nan"], "--temperature: expected a number from 0, got 'nan'"),
+        (["RUN", "--temperature", "inf"], "--temperature: expected a number from 0, got 'inf'"),
+        (["RUN", "--temperature", "hot"], "--temperature: expected a number from 0, got 'hot'"),
+        (["RUN", "--top-k", "0"], "--top-k: expected a whole number from 1, got '0'"),
+        (["RUN", "--top-k", "2.5"], "--top-k: expected a whole number from 1, got '2.5'"),
+        (["RUN", "--top-p", "0"], "--top-p: expected a share, above 0 and at most 1, got '0'"),
+        (["RUN", "--top-p", "1.1"], "--top-p: expected a share, above 0 and at most 1, got '1.1'"),
+        (["RUN", "--max-new-tokens", "-3"], "--max-new-tokens: expected a whole number from 1, got '-3'"),
+        (["RUN", "--num-samples", "0"], "--num-samples: expected a whole number from 1, got '0'"),
+        (["RUN", "--temperature", "1e400"], "--temperature: expected a number from 0, got '1e400'"),
+        (["RUN", "--top-p", "nan"], "--top-p: expected a share, above 0 and at most 1, got 'nan'"),
+        (["RUN", "--temprature", "1"], "--temprature: no such option; did you mean --temperature?"),
         (["RUN", "--prompts", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["RUN", "--prompt", "The", "--prompt", "語"], "--prompt: character '語'"),
         (["EMPTY"], "no checkpoint there"),
@@ -216,7 +221,7 @@ def test_a_mistake_is_one_line(
     run_folder: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture
 ) -> None:
     places = {"RUN": str(run_folder), "EMPTY": str(tmp_path)}
-    assert sample.main([places.get(a, a) for a in arguments]) == 2
+    assert exit_code(lambda: sample.main([places.get(a, a) for a in arguments])) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1

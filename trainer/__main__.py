@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from data.errors import UserError
+from trainer.command_line import Parser
 
 if TYPE_CHECKING:
     from data.dataset import Dataset
@@ -90,7 +91,7 @@ def run_for_exit_code(prog: str, out: Path, run: Callable[[], int]) -> int:
 
 def parser(prog: str = "python -m trainer") -> argparse.ArgumentParser:
     summary = (__doc__ or "").splitlines()[0]
-    parser = argparse.ArgumentParser(prog=prog, description=summary)
+    parser = Parser(prog=prog, description=summary)
     parser.add_argument("config", type=Path, help="a YAML file, see trainer/configs/")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value; repeatable")
     parser.add_argument("--max-tokens", metavar="N", help="same as --set max_tokens=N (500k, 20M, 2B, `7 epochs`)")

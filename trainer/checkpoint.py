@@ -170,7 +170,7 @@ def check_resumable(
             kind="other_data",
         )
     if own_code is not None:
-        check_own_code(checkpoint, own_code, name)
+        check_own_code(checkpoint, own_code, name, ", or begin anew in another folder")
     before, now = checkpoint.config, config
     shapes = before.shape(data.n_classes), now.shape(data.n_classes)
     # with another value the stored tensors, data position or optimizer moments would not be valid
@@ -181,14 +181,19 @@ def check_resumable(
             raise UserError(problem, kind="changed", keys=key)
 
 
-def check_own_code(checkpoint: Checkpoint, own_code: Mapping[str, str], name: str) -> None:
-    """Raises UserError where the source of the user's own code has changed since the checkpoint was written."""
+def check_own_code(
+    checkpoint: Checkpoint, own_code: Mapping[str, str], name: str, otherwise: str = ": the weights were trained for it"
+) -> None:
+    """Raises UserError where the source of the user's own code has changed since the checkpoint was written.
+
+    otherwise: what the message says beside `restore that code`.
+    """
     for reference, digest in own_code.items():
         before = checkpoint.own_code.get(reference, digest)
         if before != digest:
             raise UserError(
                 f"{name} was trained with other code of {reference} (sha256 {before[:12]}, now {digest[:12]}); restore "
-                "that code, or begin anew in another folder",
+                f"that code{otherwise}",
                 kind="other_code",
                 keys=reference,
             )

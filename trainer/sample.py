@@ -32,9 +32,9 @@ from models.own_model import Model
 from models.readouts import log_probs
 from trainer import build_model, checkpoint
 from trainer import criterion as criteria
+from trainer.command_line import Parser, share, temperature, whole
 from trainer.files import replace_text
 from trainer.prompts import Prompt, Written, as_json, as_text, read_prompts
-from trainer.units import whole
 
 Readout = Callable[[Tensor], Tensor]  # logits (N, C) -> log-probabilities (N, C)
 AT_ONCE = 32  # texts sampled in one batch
@@ -236,33 +236,33 @@ def write_all(
             raise UserError(f"{prompt.place}: {error}") from None
     if n < 1:
         raise UserError(f"num_samples {n}: expected at least 1")
-    for temperature in temperatures:
-        _check_rule(temperature, options.get("top_k"), options.get("top_p"))
+    for each in temperatures:
+        _check_rule(each, options.get("top_k"), options.get("top_p"))
     written = []
     for prompt in prompts:
-        for temperature in temperatures:
-            texts = trained.write(prompt.text, n if temperature else min(n, 1), temperature=temperature, **options)
+        for each in temperatures:
+            texts = trained.write(prompt.text, n if each else min(n, 1), temperature=each, **options)
             numbered = enumerate(texts, 1)
-            written += [Written(prompt.text, temperature, number, len(texts), text) for number, text in numbered]
+            written += [Written(prompt.text, each, number, len(texts), text) for number, text in numbered]
     return written
 
 
 def parser(prog: str = "python -m trainer.sample") -> argparse.ArgumentParser:
     usage = f"{prog} RUN [--prompt TEXT | --prompts FILE] [--temperature X ...] [options]"  # RUN first: X are many
-    parser = argparse.ArgumentParser(prog=prog, usage=usage, description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog=prog, usage=usage, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, or a checkpoint file in one")
     begin = parser.add_mutually_exclusive_group()
     help_text = "what the text begins with, may be given again; default: a new document"
     begin.add_argument("--prompt", action="append", metavar="TEXT", help=help_text)
     begin.add_argument("--prompts", type=Path, metavar="FILE", help="a text file, one prompt per line")
-    parser.add_argument("--num-samples", type=int, default=1, metavar="N", help="of each prompt and temperature")
-    parser.add_argument("--max-new-tokens", type=int, default=500, metavar="N")
+    parser.add_argument("--num-samples", type=whole(1), default=1, metavar="N", help="of each prompt and temperature")
+    parser.add_argument("--max-new-tokens", type=whole(1), default=500, metavar="N")
     help_text = "one or several: 0 0.5 1; 0 takes the likeliest token each time (default 0.8)"
-    parser.add_argument("--temperature", type=float, nargs="+", default=[0.8], metavar="X", help=help_text)
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens only")
+    parser.add_argument("--temperature", type=temperature, nargs="+", default=[0.8], metavar="X", help=help_text)
+    parser.add_argument("--top-k", type=whole(1), metavar="K", help="draw from the K likeliest tokens only")
     help_text = "draw from the fewest likeliest tokens that have a share P of the probability"
-    parser.add_argument("--top-p", type=float, metavar="P", help=help_text)
-    parser.add_argument("--seed", type=whole, default=1337)
+    parser.add_argument("--top-p", type=share, metavar="P", help=help_text)
+    parser.add_argument("--seed", type=whole(), default=1337)
     parser.add_argument("--json", action="store_true", help="as JSON: prompt, temperature, sample and text of each")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write to a file instead of the screen")
     help_text = "import the run's own model, and own loss for its read-out (module:Name), which runs that code"

@@ -1,23 +1,8 @@
-"""Format numbers for people: 1_300_000 tokens as 1.3M, 83 seconds as 1m23s. Read the whole ones that they type."""
+"""Format numbers for people: 1_300_000 tokens as 1.3M, 83 seconds as 1m23s."""
 
 from __future__ import annotations
 
-import argparse
 import math
-
-_DIGITS = 18  # such a number fits 64 bits
-
-
-def whole(text: str) -> int:
-    """A whole number from 0 on a command line: a kind of argument for argparse.
-
-    >>> whole("1337")
-    1337
-    """
-    if not text.isdecimal() or len(text) > _DIGITS:
-        got = repr(text if len(text) <= 40 else f"{text[:37]}...")
-        raise argparse.ArgumentTypeError(f"expected a whole number of at most {_DIGITS} digits, got {got}")
-    return int(text)
 
 
 def count(number: float) -> str:

@@ -7,7 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from trainer.units import whole
+from trainer.command_line import whole
+
+port = whole(1, 65535)
 
 
 def allow_code(parser: argparse.ArgumentParser) -> None:
@@ -20,14 +22,6 @@ def retry_failed(parser: argparse.ArgumentParser) -> None:
     """What a driver does with trials that failed."""
     text = "begin trials again that failed or ran out of memory, from their checkpoints where there are any"
     parser.add_argument("--retry-failed", action="store_true", help=text)
-
-
-def port(text: str) -> int:
-    """A port's number."""
-    number = whole(text)
-    if not 1 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {number}")
-    return number
 
 
 def study(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.cli.arguments import limits, retry_failed
-from trainer.units import whole
+from trainer.command_line import whole
 
 if TYPE_CHECKING:
     from search.jobs.ray_jobs import Job, Jobs
@@ -32,7 +32,7 @@ def add(command: Command, study_options: Callable[[argparse.ArgumentParser], Non
     retry_failed(submit)
     submit.add_argument("--follow", action="store_true", help="show its log until it ends, and end as it does")
     jobs = command("jobs", _jobs, "the jobs of a cluster, the newest first")
-    jobs.add_argument("--limit", type=whole, default=20, metavar="N", help="the newest so many (default 20); 0: all")
+    jobs.add_argument("--limit", type=whole(), default=20, metavar="N", help="the newest so many (default 20); 0: all")
     logs = command("logs", _logs, "what a job has said")
     logs.add_argument("-f", "--follow", action="store_true", help="and what it says, until it ends")
     stop = command("stop", _stop, "stop a job: its trials are interrupted, submitting again resumes it")

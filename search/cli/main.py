@@ -17,7 +17,8 @@ from data.errors import UserError
 from data.paths import quoted
 from search.cli import jobs, service, study
 from search.cli.arguments import allow_code, color, limits, port, retry_failed, width
-from trainer.units import plural, whole
+from trainer.command_line import Parser, temperature, whole
+from trainer.units import plural
 
 if TYPE_CHECKING:
     from search.spec.study_spec import StudySpec
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     text = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="nanosweep", description=__doc__, formatter_class=text)
+    parser = Parser(prog="nanosweep", description=__doc__, formatter_class=text)
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -79,11 +80,11 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument("--against", required=True, metavar="MODEL", help="a directory, or a name on the hub")
     compared.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt per line")
     compared.add_argument("--html", type=Path, metavar="OUT", help="write it as a page, too")
-    compared.add_argument("--max-new-tokens", type=whole, default=200, metavar="N", help="of each (default 200)")
+    compared.add_argument("--max-new-tokens", type=whole(1), default=200, metavar="N", help="of each (default 200)")
     compared.add_argument(
-        "--temperature", type=float, default=0.8, metavar="X", help="0 takes the likeliest token (default 0.8)"
+        "--temperature", type=temperature, default=0.8, metavar="X", help="0 takes the likeliest token (default 0.8)"
     )
-    compared.add_argument("--seed", type=whole, default=1337)
+    compared.add_argument("--seed", type=whole(), default=1337)
     allow_code(compared)
 
     ui = command("ui", _ui, "MLflow's page over the storage, on this machine, until Ctrl-C")

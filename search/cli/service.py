@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.cli.arguments import port
-from trainer.units import whole
+from trainer.command_line import whole
 
 if TYPE_CHECKING:
     from search.service.state import Service
@@ -30,8 +30,8 @@ def add(command: Command) -> None:
     up.add_argument("--host", metavar="ADDRESS", help=text)
     text = "further names under which MLflow may be asked for, behind a proxy say"
     up.add_argument("--allowed-hosts", metavar="NAME,NAME", help=text)
-    up.add_argument("--num-cpus", type=whole, metavar="N", help="cores that Ray may use; default: all")
-    up.add_argument("--num-gpus", type=whole, metavar="N", help="GPUs that Ray may use; default: all")
+    up.add_argument("--num-cpus", type=whole(), metavar="N", help="cores that Ray may use; default: all")
+    up.add_argument("--num-gpus", type=whole(), metavar="N", help="GPUs that Ray may use; default: all")
     status = command("status", _status, "what is up, and what runs there; exit code 3 when it is not up")
     _storage(status)
     for added in (up, status):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from data.errors import UserError
 from search.cli.arguments import allow_code, color, study, study_folder, width
-from trainer.units import plural, whole
+from trainer.command_line import temperature, whole
+from trainer.units import plural
 
 # nothing heavy up here, see cli.py
 Command = Callable[..., argparse.ArgumentParser]
@@ -22,11 +23,11 @@ def add(command: Command) -> None:
     study(board)
     board.add_argument("--by", metavar="KEY", help="the best of each value of a config key: --by loss")
     board.add_argument("--format", choices=("table", "json", "csv", "md"), default="table")
-    board.add_argument("--limit", type=whole, default=30, metavar="N", help="rows of the table; 0: all (default 30)")
+    board.add_argument("--limit", type=whole(), default=30, metavar="N", help="rows of the table; 0: all (default 30)")
 
     export = command("export", _export, "write the best trial's config, with where it comes from")
     study(export)
-    export.add_argument("--trial", type=whole, metavar="N", help="another trial than the best")
+    export.add_argument("--trial", type=whole(), metavar="N", help="another trial than the best")
     export.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="for example best.yaml; - prints")
 
     page = command("report", _report, "a study as one HTML page: leaderboard, curves, parameters, rungs, workers, cost")
@@ -44,19 +45,19 @@ def add(command: Command) -> None:
     documents = command("documents", _documents, "a trial story by story: quantiles, calibration, the worst ones")
     study_folder(documents)
     allow_code(documents)
-    documents.add_argument("--trial", type=whole, metavar="N", help="another trial than the best")
-    documents.add_argument("--worst", type=whole, default=3, metavar="N", help="how many of the worst (default 3)")
+    documents.add_argument("--trial", type=whole(), metavar="N", help="another trial than the best")
+    documents.add_argument("--worst", type=whole(), default=3, metavar="N", help="how many of the worst (default 3)")
 
     written = command("samples", _samples, "one text from the best trial of each value of a key, from the same prompt")
     study_folder(written)
     allow_code(written)
     written.add_argument("--by", metavar="KEY", help="the best of each value of a config key: --by loss")
     written.add_argument("--prompt", default="", help="what the texts begin with; default: a new document")
-    written.add_argument("--max-new-tokens", type=whole, default=200, metavar="N", help="of each (default 200)")
+    written.add_argument("--max-new-tokens", type=whole(1), default=200, metavar="N", help="of each (default 200)")
     written.add_argument(
-        "--temperature", type=float, default=0.8, metavar="X", help="0 takes the likeliest token (default 0.8)"
+        "--temperature", type=temperature, default=0.8, metavar="X", help="0 takes the likeliest token (default 0.8)"
     )
-    written.add_argument("--seed", type=whole, default=1337)
+    written.add_argument("--seed", type=whole(), default=1337)
     written.add_argument("--format", choices=("text", "md"), default="text")
 
     final = command("finalize", _finalize, "the finalists on the test split, once; nothing is chosen by it")
@@ -68,7 +69,7 @@ def add(command: Command) -> None:
     study_folder(registered)
     allow_code(registered)
     text = "another trial than the best; champion stays who leads"
-    registered.add_argument("--trial", type=whole, metavar="N", help=text)
+    registered.add_argument("--trial", type=whole(), metavar="N", help=text)
     registered.add_argument("--name", help="of the registered model; default: the study's")
 
 

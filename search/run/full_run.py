@@ -17,16 +17,17 @@ from typing import Any
 from data.errors import Lost, UserError
 from trainer import __main__ as command
 from trainer.__main__ import Order
+from trainer.command_line import whole
 
 PROG = "nanosweep train"
 
 
 def parser() -> argparse.ArgumentParser:
     added = command.parser(PROG)
-    added.add_argument("--workers", type=int, metavar="N", help="processes on Ray's machines that share each step")
+    added.add_argument("--workers", type=whole(1), metavar="N", help="processes on Ray's machines that share each step")
     added.add_argument("--address", help="with --workers: a Ray cluster's; default: RAY_ADDRESS, else this machine")
     text = "with --workers: continue from the last checkpoint after so many lost workers (default 3)"
-    added.add_argument("--max-failures", type=int, default=3, metavar="N", help=text)
+    added.add_argument("--max-failures", type=whole(), default=3, metavar="N", help=text)
     text = "where the config's study lives, for MLflow; default: beside the file, else ./runs"
     added.add_argument("--storage", type=Path, help=text)
     return added
@@ -48,9 +49,6 @@ def _run(args: argparse.Namespace) -> int:
         if args.address:
             raise UserError(f"--address {args.address} says where workers are; say with --workers N how many")
         return command.train_here(args, follow)
-    for name, value, least in (("--workers", args.workers, 1), ("--max-failures", args.max_failures, 0)):
-        if value < least:
-            raise UserError(f"{name} {value}: expected at least {least}")
     from search.run.full_run_workers import train_on_workers
 
     try:

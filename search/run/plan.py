@@ -15,12 +15,13 @@ from search.spec.own_code import references
 from search.spec.start_points import known_points
 from search.spec.study_spec import Budget, StudySpec
 from search.strategy import groups, warm_start
+from search.strategy.advice import advice
 from search.strategy.distinct import Distinct
 from search.study import header
 from search.study.failures import failed_alike
 from search.study.lookup import find_folder
 from search.study.machine import this_machine
-from search.study.study import Study, read_study, spent
+from search.study.study import Study, read_begun, read_study, spent
 from search.tracking.tracker import open_tracker
 from trainer import units
 from trainer.config import TrainConfig
@@ -38,7 +39,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: boo
     check(spec, base, file)
     share = resources.share(spec.resources, [this_machine()], file, base.device)
     folder = find_folder(spec.folder)
-    study = read_study(folder) if folder else Study()
+    study = read_study(folder) if folder else read_begun(spec.folder)
     header.check_same(spec, base, study.header)
     plan = prepare(spec, base, file, study, allow_code=allow_code, trains=False)
     classes = {name: dataset.n_classes for name, dataset in plan.datasets.items()}
@@ -53,7 +54,7 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: boo
         **_start(spec),
         **_own_code(spec, base, allow_code),
         **_warm_start(plan, study),
-        "trial": f"{_span([plan.shortest, plan.length])} tokens, {_span(sizes)} parameters",
+        "trial": f"{_span([plan.shortest, plan.length])} tokens{_epochs(plan)}, {_span(sizes)} parameters",
         "rungs": rungs + _treatment(spec),
         "budget": _budget(spec.budget, plan.length),
         **_finalists(spec, plan.length),
@@ -61,7 +62,8 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: boo
         "machine": f"{plural(share.slots, 'trial')} at once, {each} each (this machine; a cluster may have more)",
     }
     width = max(len(key) for key in lines)
-    return "".join(f"{key:<{width}}  {text}\n" for key, text in lines.items())
+    notes = "".join(f"note: {line}\n" for line in advice(spec, plan.base, plan.facts(share.slots)))
+    return "".join(f"{key:<{width}}  {text}\n" for key, text in lines.items()) + notes
 
 
 def _state(study: Study, budget: Budget) -> str:
@@ -165,6 +167,12 @@ def _parameters(spec: StudySpec, base: TrainConfig, classes: dict[str, int], own
         if shape not in sizes:
             sizes[shape] = count_parameters(config, n_classes, own_code)
     return list(sizes.values())
+
+
+def _epochs(plan: Prepared) -> str:
+    """How often the longest trial passes over its training text, where that is more than once."""
+    epochs = plan.length / plan.facts(None).train_tokens
+    return f" ({'up to ' if plan.shortest < plan.length else ''}{epochs:.3g} epochs)" if epochs > 1 else ""
 
 
 def _span(sizes: list[int]) -> str:

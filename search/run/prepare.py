@@ -15,6 +15,7 @@ from search.spec.check import check_length
 from search.spec.places import blamed
 from search.spec.study_spec import StudySpec
 from search.strategy import warm_start
+from search.strategy.advice import Facts
 from search.strategy.distinct import Distinct
 from search.study import header
 from search.study.study import Study
@@ -41,6 +42,12 @@ class Prepared:
     shortest: int
     earlier_trials: list[dict[str, Any]]
     own_code: OwnCode = field(default_factory=OwnCode)
+
+    def facts(self, slots: int | None) -> Facts:
+        """For the notes on the study. slots: trials at once, where that is known."""
+        train = min(dataset.train.n_targets for dataset in self.datasets.values())
+        val = min(dataset.val.n_targets for dataset in self.datasets.values())
+        return Facts(self.length, self.shortest, train, val, slots)
 
     def tokens(self, config: TrainConfig) -> int:
         """What a config trains on: its max_tokens, epochs counted out."""

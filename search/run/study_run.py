@@ -29,9 +29,8 @@ from search.strategy.stopping import rebuild
 from search.study import header
 from search.study.failures import begin_again
 from search.study.folder import held
-from search.study.journal import NAME
 from search.study.machine import this_machine
-from search.study.study import Study, read_study, spent, used_up
+from search.study.study import Study, read_begun, read_study, spent, used_up
 from search.tracking.tracker import Tracker, connected, finish, open_tracker
 from trainer.config import TrainConfig
 from trainer.units import plural
@@ -65,19 +64,19 @@ def run(
     address = address or os.environ.get("RAY_ADDRESS")
     machine = this_machine()
     check(spec, base, file)
-    if not address:  # known before anything is started
-        share(spec.resources, [machine], file, base.device)
+    here = None if address else share(spec.resources, [machine], file, base.device)  # before anything is started
     tracker = open_tracker(spec.tracking, spec.folder)
     try:
         tracker.check()
     except UserError as error:
         raise nodes.named(error) if address else error from None
     with held(spec.folder):
-        earlier = _read(spec.folder)
+        earlier = read_begun(spec.folder)
         header.check_same(spec, base, earlier.header)
         prepared = prepare(spec, base, file, earlier, show=console.is_terminal, allow_code=allow_code)
         again, stopped = begin_again(earlier, retry_failed), ""
-        for line in (*advice(spec, prepared.base, prepared.length), *_standing(spec, earlier, again, retry_failed)):
+        notes = advice(spec, prepared.base, prepared.facts(here.slots if here else None))
+        for line in (*notes, *_standing(spec, earlier, again, retry_failed)):
             print(f"note: {line}", file=console.file)
         if not again and _over(spec, prepared.base, earlier):
             export.write_results(spec.folder)
@@ -98,12 +97,6 @@ def run(
         study = read_study(spec.folder)
         study.stopped = stopped
         return study
-
-
-def _read(folder: Path) -> Study:
-    """What the journal holds; an empty study where there is none, or one that was never begun."""
-    path = folder / NAME
-    return read_study(folder) if path.exists() and path.stat().st_size else Study()
 
 
 def _standing(spec: StudySpec, study: Study, again: Collection[int], retry_failed: bool) -> Iterator[str]:

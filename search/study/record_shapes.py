@@ -6,6 +6,7 @@ study need not check types again. Unknown keys are allowed, since later releases
 
 from __future__ import annotations
 
+import difflib
 from functools import cache
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -14,7 +15,7 @@ from typing_extensions import TypedDict
 
 from search.spec.objective import OBJECTIVES, ObjectiveName
 from search.study.journal import Record
-from trainer.complaints import dotted, kind_of, short
+from trainer.complaints import complaint, dotted, kind_of, short
 from trainer.keys import RuleError
 
 Count = Annotated[int, Field(ge=0, le=10**18)]
@@ -174,13 +175,7 @@ class _Test(_Any):
     metrics: Metrics
 
 
-class _Other(_Any):
-    """A record of a kind that a later release added."""
-
-    trial: Count
-
-
-_KINDS = {
+KINDS = {
     "study": _Study, "prior": _Prior, "point": _Point, "status": _Status,
     "report": _Report, "decision": _Decision, "test": _Test,
 }  # fmt: skip
@@ -188,12 +183,19 @@ _KINDS = {
 
 @cache
 def _adapter(kind: str) -> TypeAdapter[Any]:
-    return TypeAdapter(_KINDS.get(kind, _Other))
+    return TypeAdapter(KINDS[kind])
 
 
 def check(record: Record) -> None:
-    """Check a record's keys and types. Raises RuleError with the key that is missing or wrong."""
+    """Check a record's keys and types; of a kind that a later release added, nothing.
+
+    Raises RuleError with the key that is missing or wrong.
+    """
     kind = record["record"]
+    if kind not in KINDS:
+        if near := difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.8):  # a slip, not another kind
+            raise RuleError("record", f"there is no {kind} record; did you mean {near[0]}?", "unknown")
+        return
     try:
         _adapter(kind).validate_python(record)
     except ValidationError as error:
@@ -201,6 +203,5 @@ def check(record: Record) -> None:
         key = dotted(first["loc"][:2])
         if first["type"] == "missing":
             raise RuleError(key, f"a {kind} record without {key}", "missing") from None
-        problem = first["msg"].removeprefix("Value error, ")
-        problem = f"{problem[0].lower()}{problem[1:]}, got {short(first['input'])}"
+        problem = complaint(first) + (f", got {short(first['input'])}" if first["type"] == "value_error" else "")
         raise RuleError(key, f"a {kind} record: {key}: {problem}", kind_of(first)) from None

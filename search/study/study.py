@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from data.errors import UserError
 from search.spec.space import configuration
 from search.spec.study_spec import Budget
 from search.study.journal import ENDED, FULL, INACTIVE, NAME, Record, decode_metrics, read_records
-from search.study.record_shapes import check
+from search.study.record_shapes import KINDS, check
 from search.study.study_record import Header, read_header
 from trainer.keys import RuleError
 from trainer.units import count, plural
@@ -149,6 +149,8 @@ class Study:
     def apply(self, record: Record) -> None:
         """Update the state with one record. Raises ValueError for a record of a trial that has no point record."""
         kind, at = record["record"], record["time"]
+        if kind not in KINDS:
+            return  # of a later release
         if kind == "study":
             self.header = read_header(record)
             self.sessions.append((at, at))
@@ -237,10 +239,22 @@ def used_up(study: Study, budget: Budget, now: float | None = None) -> str:
 
 def fold(records: Iterable[Record], name: str = NAME) -> Study:
     """Reconstruct a Study from a journal's records. Raises UserError when there is no study record among them."""
-    study = fold_any(records, name)
+    study = fold_any(_headed(records, name), name)
     if not study.started:
-        raise UserError(f"{name}: holds no study record; was the study ever started?", kind="missing", keys="study")
+        raise UserError(f"{name}: is empty; was the study ever started?", kind="missing", keys="study")
     return study
+
+
+def _headed(records: Iterable[Record], name: str) -> Iterator[Record]:
+    """The records. Raises UserError where the first is not the study's: a file that has lost its beginning."""
+    for line, record in enumerate(records, 1):
+        if line == 1 and record["record"] != "study":
+            problem = (
+                f"{name}:1: the study record, a journal's first line, is missing; this is a {record['record']} record; "
+                "restore the file from a copy"
+            )
+            raise UserError(problem, kind="missing", keys="study", line=1)
+        yield record
 
 
 def fold_any(records: Iterable[Record], name: str) -> Study:
@@ -259,8 +273,29 @@ def fold_any(records: Iterable[Record], name: str) -> Study:
 def read_study(folder: Path) -> Study:
     """Read the study in a folder. Raises UserError when there is none."""
     path = folder / NAME
+    _check_journal(path)
     if not path.exists():
         raise UserError(f"{path}: no such study", kind="missing")
     study = fold(read_records(path), str(path))
     study.folder = folder
     return study
+
+
+def read_begun(folder: Path) -> Study:
+    """The same; an empty study where none was begun there. Raises UserError where a begun one has lost its journal."""
+    path = folder / NAME
+    _check_journal(path)
+    return read_study(folder) if path.exists() and path.stat().st_size else Study()
+
+
+def _check_journal(path: Path) -> None:
+    """Refuse a journal that is empty or gone beside the files of its trials: a search over it would write into them."""
+    trials = [] if path.exists() and path.stat().st_size else [*(path.parent / "trials").glob("[0-9]*")]
+    if trials:
+        state = "is empty" if path.exists() else "is gone"
+        problem = (
+            f"{path}: {state}, and {path.parent / 'trials'} has the files of {plural(len(trials), 'trial')}: the "
+            "study has lost its journal; restore it from a copy (its run in MLflow has one), or begin another "
+            "study (--name)"
+        )
+        raise UserError(problem, kind="lost", keys="study")
