@@ -31,8 +31,12 @@ def train_on_workers(args: argparse.Namespace, follow: Follow) -> int:
 
     Raises UserError, or Lost where the run cannot continue.
     """
-    with command.held(command.folder(args)):
-        return _train(args, follow)
+    out = command.folder(args)
+    with command.held(out):
+        try:
+            return _train(args, follow)
+        finally:
+            (out / PROGRESS).unlink(missing_ok=True)  # now that no worker writes it any more
 
 
 def _train(args: argparse.Namespace, follow: Follow) -> int:
@@ -124,5 +128,4 @@ def watch(group: Group, order: Order, follower: Follower | None) -> Result:
                 waiting = 0.0
                 if not told.begun():
                     shown.say(f"no worker has begun after {WAITING:g} s: others may hold the machines; it waits")
-    (order.out / PROGRESS).unlink(missing_ok=True)
     return group.result()
