@@ -227,3 +227,8 @@ def test_a_binary_file_is_not_a_config(tmp_path: Path) -> None:
     error = refusal(lambda: config.load(tmp_path / "c.yaml"))
     assert error.kind == "text"
     assert str(error) == f"{tmp_path / 'c.yaml'}: not a text file (byte 0 is not UTF-8)"
+
+
+def test_a_shape_of_any_size_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("n_embd: 9_999_991\nn_head: 1_000_000\n")
+    assert refusal(lambda: config.load(tmp_path / "c.yaml")).kind == "conflict"

@@ -213,10 +213,11 @@ class TrainConfig(_KeysOfLosses):
         return self
 
     def _head_counts(self) -> str:
-        """The next head counts below and above that divide n_embd."""
-        divisors = [count for count in range(1, self.n_embd + 1) if self.n_embd % count == 0]
-        below = [count for count in divisors if count < self.n_head][-1:]
-        return complaints.alternatives(map(str, below + [count for count in divisors if count > self.n_head][:1]))
+        """The next head counts below and above that divide n_embd, as far as they are near; 1 divides any."""
+        below = (count for count in range(self.n_head - 1, max(1, self.n_head - 1000), -1) if not self.n_embd % count)
+        above = (count for count in range(self.n_head + 1, self.n_head + 1000) if not self.n_embd % count)
+        nearest = [next(below, 1), *(count for count in [next(above, 0)] if count)]
+        return complaints.alternatives(map(str, nearest))
 
     def _check_unused(self) -> None:
         """Refuse a key without effect that is set although its default is None; one with another default may stay."""
