@@ -31,6 +31,7 @@ VENDORS = {
         "search/run/driver.py",
         "search/run/scheduler.py",
         "search/run/searcher.py",
+        "search/run/ray_session.py",
         "search/run/resources.py",
         "search/run/room.py",
         "search/run/watch.py",

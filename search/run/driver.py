@@ -26,6 +26,7 @@ from search.report import gallery, page
 from search.results import export
 from search.run import live
 from search.run.prepare import Prepared
+from search.run.ray_session import Session
 from search.run.resources import Share, cluster
 from search.run.room import lacking
 from search.run.scheduler import LedgerScheduler, settle
@@ -48,14 +49,14 @@ ASKED = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM
 
 
 def search(
-    prepared: Prepared, each: Share, scratch: Path, console: Console, tracker: Tracker, again: Collection[int] = ()
+    prepared: Prepared, each: Share, session: Session, console: Console, tracker: Tracker, again: Collection[int] = ()
 ) -> str:
-    """Hand out trials until the end. Ray is running; scratch is a folder for its files.
+    """Hand out trials until the end. Ray is running, and ends while the study is drawn.
 
     again: failed trials that begin again. Returns why the user or a job's owner stopped it, "" at its own end. Raises
     UserError.
     """
-    spec = prepared.spec
+    spec, scratch = prepared.spec, session.scratch
     with ExitStack() as stack:
         with console.status("connecting to the tracker"):
             stack.enter_context(connected(tracker))
@@ -89,10 +90,13 @@ def search(
                     raise ledger.broken from None  # Ray wraps it into a page of its own
                 scheduler.interrupt("the driver failed")
                 raise
+        gone = bool(asked) and not answers()
+        if not gone:
+            session.leave()
         export.write_results(spec.folder)  # first, whatever becomes of all that is drawn
         gallery.write_beside(spec.folder)  # before the tracker's last act, which takes them along
         page.write_beside(spec.folder, prepared.own_code.allowed)  # before the tracker ends, which takes it along
-        if asked and not answers():
+        if gone:
             leave("")  # from a Ray that is gone there is no way back: its client waits a minute, then ends the process
     return next(iter(asked), "")
 

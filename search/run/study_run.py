@@ -18,7 +18,8 @@ from search.report import page
 from search.results import export
 from search.run import nodes
 from search.run.prepare import prepare
-from search.run.resources import cluster, ray_session, share
+from search.run.ray_session import ray_session
+from search.run.resources import cluster, share
 from search.spec.check import check
 from search.spec.study_spec import StudySpec
 from search.strategy.advice import advice
@@ -72,25 +73,27 @@ def run(
     with held(spec.folder):
         earlier = read_begun(spec.folder)
         header.check_same(spec, base, earlier.header)
-        prepared = prepare(spec, base, file, earlier, show=console.is_terminal, allow_code=allow_code)
         again, stopped = begin_again(earlier, retry_failed), ""
-        notes = advice(spec, prepared.base, prepared.facts(here.slots if here else None))
-        for line in (*notes, *_standing(spec, earlier, again, retry_failed)):
-            print(f"note: {line}", file=console.file)
-        if not again and _over(spec, prepared.base, earlier):
-            export.write_results(spec.folder)
-            page.write_beside(spec.folder, allow_code)
-            _track(spec, tracker)  # nothing to do but to send what it may still lack
-        else:
-            with ExitStack() as stack:
+        over = not again and _over(spec, earlier.header.base, earlier)
+        with ExitStack() as stack:
+            session = None if over else stack.enter_context(ray_session(address, machine, here))
+            prepared = prepare(spec, base, file, earlier, show=console.is_terminal, allow_code=allow_code)
+            notes = advice(spec, prepared.base, prepared.facts(here.slots if here else None))
+            for line in (*notes, *_standing(spec, earlier, again, retry_failed)):
+                print(f"note: {line}", file=console.file)
+            if session is None:
+                export.write_results(spec.folder)
+                page.write_beside(spec.folder, allow_code)
+                _track(spec, tracker)  # nothing to do but to send what it may still lack
+            else:
+                from search.run.driver import search  # loads Ray Tune: a second or two
+
                 with console.status("starting Ray"):  # shown in a terminal only
-                    scratch = stack.enter_context(ray_session(address, machine))
+                    session.wait()
                     each = share(spec.resources, cluster(), file, base.device)
                     if address:
                         nodes.check(spec.folder, own_code=prepared.own_code)
-                    from search.run.driver import search  # loads Ray Tune: a second or two
-
-                stopped = search(prepared, each, scratch, console, tracker, again)
+                stopped = search(prepared, each, session, console, tracker, again)
         with console.status("the tracker's last step"):
             finish(tracker)
         study = read_study(spec.folder)
