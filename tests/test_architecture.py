@@ -34,6 +34,7 @@ VENDORS = {
         "search/run/ray_session.py",
         "search/run/resources.py",
         "search/run/room.py",
+        "search/run/settle_dtype.py",
         "search/run/watch.py",
         "search/run/nodes.py",
         "search/jobs/ray_jobs.py",
