@@ -210,8 +210,8 @@ def test_the_same_command_on_a_finished_study_repeats_nothing_and_says_why(
 
 
 def printed_paths(text: str, folder: Path) -> set[str]:
-    """The files of the study that are named in a text, relative to its folder."""
-    return set(re.findall(rf"{re.escape(str(folder))}/(\S+)", text))
+    """The files of the study that the last lines of `run` name, relative to its folder."""
+    return set(re.findall(rf"^(?:best config|figures|as a page): +{re.escape(str(folder))}/(\S+)", text, re.M))
 
 
 def test_what_is_not_drawn_is_neither_written_nor_named(
@@ -235,8 +235,8 @@ def test_what_is_not_drawn_is_neither_written_nor_named(
 def test_a_page_and_pictures_that_cannot_be_written_cost_only_themselves(
     spec_file: Path, study: Study, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.rmtree(folder / "figures")
-    (folder / "report.html").unlink()
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    (folder / "report.html").unlink(missing_ok=True)
     (folder / "figures").touch()
     (folder / "report.html").mkdir()
     assert main(["run", str(spec_file)]) == 0
