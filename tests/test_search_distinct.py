@@ -143,6 +143,19 @@ def earlier(told: Told, *trials: tuple[dict[str, Any], str, TrainConfig | None])
         told.write({"record": "prior", "trials": [about]})
 
 
+@pytest.mark.parametrize(("dtype", "left"), [({}, 1), ({"dtype": {"choice": ["float32", "bfloat16"]}}, 4)])
+def test_the_precision_that_a_study_settled_is_a_difference_only_where_it_is_searched(
+    dtype: dict[str, Any], left: int
+) -> None:
+    layers = [TrainConfig(max_tokens=8000, n_layer=n, dtype="bfloat16") for n in (1, 2)]
+    told = Told()
+    earlier(told, *(({"n_layer": one.n_layer}, "completed", one) for one in layers))
+    given = spec("random", {"n_layer": {"choice": [1, 2, 3]}, **dtype}, warm_start="before")
+    for base in (BASE, BASE.model_copy(update={"dtype": "float32"})):  # before and after it is settled here
+        distinct = Distinct(given, base)
+        assert distinct.count(known=distinct.taken_before(told.study)) == left
+
+
 @learning
 def test_what_an_earlier_study_trained_to_the_end_is_known_where_the_whole_config_is_equal(kind: str) -> None:
     space = {"n_layer": {"choice": [1, 2, 3, 4, 5]}}

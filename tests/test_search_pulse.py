@@ -125,10 +125,10 @@ def test_sigterm_among_finalists_is_said_as_such_though_rays_processes_get_it_to
 def test_what_a_killed_driver_left_in_the_temporary_folder_goes_with_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from search.run.resources import _scratch
+    from search.run.ray_session import _scratch
 
-    monkeypatch.setattr("search.run.resources.tempfile.gettempdir", lambda: "/tmp")
-    code = "from search.run.resources import _scratch; made = _scratch(); print(made[0], flush=True); input()"
+    monkeypatch.setattr("search.run.ray_session.tempfile.gettempdir", lambda: "/tmp")
+    code = "from search.run.ray_session import _scratch; made = _scratch(); print(made[0], flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from search.run.resources import Share, ray_session, share
+from search.run.ray_session import ray_session
+from search.run.resources import Share, share
 from search.spec.study_spec import Resources
 from search.study.machine import Node, this_machine
 from trainer.yaml_file import YamlFile
@@ -77,11 +78,11 @@ def test_a_cluster_that_is_away_is_said_within_seconds() -> None:
         port = free.getsockname()[1]
     with (
         pytest.raises(UserError, match=f"no Ray cluster answers at 127.0.0.1:{port}"),
-        ray_session(f"127.0.0.1:{port}", this_machine()),
+        ray_session(f"127.0.0.1:{port}", this_machine()) as session,
     ):
-        pass
+        session.wait()
 
 
 def test_ray_client_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="ray job submit"), ray_session("ray://head:10001", this_machine()):
-        pass
+    with pytest.raises(UserError, match="ray job submit"), ray_session("ray://head:10001", this_machine()) as session:
+        session.wait()

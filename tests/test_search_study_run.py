@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
+from search.cli.main import main
 from search.run import driver, study_run
 from search.spec.load import load_spec
 from search.stopping.median import Median
@@ -204,6 +207,45 @@ def test_the_same_command_on_a_finished_study_repeats_nothing_and_says_why(
     assert "the budget is used up (6 of 6 trials): no new trial begins" in " ".join(capsys.readouterr().out.split())
     assert (folder / NAME).read_bytes() == before
     assert numbers(again.trials[0]) == numbers(study.trials[0])
+
+
+def printed_paths(text: str, folder: Path) -> set[str]:
+    """The files of the study that the last lines of `run` name, relative to its folder."""
+    return set(re.findall(rf"^(?:best config|figures|as a page): +{re.escape(str(folder))}/(\S+)", text, re.M))
+
+
+def test_what_is_not_drawn_is_neither_written_nor_named(
+    spec_file: Path, study: Study, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def again(*options: str) -> set[str]:
+        shutil.rmtree(folder / "figures", ignore_errors=True)
+        (folder / "report.html").unlink(missing_ok=True)
+        assert main(["run", str(spec_file), *options]) == 0
+        named = printed_paths(capsys.readouterr().out, folder)
+        assert all((folder / name).exists() for name in named)
+        return named
+
+    assert again("--no-figures") == {"best.yaml", "report.html"}
+    assert again("--no-report") == {"best.yaml", "figures"}
+    assert again("--no-report", "--no-figures") == {"best.yaml"}
+    assert not (folder / "figures").exists()
+    assert again() == {"best.yaml", "report.html", "figures"}
+
+
+def test_a_page_and_pictures_that_cannot_be_written_cost_only_themselves(
+    spec_file: Path, study: Study, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    (folder / "report.html").unlink(missing_ok=True)
+    (folder / "figures").touch()
+    (folder / "report.html").mkdir()
+    assert main(["run", str(spec_file)]) == 0
+    out, err = capsys.readouterr()
+    assert "no figures" in err
+    assert "report.html was not written" in err
+    assert printed_paths(out, folder) == {"best.yaml"}
+    (folder / "figures").unlink()
+    (folder / "report.html").rmdir()
 
 
 def test_another_spec_under_the_same_name_is_refused_with_the_key(spec_file: Path, folder: Path) -> None:

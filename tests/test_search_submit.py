@@ -83,7 +83,7 @@ def finished(head: Head, quick: Path, storage: Path) -> subprocess.CompletedProc
     """Two trials of the quick study, submitted by somebody whose MLflow has a password, and followed to its end."""
     secret = {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": PASSWORD}
     uri = {"MLFLOW_TRACKING_URI": f"sqlite:///{storage}/mlflow.db"}
-    command = ["submit", str(quick), "--trials", "2", "--follow", "--address", head.address]
+    command = ["submit", str(quick), "--trials", "2", "--no-figures", "--follow", "--address", head.address]
     return nanosweep(head, *command, **secret, **uri)
 
 
@@ -111,6 +111,8 @@ def test_a_study_is_submitted_and_followed_to_its_end(
     assert re.search(rf"^job (quick-\d{{8}}-\d{{4}}): {head.address}/#/jobs/\1$", finished.stdout, re.M)
     assert "study quick: 2 trials, 2 at once" in finished.stdout
     assert "best config:" in finished.stdout
+    assert ("figures:" in finished.stdout, (storage / "quick" / "figures").exists()) == (False, False)
+    assert (storage / "quick" / "report.html").is_file()
     assert "\x1b" not in finished.stdout  # a log is no terminal
     ended = study(storage / "quick")
     assert [trial.status for trial in ended.trials.values()] == ["completed"] * 2

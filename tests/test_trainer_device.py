@@ -8,20 +8,10 @@ import sys
 import pytest
 import torch
 
-from tests import tiny
-from trainer import device
 from trainer.device import Machine
 from trainer.step import Watch
 
 CPU = Machine(torch.device("cpu"))
-
-
-def test_bfloat16_is_chosen_where_it_is_faster_and_wherever_it_is_asked_for() -> None:
-    narrow, wide = {"n_embd": 64}, {"n_embd": device.AMX_PAYS_FROM}
-    assert not device.choose(tiny.config(**narrow)).bfloat16
-    assert device.choose(tiny.config(**wide)).bfloat16 == device.has_amx()
-    assert not device.choose(tiny.config(**wide, dtype="float32")).bfloat16
-    assert device.choose(tiny.config(**narrow, dtype="bfloat16")).bfloat16
 
 
 def test_randomness_is_borrowed_and_given_back_even_after_an_error() -> None:

@@ -11,6 +11,7 @@ invalid input, explained in one line; 130 interrupted by Ctrl-C, the last checkp
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -168,7 +169,8 @@ def _train(arguments: argparse.Namespace, ranks: Ranks, follow: Follow | None) -
             follower.ended(result)
     if not first:
         return int(result.status == "diverged")
-    return conclude(result, run_order, device.describe(device.choose(run_order.config, ranks.local_rank), ranks.size))
+    machine = dataclasses.replace(device.choose(run_order.config, ranks.local_rank), bfloat16=result.bfloat16)
+    return conclude(result, run_order, device.describe(machine, ranks.size))
 
 
 def order(arguments: argparse.Namespace, show: bool = True) -> Order:

@@ -72,6 +72,7 @@ class Checkpoint:
 
     best_model: the best weights so far, stored only if `early_stop` is set.
     own_code: reference -> sha256 of the source, of the user's own code that the config names.
+    dtype: what `dtype: auto` was settled to for a run on a CPU; else empty.
     """
 
     config: TrainConfig
@@ -84,13 +85,15 @@ class Checkpoint:
     randomness: list[Tensor] | None = None
     best_model: dict[str, Tensor] | None = None
     own_code: dict[str, str] = field(default_factory=dict)
+    dtype: str = ""
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint atomically. Raises UserError when the disk is full."""
     content = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint)}
-    if not checkpoint.own_code:
-        del content["own_code"]  # so that releases without this field can read it
+    for name in ("own_code", "dtype"):
+        if not content[name]:
+            del content[name]  # so that releases without this field can read it
     content["format"] = FORMAT
     content["config"] = configs.dump(checkpoint.config)
     content["state"] = dataclasses.asdict(checkpoint.state)

@@ -184,7 +184,7 @@ class TrainConfig(_KeysOfLosses):
     # machine
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Key(memory=True)] = "auto"
-    """auto: bfloat16 where the device is faster with it"""
+    """auto: bfloat16 where the device is faster with it; on a CPU that is measured once, and the run stays with it"""
     compile: bool = False
 
     @model_validator(mode="after")

@@ -1,7 +1,6 @@
 """The machine of a run: device, precision, random state and memory.
 
-bfloat16 is used where it is faster: on every GPU that supports it natively, and on a CPU with AMX if the matrices are
-wide enough to repay the casts (see `AMX_PAYS_FROM`).
+bfloat16 is used where it is faster: on every GPU that supports it natively; on a CPU trainer.precision measures.
 """
 
 from __future__ import annotations
@@ -19,15 +18,6 @@ from torch import Tensor
 
 from data.errors import UserError
 from trainer.config import TrainConfig
-
-# Width (n_embd) from which a bf16 step is the faster one on a CPU with AMX. float32 / bf16 seconds, whole steps of 2
-# layers, one core of a Sapphire Rapids Xeon, torch 2.13 (python -m tests.benchmarks.bench_step --widths):
-#   width  12x64  16x128  8x256 (rows x tokens)
-#      64   0.69    0.76   0.97
-#     128   0.87    1.03   1.25
-#     160   0.95    1.06   1.35
-#     192   1.04    1.06   1.42
-AMX_PAYS_FROM = 192
 
 
 @dataclass(frozen=True)
@@ -125,8 +115,9 @@ def kind(config: TrainConfig) -> str:
 
 
 def choose(config: TrainConfig, local_rank: int = 0) -> Machine:
-    """The machine for one process. local_rank: its number among the run's processes on this host.
+    """The machine for one process, with float32 for `dtype: auto` on a CPU, where trainer.precision decides.
 
+    local_rank: the process's number among the run's processes on this host.
     Raises UserError for a device or a precision that is not there.
     """
     device = torch.device(kind(config))
@@ -151,9 +142,7 @@ def _bfloat16(config: TrainConfig, device: torch.device) -> bool:
         if config.dtype == "bfloat16" and not native:
             raise UserError(f"dtype: bfloat16, but {torch.cuda.get_device_name(device)} has none; set dtype: auto")
         return native
-    if config.dtype == "bfloat16":
-        return True
-    return device.type == "cpu" and config.n_embd >= AMX_PAYS_FROM and has_amx()
+    return config.dtype == "bfloat16"
 
 
 def describe(machine: Machine, processes: int = 1) -> str:
@@ -164,16 +153,16 @@ def describe(machine: Machine, processes: int = 1) -> str:
     if machine.device.type == "cuda":
         name = f"{processes} × {torch.cuda.get_device_name(machine.device)}"
     else:
-        name = platform.processor() or platform.machine()
-        with contextlib.suppress(OSError):
-            lines = Path("/proc/cpuinfo").read_text().splitlines()
-            name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+        name = processor()
         threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
         name += f" ({machine.device.type}), " + (f"{processes} processes of {threads}" if processes > 1 else threads)
     return f"{name}, {'bfloat16' if machine.bfloat16 else 'float32'}"
 
 
-def has_amx() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware tiles."""
-    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)  # no public name for it in torch 2.11
-    return bool(probe and probe())
+def processor() -> str:
+    """The name of this machine's processor."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return name

@@ -30,7 +30,7 @@ from data.dataset import Dataset
 from data.errors import UserError
 from models.gpt import GPT
 from models.loss import Criterion
-from trainer import checkpoint, device, distributed, evaluate, init, schedule
+from trainer import checkpoint, device, distributed, evaluate, init, precision, schedule
 from trainer import criterion as criteria
 from trainer.checkpoint import Checkpoint, State
 from trainer.config import TrainConfig
@@ -72,6 +72,9 @@ def train(
     machine_kind = device.kind(config)
     with distributed.joined(machine_kind) as ranks:
         machine = device.choose(config, ranks.local_rank)
+        if config.dtype == "auto" and machine.device.type == "cpu":
+            earlier = "" if resume is None else checkpoint.load(resume).dtype
+            machine = precision.settle(config, data.n_classes, machine, ranks, earlier)
         with machine.borrowed_randomness(config.seed + ranks.rank):  # dropout differs from rank to rank
             criterion = criteria.build(config, allow_code, code_dir)
             out_dir = out_dir if ranks.rank == 0 else None
@@ -193,7 +196,9 @@ class _Run:
                 self._tell(report)
             clock.lap(state)
         metrics = dict(state.report["metrics"]) if state.report else {}
-        return Result(state.ended, state.step, state.step * per_step, metrics, state.best)
+        return Result(
+            state.ended, state.step, state.step * per_step, metrics, state.best, bfloat16=self.machine.bfloat16
+        )
 
     def _measure(self, last: bool, rung: int | None, rate: float, norm: float, speed: float) -> Report:
         """Evaluate the model, record a new best, and decide whether the run ends here."""
@@ -261,8 +266,15 @@ class _Run:
             randomness=self.machine.randomness() if resumable else None,
             best_model=self.best_model if resumable else None,
             own_code=self.own_code,
+            dtype=self._settled_dtype(),
         )
         checkpoint.save(self.out_dir / name, saved)
+
+    def _settled_dtype(self) -> str:
+        """What `dtype: auto` was settled to for this run on a CPU; else empty: config and device say it."""
+        if self.config.dtype != "auto" or self.machine.device.type != "cpu":
+            return ""
+        return "bfloat16" if self.machine.bfloat16 else "float32"
 
     def _tell(self, report: Callable[[Report], None]) -> None:
         """Hand out the state's report, after its files are on disk. Random numbers drawn by `report` do not affect
@@ -287,6 +299,7 @@ class _Run:
             "reports score": f"{self.state.eval_tokens:,} of {self.data.val.n_targets:,} tokens of the validation "
             f"split, hash {tokens.subset_hash(self.measure.val_subset)[:16]}",
             "parameters": f"{self.stepper.model.n_parameters():,}",
+            **({"precision": f"dtype: auto is {dtype} here"} if (dtype := self._settled_dtype()) else {}),
             **({"initial weights": self.state.initial} if self.state.initial else {}),
             **{f"own code {reference}": f"sha256 {digest}" for reference, digest in self.own_code.items()},
             "torch": torch.__version__,

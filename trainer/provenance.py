@@ -52,6 +52,8 @@ class Provenance(BaseModel):
     commit: str = ""
     dirty: bool | None = None
     """whether the code differed from the commit"""
+    dtype: str = ""
+    """what `dtype: auto` was on the study's CPUs, for all its trials"""
     own_code: dict[str, str] = {}
     """sha256 of the source of the trial's own loss, optimizer and model, by reference"""
     config: dict[str, Any] = {}
@@ -156,6 +158,7 @@ def describe(provenance: Provenance) -> list[str]:
         f"how sure: {p.how_sure}" if p.how_sure else "",
         f"commit: {p.commit}{dirty}" if p.commit else "",
         f"data: {p.corpus}, hash {p.data_hash}" if p.data_hash else "",
+        f"dtype: auto was {p.dtype} in the study" if p.dtype else "",
         *(f"own code: {reference}, sha256 {digest}" for reference, digest in p.own_code.items()),
     ]
     return [line for line in lines if line]

@@ -47,7 +47,8 @@ class Result:
     """How a run ended.
 
     metrics: the last report's. best: step, tokens, val_loss and val_perplexity of the report with the least val_loss
-    on the fixed subset: the minimum over all reports. message: why, where it diverged.
+    on the fixed subset: the minimum over all reports. message: why, where it diverged. bfloat16: whether it
+    multiplied matrices in bfloat16.
     """
 
     status: Status
@@ -56,3 +57,4 @@ class Result:
     metrics: dict[str, float]
     best: dict[str, float] = field(default_factory=dict)
     message: str = ""
+    bfloat16: bool = False

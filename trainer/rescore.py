@@ -9,9 +9,10 @@ from torch import Tensor
 
 from data.dataset import Dataset, Split
 from data.errors import UserError
-from trainer import build_model, checkpoint, device, evaluate
+from trainer import build_model, checkpoint, device, evaluate, precision
 from trainer import criterion as criteria
 from trainer.checkpoint import Checkpoint
+from trainer.distributed import Ranks
 from trainer.evaluate import Evaluation
 
 
@@ -33,7 +34,7 @@ def rescore(folder: Path, data: Dataset, split: Split, allow_code: bool = False)
         )
     criterion = criteria.build(saved.config, allow_code)
     checkpoint.check_own_code(saved, criteria.own_code(saved.config, keys=("loss", "model")), str(folder))
-    machine = device.choose(saved.config)
+    machine = precision.settle(saved.config, data.n_classes, device.choose(saved.config), Ranks(), saved.dtype)
     model = build_model.build(saved.config, data.n_classes, torch.Generator(), allow_code=allow_code)
     model.load_state_dict(scored_weights(saved))
     model.to(machine.device)

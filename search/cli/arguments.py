@@ -24,6 +24,12 @@ def retry_failed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry-failed", action="store_true", help=text)
 
 
+def drawings(parser: argparse.ArgumentParser) -> None:
+    """What a driver draws when its study ends."""
+    parser.add_argument("--no-report", action="store_true", help="write no report.html (nanosweep report does later)")
+    parser.add_argument("--no-figures", action="store_true", help="draw no pictures (nanosweep figures does later)")
+
+
 def study(parser: argparse.ArgumentParser) -> None:
     """A study, wherever it lies."""
     where = "its name in the storage, its folder, or its name on the server of MLFLOW_TRACKING_URI"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.cli.arguments import limits, retry_failed
+from search.cli.arguments import drawings, limits, retry_failed
 from trainer.command_line import whole
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def add(command: Command, study_options: Callable[[argparse.ArgumentParser], Non
     submit = command("submit", _submit, "run a spec's study as a job on a cluster, or resume it there")
     study_options(submit)
     retry_failed(submit)
+    drawings(submit)
     submit.add_argument("--follow", action="store_true", help="show its log until it ends, and end as it does")
     jobs = command("jobs", _jobs, "the jobs of a cluster, the newest first")
     jobs.add_argument("--limit", type=whole(), default=20, metavar="N", help="the newest so many (default 20); 0: all")
@@ -68,6 +69,7 @@ def _submit(args: argparse.Namespace) -> int:
 
     jobs = Jobs(cluster.address)
     options = {"limits": limits(args), "allow_code": args.allow_code, "retry_failed": args.retry_failed}
+    options |= {"report": not args.no_report, "figures": not args.no_figures}
     order = Order(args.spec, tuple(args.set), args.scale, args.name, args.storage, **options)
     job = submit(order, cluster, jobs, lambda line: print(line, flush=True))
     print("\n".join(links(job, jobs, open_tracker(spec.tracking, spec.folder))), flush=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from data.errors import UserError
 from data.paths import quoted
 from search.cli import jobs, service, study
-from search.cli.arguments import allow_code, color, limits, port, retry_failed, width
+from search.cli.arguments import allow_code, color, drawings, limits, port, retry_failed, width
 from trainer.command_line import Parser, temperature, whole
 from trainer.units import plural
 
@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     for searching in (run, plan):
         _spec(searching)
     retry_failed(run)
+    drawings(run)
     run.add_argument("--address", help="a Ray cluster's address; default: RAY_ADDRESS, else this machine")
 
     commands.add_parser("train", help="train one config, here or on a Ray cluster", add_help=False)
@@ -132,17 +133,19 @@ def _run(args: argparse.Namespace) -> int:
     from search.study.scores import best
 
     spec, base, file = _load(args)
+    report, figures = not args.no_report, not args.no_figures
     options = {"address": args.address, "allow_code": args.allow_code, "retry_failed": args.retry_failed}
-    study = study_run.run(spec, base, file, **options)
+    study = study_run.run(spec, base, file, **options, report=report, figures=figures)
     print(table.render(study, by=spec.compare, limit=10, width=width(), color=color()))
     if best(study) is not None:
         print(f"best config: {spec.folder / 'best.yaml'} (train it longer: nanosweep train FILE --set max_tokens=...)")
-    if (spec.folder / "figures").is_dir():
+    if figures and (spec.folder / "figures").is_dir():
         print(f"figures:     {spec.folder / 'figures'}")
     ui = f" (in the browser: nanosweep ui --storage {quoted(spec.folder.parent)})"
     browser = ui if spec.tracking == "mlflow" else ""
     print(f"all trials:  nanosweep leaderboard {quoted(spec.folder)}{browser}")
-    print(f"as a page:   {spec.folder / 'report.html'}")
+    if report and (spec.folder / "report.html").is_file():
+        print(f"as a page:   {spec.folder / 'report.html'}")
     print(links.line(spec.study, spec.folder, spec.tracking), end="")
     if study.stopped or study.unfinished():
         print(f"{study.stopped or 'stopped'}: {_left(study)}; nothing is lost, the same command continues")

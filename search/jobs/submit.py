@@ -46,6 +46,8 @@ class Order:
     limits: Mapping[str, str | None] = field(default_factory=dict)  # of the budget, by name
     allow_code: bool = False
     retry_failed: bool = False
+    report: bool = True
+    figures: bool = True
 
 
 def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None]) -> Job:
@@ -71,6 +73,7 @@ def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None
     options += [f"--{key}={value}" for key, value in given.items() if value is not None]
     options += ["--allow-code"] if order.allow_code and named else []
     options += ["--retry-failed"] if order.retry_failed else []
+    options += [f"--no-{name}" for name in ("report", "figures") if not getattr(order, name)]
     python = sys.executable if here else "python"
     entrypoint = f"exec {shlex.join([python, '-m', 'search', 'run', packed.spec, *options])}"
     metadata = {STUDY: spec.study, STORAGE: str(folder.parent)}

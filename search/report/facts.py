@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from search.results.attempt import NotComputed, attempt
@@ -191,12 +191,22 @@ def provenance(study: Study) -> list[tuple[str, str]]:
         "data": f"{data.corpus}, hash {data.hash or UNKNOWN}",
         **{f"tokens, {name}": _data(tokenized) for name, tokenized in data.tokenizers.items()},
         "machine": ", ".join(str(host[key]) for key in ("name", "system", "cpu") if host.get(key)) or "unknown",
+        "precision": _precision(header.precision),
         "cores, memory": f"{host['cpus']} cores, {host.get('memory_gb', '?')} GiB" if "cpus" in host else "",
         "nodes": ", ".join(sorted({s.node for t in study.trials.values() for s in t.stints if s.node})),
         "packages": ", ".join(f"{name} {version}" for name, version in header.packages.items()),
         "drivers": "; ".join(_when(session) for session in sessions(study)),
     }
     return [(name, text) for name, text in lines.items() if text]
+
+
+def _precision(settled: Mapping[str, Any]) -> str:
+    """What `dtype: auto` was settled to; empty where the config or a GPU said it."""
+    if not settled:
+        return ""
+    speedup = settled.get("speedup")
+    measured = "" if speedup is None else f": bfloat16 was {speedup:.2f} × as fast as float32"
+    return f"dtype: auto is {settled['dtype']} in all trials{measured} ({settled.get('machine', UNKNOWN)})"
 
 
 def _data(tokenized: Tokenized) -> str:

@@ -133,6 +133,12 @@ def reliability(title: str, scores: Scores, temperature: float | None) -> Figure
     return figure
 
 
+def import_all() -> None:
+    """Import what drawing and writing a figure need, in advance: 0.8 s."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+
+
 def png(figure: Figure) -> bytes:
     """A figure as a PNG file; equal figures give equal bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

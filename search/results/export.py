@@ -17,7 +17,7 @@ from search.stats.statistics import Standing
 from search.study.scores import best, objective, objective_of
 from search.study.study import Study, Trial, read_study
 from trainer import provenance, units
-from trainer.config import TrainConfig, dump, plain
+from trainer.config import TrainConfig, dump, plain, replace
 from trainer.config_paths import anchor
 from trainer.criterion import names_own_code
 from trainer.files import replace_text
@@ -61,7 +61,7 @@ def text(study: Study, trial: int | None = None, ranked: list[Standing] | None =
     ranked: the standings of the trials, computed here if None. Raises UserError as `best_config` does.
     """
     chosen = choose(study, trial)
-    config = _config(study, chosen)
+    config = _as_asked(study, chosen)
     origin = provenance_of(study, chosen, ranked).model_copy(update={"config": plain(config)})
     permission = " --allow-code" if names_own_code(config) else ""
     comments = "".join(f"# {line}\n" for line in (title(study, chosen), *(f"{use}{permission}" for use in _USE)))
@@ -113,6 +113,7 @@ def provenance_of(study: Study, trial: Trial, ranked: list[Standing] | None = No
         own_data_hash="" if data_hash == header.data.hash else data_hash,
         commit=header.commit,
         dirty=header.dirty,
+        dtype=str(header.precision.get("dtype", "")),
         own_code={name: digest for name, digest in header.own_code.items() if name in trial.config.values()},
     )
 
@@ -139,6 +140,13 @@ def write_results(folder: Path) -> None:
     written = attempt(lambda: replace_text(folder / "leaderboard.md", table.markdown(study, ranked=ranked)))
     if isinstance(written, NotComputed):
         print(f"nanosweep: {folder / 'leaderboard.md'} was not written: {written.reason}", file=sys.stderr)
+
+
+def _as_asked(study: Study, trial: Trial) -> TrainConfig:
+    """The trial's config, with `dtype: auto` where the study settled it for its CPUs: a full run decides for its own
+    machine, and on a GPU float32 would be several times slower."""
+    config, settled = _config(study, trial), study.header.precision.get("dtype")
+    return replace(config, dtype="auto") if settled is not None and config.dtype == settled else config
 
 
 def _config(study: Study, trial: Trial) -> TrainConfig:

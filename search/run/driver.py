@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -22,10 +22,10 @@ import ray
 from ray import tune
 
 from data.errors import UserError
-from search.report import gallery, page
 from search.results import export
 from search.run import live
 from search.run.prepare import Prepared
+from search.run.ray_session import Session
 from search.run.resources import Share, cluster
 from search.run.room import lacking
 from search.run.scheduler import LedgerScheduler, settle
@@ -48,14 +48,20 @@ ASKED = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM
 
 
 def search(
-    prepared: Prepared, each: Share, scratch: Path, console: Console, tracker: Tracker, again: Collection[int] = ()
+    prepared: Prepared,
+    each: Share,
+    session: Session,
+    console: Console,
+    tracker: Tracker,
+    draw: Callable[[], None],
+    again: Collection[int] = (),
 ) -> str:
-    """Hand out trials until the end. Ray is running; scratch is a folder for its files.
+    """Hand out trials until the end. Ray is running, and ends while the study is drawn.
 
-    again: failed trials that begin again. Returns why the user or a job's owner stopped it, "" at its own end. Raises
-    UserError.
+    draw: makes the files that show the study, which the tracker takes along. again: failed trials that begin again.
+    Returns why the user or a job's owner stopped it, "" at its own end. Raises UserError.
     """
-    spec = prepared.spec
+    spec, scratch = prepared.spec, session.scratch
     with ExitStack() as stack:
         with console.status("connecting to the tracker"):
             stack.enter_context(connected(tracker))
@@ -89,10 +95,12 @@ def search(
                     raise ledger.broken from None  # Ray wraps it into a page of its own
                 scheduler.interrupt("the driver failed")
                 raise
+        gone = bool(asked) and not answers()
+        if not gone:
+            session.leave()
         export.write_results(spec.folder)  # first, whatever becomes of all that is drawn
-        gallery.write_beside(spec.folder)  # before the tracker's last act, which takes them along
-        page.write_beside(spec.folder, prepared.own_code.allowed)  # before the tracker ends, which takes it along
-        if asked and not answers():
+        draw()  # before the tracker ends, which takes along what it finds
+        if gone:
             leave("")  # from a Ray that is gone there is no way back: its client waits a minute, then ends the process
     return next(iter(asked), "")
 
@@ -123,6 +131,7 @@ def _begin(prepared: Prepared, each: Share, ledger: DriverLedger, again: Collect
     spec = prepared.spec
     rungs, own_code = spec.rungs(prepared.length), prepared.own_code
     fields = header.fields(spec, prepared.base, prepared.data, rungs, own_code.digests, own_code.directory)
+    fields |= {"precision": dict(prepared.precision)} if prepared.precision else {}
     ledger.write("study", **fields, workers={"slots": each.slots, "cpus": each.cpus, "gpus": each.gpus})
     write_spec(spec)
     if prepared.earlier_trials:

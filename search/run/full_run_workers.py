@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from data.errors import UserError
 from search.run import nodes, resources
+from search.run.ray_session import ray_session
 from search.run.resources import Share
 from search.study.machine import Node, this_machine
 from trainer import __main__ as command
@@ -49,7 +50,7 @@ def _train(args: argparse.Namespace, follow: Follow) -> int:
     with follow(order) as follower:
         with ExitStack() as stack:
             with progress.waiting("starting Ray and asking its nodes"):
-                scratch = stack.enter_context(resources.ray_session(address, machine))
+                scratch = stack.enter_context(ray_session(address, machine)).wait()
                 there = resources.cluster()
                 each = share(args.workers, there, order.config.device)
                 nodes.check(order.out.resolve(), "--out:")

@@ -31,7 +31,8 @@ class Prepared:
 
     base: with eval_tokens filled in; data: for the header; length: of the longest trial, shortest: of the shortest
     (they differ where max_tokens is searched); earlier_trials: an earlier study's, to be taken over into a
-    study that has neither them nor trials of its own; own_code: the user's, which trials may import.
+    study that has neither them nor trials of its own;
+    own_code: the user's, which trials may import; precision: how `dtype: auto` was settled, see settle_dtype.py.
     """
 
     spec: StudySpec
@@ -42,6 +43,7 @@ class Prepared:
     shortest: int
     earlier_trials: list[dict[str, Any]]
     own_code: OwnCode = field(default_factory=OwnCode)
+    precision: Mapping[str, Any] = field(default_factory=dict)
 
     def facts(self, slots: int | None) -> Facts:
         """For the notes on the study. slots: trials at once, where that is known."""

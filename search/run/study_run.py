@@ -8,9 +8,12 @@ files lie in a scratch folder and are thrown away.
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
@@ -18,7 +21,9 @@ from search.report import page
 from search.results import export
 from search.run import nodes
 from search.run.prepare import prepare
-from search.run.resources import cluster, ray_session, share
+from search.run.ray_session import ray_session
+from search.run.resources import cluster, share
+from search.run.settle_dtype import settle
 from search.spec.check import check
 from search.spec.study_spec import StudySpec
 from search.strategy.advice import advice
@@ -48,12 +53,15 @@ def run(
     console: Console | None = None,
     allow_code: bool = False,
     retry_failed: bool = False,
+    report: bool = True,
+    figures: bool = True,
 ) -> Study:
     """Run a study to the end of its budget, or resume it. Returns what its journal says.
 
     address: of a Ray cluster; default RAY_ADDRESS (set inside a Ray job), else Ray is started on this machine.
     allow_code: whether own code that the spec names (`loss: my_module:MyLoss`) may be imported, here and by trials.
     retry_failed: begin the trials again that failed or ran out of memory, from their checkpoints where there are any.
+    report, figures: whether report.html and the pictures are made at the end.
     Ctrl-C stops it: what ran is `interrupted` and will be continued. A second one raises KeyboardInterrupt at once.
     Raises UserError for whatever is wrong with spec, data or machines; a fresh study then leaves nothing behind.
     """
@@ -72,25 +80,29 @@ def run(
     with held(spec.folder):
         earlier = read_begun(spec.folder)
         header.check_same(spec, base, earlier.header)
-        prepared = prepare(spec, base, file, earlier, show=console.is_terminal, allow_code=allow_code)
         again, stopped = begin_again(earlier, retry_failed), ""
-        notes = advice(spec, prepared.base, prepared.facts(here.slots if here else None))
-        for line in (*notes, *_standing(spec, earlier, again, retry_failed)):
-            print(f"note: {line}", file=console.file)
-        if not again and _over(spec, prepared.base, earlier):
-            export.write_results(spec.folder)
-            page.write_beside(spec.folder, allow_code)
-            _track(spec, tracker)  # nothing to do but to send what it may still lack
-        else:
-            with ExitStack() as stack:
+        over = not again and _over(spec, earlier.header.base, earlier)
+        with ExitStack() as stack:
+            session = None if over else stack.enter_context(ray_session(address, machine, here))
+            prepared = prepare(spec, base, file, earlier, show=console.is_terminal, allow_code=allow_code)
+            notes = advice(spec, prepared.base, prepared.facts(here.slots if here else None))
+            for line in (*notes, *_standing(spec, earlier, again, retry_failed)):
+                print(f"note: {line}", file=console.file)
+            draw = partial(_draw, spec.folder, report, figures, allow_code)
+            if session is None:
+                export.write_results(spec.folder)
+                _track(spec, tracker, draw)  # nothing to do but to send what it may still lack
+            else:
+                from search.run.driver import search  # loads Ray Tune: a second or two
+
                 with console.status("starting Ray"):  # shown in a terminal only
-                    scratch = stack.enter_context(ray_session(address, machine))
+                    _import_meanwhile(report, figures)
+                    session.wait()
                     each = share(spec.resources, cluster(), file, base.device)
                     if address:
                         nodes.check(spec.folder, own_code=prepared.own_code)
-                    from search.run.driver import search  # loads Ray Tune: a second or two
-
-                stopped = search(prepared, each, scratch, console, tracker, again)
+                    prepared = settle(prepared, each, earlier.header, elsewhere=bool(address))
+                stopped = search(prepared, each, session, console, tracker, draw, again)
         with console.status("the tracker's last step"):
             finish(tracker)
         study = read_study(spec.folder)
@@ -123,10 +135,28 @@ def _over(spec: StudySpec, base: TrainConfig, study: Study) -> bool:
     return rule is None or rule.promotion(last=True) is None or bool(used_up(study, spec.budget))
 
 
-def _track(spec: StudySpec, tracker: Tracker) -> None:
+def _import_meanwhile(report: bool, figures: bool) -> None:
+    """What the end of the study imports anyway, 1.5 s of a core, while Ray starts in processes of its own."""
+    with suppress(Exception):  # what cannot be imported costs the study its drawings, and is said there
+        if report:
+            importlib.import_module("scipy.stats")
+        if figures:
+            importlib.import_module("search.report.figures").import_all()
+
+
+def _draw(folder: Path, report: bool, figures: bool, allow_code: bool) -> None:
+    """The pictures and the page of a study that has just run. An error is a printed line and does not fail it."""
     from search.report import gallery
+
+    if figures:
+        gallery.write_beside(folder)
+    if report:
+        page.write_beside(folder, allow_code)
+
+
+def _track(spec: StudySpec, tracker: Tracker, draw: Callable[[], None]) -> None:
     from search.run.driver import ledger_of
 
-    gallery.write_beside(spec.folder)
+    draw()
     with connected(tracker), ledger_of(spec.folder) as ledger:
         tracker.follow(ledger)

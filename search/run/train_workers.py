@@ -79,8 +79,9 @@ def worker(job: dict[str, Any]) -> dict[str, Any]:
         config, data, _nobody, resume, out_dir=out, on_step=Progress(out), allow_code=allowed, code_dir=code_dir
     )
     context = get_context()
-    machine = device.describe(device.choose(config, context.get_local_rank()), context.get_world_size())
-    return {"result": dataclasses.asdict(result), "machine": machine}
+    machine = dataclasses.replace(device.choose(config, context.get_local_rank()), bfloat16=result.bfloat16)
+    described = device.describe(machine, context.get_world_size())
+    return {"result": dataclasses.asdict(result), "machine": described}
 
 
 def _nobody(_: Report) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from data.errors import UserError
 from search.spec.parameter import Parameter
-from search.spec.points import Point, candidates, number_kind, points, target
+from search.spec.points import Point, candidates, fields, number_kind, points, target
 from search.spec.space import configuration, configure
 from search.spec.start_points import known_points
 from search.spec.study_spec import StudySpec
@@ -59,9 +59,14 @@ class Distinct:
         return {key for trial in study.searched if (key := self.key(trial.point)) is not None}
 
     def taken_before(self, study: Study) -> set[str]:
-        """The keys of the configurations of which an earlier study's trials say how they end in this one."""
+        """The keys of the configurations of which an earlier study's trials say how they end in this one.
+
+        Their precision is no difference unless it is searched: `dtype: auto` is settled anew for each study.
+        """
         told = [trial for trial in study.earlier_trials if trial.objective is not None or trial.status == "diverged"]
-        return {configuration(trial.config) for trial in told if trial.config is not None}
+        searched = any("dtype" in fields(name, parameter) for name, parameter in self._spec.space.items())
+        same = {} if searched else {"dtype": self._base.dtype}
+        return {configuration({**trial.config, **same}) for trial in told if trial.config is not None}
 
     def left(self, taken: Collection[str], fixed: Mapping[str, Any] | None = None) -> Iterator[Point]:
         """The points whose configurations are not in `taken`; of a range of floats, which is never used up, the points

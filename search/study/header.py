@@ -136,6 +136,8 @@ def check_same(spec: StudySpec, base: TrainConfig, header: Header) -> None:
     config = plain(base)
     if config["eval_tokens"] is None:  # the header has what `pin_eval_tokens` filled in
         config["eval_tokens"] = header.base.eval_tokens
+    if config["dtype"] == "auto":  # and what search.run.settle_dtype has decided
+        config["dtype"] = header.base.dtype
     difference = _difference(old, new, "") or _difference(plain(header.base), config, "base config: ")
     if difference:
         key, was, now = difference

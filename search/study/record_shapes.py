@@ -89,6 +89,13 @@ class _Spec(TypedDict):
 
 
 @_open
+class _Precision(TypedDict):
+    dtype: Literal["float32", "bfloat16"]
+    speedup: NotRequired[Number | None]
+    machine: NotRequired[str]
+
+
+@_open
 class _Any(TypedDict):
     record: str
     time: Seconds
@@ -102,6 +109,7 @@ class _Study(_Any):
     rungs: NotRequired[list[Count] | None]
     own_code: NotRequired[dict[str, str] | None]
     directory: NotRequired[str | None]
+    precision: NotRequired[_Precision | None]
     commit: NotRequired[str | None]
     dirty: NotRequired[bool | None]
     packages: NotRequired[dict[str, Any] | None]

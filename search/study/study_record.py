@@ -65,6 +65,7 @@ class Header:
 
     packages: versions by name. host: name, system, cpu, cpus, memory_gb, as far as recorded.
     own_code: sha256 of the source by reference, of the user's own code that the study names.
+    precision: what `dtype: auto` was settled to on CPUs (dtype, speedup of bfloat16, machine); {} where it was not.
     workers: slots (trials at once), cpus and gpus of each; {} where the release did not write them.
     directory: the driver's working directory, from which relative paths of a config are meant; "" where unknown.
     """
@@ -80,6 +81,7 @@ class Header:
     workers: Mapping[str, float] = field(default_factory=dict)
     own_code: Mapping[str, str] = field(default_factory=dict)
     directory: str = ""
+    precision: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def spec_reading(self) -> Reading[StudySpec]:
@@ -125,6 +127,7 @@ def read_header(record: Record) -> Header:
         workers=record.get("workers") or {},
         own_code=record.get("own_code") or {},
         directory=record.get("directory") or "",
+        precision=record.get("precision") or {},
     )
 
 

@@ -6,7 +6,7 @@
 A step is all of it on both sides: fetching rows, forward, backward, clipping, AdamW, learning rate. nanoGPT's
 model.py is loaded from DIR (its checkout); its step is train.py's loop, line by line. Both train the same shape
 from the same token file, in turns of some steps each, so that whatever else the machine does falls on both.
-Goals, on a CPU: small >= 1.0; large >= 1.8 where the CPU has AMX.
+Goals, on a CPU: small >= 1.0; large >= 1.8 where the CPU multiplies bfloat16 in hardware.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from data.dataset import Dataset, Split
-from trainer import device, schedule
+from trainer import device, precision, schedule
 from trainer.config import TrainConfig
 from trainer.distributed import Ranks
 from trainer.step import Stepper, Watch
@@ -48,7 +48,7 @@ def our_step(shape: dict[str, Any], tokens: np.ndarray, dtype: str = "auto") -> 
     config = TrainConfig(**shape, dtype=dtype, device="cpu", beta2=0.99)
     split = Split(tokens, np.array([1, len(tokens)]))
     data = Dataset("bench", "char", V, None, np.ones(V, np.int64), split, split, "", Path())
-    machine = device.choose(config)
+    machine = precision.settle(config, V, device.choose(config), Ranks(), "")
     stepper, watch = Stepper(config, data, machine, Ranks()), Watch(machine)
     count = iter(range(10**9))
 
@@ -139,7 +139,12 @@ def against_nanogpt(folder: Path, names: list[str], rounds: int) -> dict[str, di
             shape = SHAPES[name]
             theirs = nanogpt_step(shape, tokens, folder, Path(work))
             found = compare(theirs, our_step(shape, tokens), rounds)
-            results[name] = {**shape, **found, "goal": GOALS[name], "amx": device.has_amx()}
+            results[name] = {
+                **shape,
+                **found,
+                "goal": GOALS[name],
+                "bfloat16": precision.decide(TrainConfig(**shape), V).dtype == "bfloat16",
+            }
             print(_line(f"{name} {shape}: nanoGPT / ours", found), f" goal {GOALS[name]}", flush=True)
     return results
 
