@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 
 from data.errors import UserError
 from search.cli.main import main
+from search.report import page
 from search.run import driver, study_run
 from search.spec.load import load_spec
 from search.stopping.median import Median
@@ -258,13 +260,22 @@ def test_another_spec_under_the_same_name_is_refused_with_the_key(spec_file: Pat
 
 
 def test_a_larger_budget_extends_the_study_and_a_retry_begins_failed_trials_again(
-    spec_file: Path, study: Study, folder: Path
+    spec_file: Path, study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    threads: list[str] = []
+
+    def draw(*arguments: Any) -> None:
+        threads.extend(thread.name for thread in threading.enumerate())
+
+    monkeypatch.setattr(page, "write_beside", draw)
     more = spec_file.with_name("more.yaml")
     more.write_text(spec_file.read_text().replace("trials: 6", "trials: 8"))
     for number in BROKEN:
         (folder / "trials" / str(number)).unlink()
     extended = run(more, retry_failed=True)
+    assert threads
+    assert "ray-session" not in threads, "an object of Ray's that goes while Ray ends would end the process"
+    assert "ray-pulse" not in threads, "once Ray was told to end, its end is no death"
     assert list(extended.trials) == list(range(8))
     assert all(trial.status in ENDED for trial in extended.trials.values())
     for number, before in study.trials.items():

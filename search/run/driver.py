@@ -56,7 +56,7 @@ def search(
     draw: Callable[[], None],
     again: Collection[int] = (),
 ) -> str:
-    """Hand out trials until the end. Ray is running, and ends while the study is drawn.
+    """Hand out trials until the end. Ray is running, and ends before the study is drawn.
 
     draw: makes the files that show the study, which the tracker takes along. again: failed trials that begin again.
     Returns why the user or a job's owner stopped it, "" at its own end. Raises UserError.
@@ -74,11 +74,13 @@ def search(
             ledger, spec, prepared.base, rule, prepared.tokens, lambda n: trial_folder(spec.folder, n)
         )
         scheduler = LedgerScheduler(ledger, spec, rule)
-        with live.shown(ledger.study, each.slots, prepared.length, console) as view, _told_to_stop() as asked:
-            ledger.listeners += [view, Weights(spec.folder, ledger.study)]
+        with (
+            live.shown(ledger.study, each.slots, prepared.length, console) as view,
+            _told_to_stop() as asked,
             # Ray's processes may get the same SIGTERM: that they end is then no cause but a consequence
-            leave = lambda cause: _leave((*asked, cause)[0], ledger, tracker, console, scratch)
-            answers = stack.enter_context(beating(leave))
+            beating(lambda cause: _leave((*asked, cause)[0], ledger, tracker, console, scratch)) as answers,
+        ):
+            ledger.listeners += [view, Weights(spec.folder, ledger.study)]
             try:
                 say = lambda line: console.print(line, soft_wrap=True)
                 watch = Watch(scheduler, each, asked, cluster, lacking, say)
@@ -95,13 +97,13 @@ def search(
                     raise ledger.broken from None  # Ray wraps it into a page of its own
                 scheduler.interrupt("the driver failed")
                 raise
-        gone = bool(asked) and not answers()
-        if not gone:
+            gone = bool(asked) and not answers()
+        if not gone:  # nobody listens for Ray's pulse any more: now it may end
             session.leave()
         export.write_results(spec.folder)  # first, whatever becomes of all that is drawn
         draw()  # before the tracker ends, which takes along what it finds
-        if gone:
-            leave("")  # from a Ray that is gone there is no way back: its client waits a minute, then ends the process
+        if gone:  # from a Ray that is gone there is no way back: its client waits a minute, then ends the process
+            _leave(asked[0], ledger, tracker, console, scratch)
     return next(iter(asked), "")
 
 

@@ -4,13 +4,15 @@
         ...                        # what needs no Ray: it takes 3 to 5 s to start, mostly in processes of its own
         scratch = session.wait()
         ...                        # Ray runs
-        session.leave()            # it ends, a second or more, while the block continues without it
+        session.leave()            # it ends, which takes a second or more
 
-One thread starts Ray, waits and ends it: the kernel kills Ray's processes with the thread that started them.
+One thread starts Ray, waits and ends it: the kernel kills Ray's processes with the thread that started them. Nothing
+else goes on while Ray ends: an object of Ray's that another thread lets go at that moment would end this process.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -72,8 +74,6 @@ def ray_session(address: str | None, machine: Node, each: Share | None = None) -
         yield session
     finally:
         session.leave()
-        if session.started.is_set():
-            session.join()
 
 
 class Session(threading.Thread):
@@ -98,8 +98,11 @@ class Session(threading.Thread):
         return self.scratch
 
     def leave(self) -> None:
-        """Have Ray ended, or the connection; returns at once."""
+        """Have Ray ended, or the connection, and wait for it, unless it is still starting."""
+        gc.collect()  # Ray's objects in cycles go while Ray lives, see above
         self._over.set()
+        if self.started.is_set():
+            self.join()
 
     def run(self) -> None:
         """The thread's own."""

@@ -290,7 +290,8 @@ def read_begun(folder: Path) -> Study:
 
 def _check_journal(path: Path) -> None:
     """Refuse a journal that is empty or gone beside the files of its trials: a search over it would write into them."""
-    trials = [] if path.exists() and path.stat().st_size else [*(path.parent / "trials").glob("[0-9]*")]
+    whole = path.exists() and path.stat().st_size
+    trials = [] if whole else [folder for folder in (path.parent / "trials").glob("[0-9]*") if folder.is_dir()]
     if trials:
         state = "is empty" if path.exists() else "is gone"
         problem = (
