@@ -216,3 +216,31 @@ def test_a_trial_that_begins_anew_has_a_line_with_its_reason(tmp_path: Path) -> 
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
     ledger.write("status", trial=0, status="running", tokens=0, seconds=0, cause="its checkpoint is cut")
     assert "its checkpoint is cut" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_where_lines_are_printed_none_comes_for_long_without_saying_how_the_study_stands(
+    crowded: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "QUIET", 0.05)
+    file = io.StringIO()
+    with live.shown(crowded.study, 2, LENGTH, Console(file=file, width=80)):
+        until(lambda: file.getvalue().count("of 2 workers busy") >= 2)
+    printed = file.getvalue()
+    assert "trials" in printed.splitlines()[1]
+
+
+def test_the_leader_by_fresh_seeds_is_shown_with_their_mean(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write("study", **journals.header())
+    journals.complete(ledger, 0, 5.0)
+    journals.complete(ledger, 1, 6.0)
+    assert "best perplexity 5, trial 0" in "\n".join(drawn(ledger, terminal()))
+    trial = ledger.study.trials[1]
+    for number in (2, 3):
+        ledger.write("point", trial=number, point=trial.point, config=trial.config, of=1, round=number - 1)
+        journals.start(ledger, number)
+        journals.report(ledger, number, LENGTH, 6.5)
+        journals.end(ledger, number, "completed")
+    text = "\n".join(drawn(ledger, terminal()))
+    assert "leader: trial 1, perplexity 6.5 over 2 fresh seeds" in text
+    ledger.close()

@@ -156,10 +156,14 @@ def _run(args: argparse.Namespace) -> int:
 def _left(study: Study) -> str:
     """What a study that was stopped is left with."""
     left = [study.trials[number] for number in study.unfinished()]
-    again = sum(trial.of is not None for trial in left)
-    parts = [plural(len(left) - again, "trial")] if len(left) > again or not left else []
+    begun = [trial for trial in left if trial.status != "waiting"]
+    again = sum(trial.of is not None for trial in begun)
+    parts = [plural(len(begun) - again, "trial")] if len(begun) > again or not left else []
     parts += [plural(again, "run") + " of finalists"] if again else []
-    return f"{' and '.join(parts)} interrupted"
+    lines = [f"{' and '.join(parts)} interrupted"] if parts else []
+    return ", ".join(
+        lines + ([f"{plural(len(left) - len(begun), 'trial')} not begun"] if len(left) > len(begun) else [])
+    )
 
 
 def _plan(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from trainer import units
 from trainer.units import plural
 
 MOST = 5  # copies that are named
+FEWEST_DF = 4  # degrees of freedom of the noise of seeds; with fewer it is off by a factor of 2 too often
 
 
 def note_lines(study: Study, left_out: int, ranked: list[Standing]) -> list[str]:
@@ -49,9 +50,12 @@ def optimism_lines(study: Study) -> list[str]:
     values = [value for trial in distinct(study, study.searched) if math.isfinite(value := score(study, trial))]
     if not noise.df or len(values) < 2:
         return []
+    picked = f"the best value of the search, picked from {len(values)}, is optimistic"
+    if noise.df < FEWEST_DF:
+        return [f"{picked}: too few fresh seeds to say by how much"]
     flattered = optimism(values, math.sqrt(noise.variance))
     size = objective_of(study).show_size(flattered)
-    return [f"the best value of the search, picked from {len(values)}, is optimistic by about {size} (expected)"]
+    return [f"{picked} by about {size} (expected)"]
 
 
 def caution_lines(study: Study) -> list[str]:

@@ -8,6 +8,7 @@ A listener of the ledger and nothing more: it keeps no facts of its own, and eve
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from search.spec.study_spec import Budget
+from search.stats.statistics import fit
 from search.study import journal
 from search.study.journal import INACTIVE, Record
-from search.study.scores import best, objective_of, ranked
+from search.study.scores import best, finalists, objective_of, ranked
 from search.study.study import Study, Trial
 from trainer import units
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 TOP = 10  # trials of the leaderboard that are shown
 REFRESH = 2.0  # times a second
+QUIET = 30.0  # seconds without a line, where lines are printed, after which one says how the study stands
 _GAP = 2  # characters between two columns
 _GIVING_WAY = {"config": 8, "rung": 99, "tokens": 99}  # the least width of each; it is left out rather than narrower
 _SHORTEST_NAME = 12  # characters of the study's name that stay
@@ -43,10 +46,30 @@ def shown(study: Study, slots: int, length: int, console: Console) -> Iterator[V
     view = View(study, slots, length, console)
     if not console.is_terminal:
         view.begin()
-        yield view
+        with _never_quiet(view):
+            yield view
         return
     with Live(get_renderable=view.render, console=console, refresh_per_second=REFRESH, transient=True):
         yield view
+
+
+@contextmanager
+def _never_quiet(view: View) -> Iterator[None]:
+    """Print how the study stands whenever nothing else was printed for QUIET seconds."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(max(0.1, view.printed + QUIET - time.monotonic())):
+            if time.monotonic() - view.printed >= QUIET:
+                view.say_progress()
+
+    thread = threading.Thread(target=watch, name="live-lines", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 class View:
@@ -58,7 +81,7 @@ class View:
         self.study, self.slots, self.length, self.console = study, slots, length, console
         self.name, self.budget = study.header.name, study.header.spec.budget
         self.objective = objective_of(study)
-        self.started = time.monotonic()
+        self.started = self.printed = time.monotonic()  # printed: when the last line was
         self._pace_from: tuple[float, int] | None = None  # when the first report came: starting up is no pace
 
     # plain lines
@@ -83,7 +106,12 @@ class View:
         parts += [f"tokens {units.count(trial.tokens):>6}", units.duration(trial.seconds), trial.name, trial.cause]
         self._say("  ".join(part for part in parts if part))
 
+    def say_progress(self) -> None:
+        """A line like the table's first one."""
+        self._say(self._head(list(self.study.trials.values())).plain)
+
     def _say(self, line: str) -> None:
+        self.printed = time.monotonic()
         with suppress(OSError):  # nobody reads any more (`| head`): the study continues
             print(line, file=self.console.file, flush=True)
 
@@ -149,7 +177,11 @@ class View:
         leader = best(self.study)
         if leader is None:
             return f"no trial at full length yet{self._floor()}"
-        return f"best {self.objective.unit} {self._score(leader)}, trial {leader.number}{self._floor()}"
+        if (mean := fit(finalists(self.study)).means.get(leader.number)) is None:
+            return f"best {self.objective.unit} {self._score(leader)}, trial {leader.number}{self._floor()}"
+        seeds = units.plural(len(finalists(self.study)[leader.number]), "fresh seed")
+        value = f"{self.objective.unit} {self.objective.value(mean):.4g} over {seeds}"
+        return f"leader: trial {leader.number}, {value}{self._floor()}"
 
     def _floor(self) -> str:
         low = self.study.header.data.floor.get(self.objective.name)

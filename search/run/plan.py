@@ -12,6 +12,7 @@ from search.run.prepare import Prepared, prepare
 from search.spec import points, space
 from search.spec.check import check
 from search.spec.own_code import references
+from search.spec.parameter import Parameter
 from search.spec.start_points import known_points
 from search.spec.study_spec import Budget, StudySpec
 from search.strategy import groups, warm_start
@@ -50,13 +51,13 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: boo
         "study": f"{spec.study} in {spec.folder} ({_state(study, spec.budget)})",
         "data": "; ".join(_data(name, tokenized) for name, tokenized in plan.data["tokenizers"].items()),
         "space": f"{plural(len(spec.space), 'parameter')}, by {spec.sampler}{_points(plan, study)}{_turns(spec)}",
-        **{f"  {name}": space.described(parameter) for name, parameter in spec.space.items()},
+        **{_name(name, parameter): space.described(parameter) for name, parameter in spec.space.items()},
         **_start(spec),
         **_own_code(spec, base, allow_code),
         **_warm_start(plan, study),
         "trial": f"{_span([plan.shortest, plan.length])} tokens{_epochs(plan)}, {_span(sizes)} parameters",
         "rungs": rungs + _treatment(spec),
-        "budget": _budget(spec.budget, plan.length),
+        "budget": _budget(spec.budget, plan.length, Distinct(spec, plan.base).count(spec.budget.trials or 0)),
         **_finalists(spec, plan.length),
         "tracking": open_tracker(spec.tracking, spec.folder).describe(),
         "machine": f"{plural(share.slots, 'trial')} at once, {each} each (this machine; a cluster may have more)",
@@ -64,6 +65,11 @@ def describe(spec: StudySpec, base: TrainConfig, file: YamlFile, allow_code: boo
     width = max(len(key) for key in lines)
     notes = "".join(f"note: {line}\n" for line in advice(spec, plan.base, plan.facts(share.slots)))
     return "".join(f"{key:<{width}}  {text}\n" for key, text in lines.items()) + notes
+
+
+def _name(name: str, parameter: Parameter) -> str:
+    """A parameter's name, with the config key that it sets where that is another."""
+    return f"  {name} ({parameter.field})" if parameter.field not in (None, name) else f"  {name}"
 
 
 def _state(study: Study, budget: Budget) -> str:
@@ -182,10 +188,12 @@ def _span(sizes: list[int]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _budget(budget: Budget, length: int) -> str:
+def _budget(budget: Budget, length: int, n_points: int | None) -> str:
+    """n_points: the configurations of the space, where they are fewer than the budget's trials."""
     parts = []
     if budget.trials is not None:
-        parts.append(f"{plural(budget.trials, 'trial')} (at most {units.count(budget.trials * length)} tokens)")
+        most = min(budget.trials, n_points or budget.trials)
+        parts.append(f"{plural(budget.trials, 'trial')} (at most {units.count(most * length)} tokens)")
     if budget.tokens is not None:
         parts.append(f"{units.count(budget.tokens)} tokens")
     if budget.hours is not None:

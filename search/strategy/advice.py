@@ -15,7 +15,7 @@ from search.spec.study_spec import StudySpec
 from search.strategy.distinct import Distinct
 from search.strategy.groups import values
 from trainer.config import TrainConfig
-from trainer.units import count
+from trainer.units import count, plural
 from trainer.yaml_file import RefusedError
 
 _DECAYS = ("cosine", "linear")  # schedules that decay over the whole trial
@@ -161,11 +161,12 @@ def _on_budget(spec: StudySpec, base: TrainConfig, facts: Facts) -> Iterator[str
         )
     top = 0 if spec.finalists is None else spec.finalists.top * max(1, len(compared))
     most = min(
-        [n for n in (trials, n_points, affordable if spec.stopping is None else None) if n is not None], default=None
+        [n for n in (trials, n_points, (affordable or None) if spec.stopping is None else None) if n is not None],
+        default=None,
     )
     if most is not None and top > most:
         yield (
-            f"finalists.top: {top} of at most {most} trial{'s'[: most > 1]}: all run again and none is chosen; lower "
+            f"finalists.top: {top} of at most {plural(most, 'trial')}: all run again and none is chosen; lower "
             "top or raise the budget"
         )
     if facts.slots is not None and trials is not None and spec.sampler in ("tpe", "gp") and 1 < trials <= facts.slots:
