@@ -226,7 +226,10 @@ def test_run_hands_the_changed_spec_to_the_search(
     assert seen["spec"].budget == Budget(trials=8, tokens=2_000_000, hours=0.5)
     out = capsys.readouterr().out
     assert seen["retry_failed"] is True
-    assert "stopped by Ctrl-C: 1 trial interrupted, 1 trial not begun; nothing is lost, the same command continues\n" in out
+    assert (
+        "stopped by Ctrl-C: 1 trial interrupted, 1 trial not begun; nothing is lost, the same command continues\n"
+        in out
+    )
     assert f"{place / 'there' / 'mine' / 'best.yaml'}" in out
 
 

@@ -350,6 +350,11 @@ def test_the_parents_leader_is_the_mean_over_its_fresh_seeds(storage: Path) -> N
     assert (leader.number, run.data.metrics["best_so_far"]) == (1, 4.0)
     assert run.data.metrics["leader"] == pytest.approx(math.exp(leader.value))
     assert run.data.tags["best"].startswith(f"{math.exp(leader.value):.6g} (#1 ")
+    metrics = {number: run.data.metrics for number, run in children(storage).items()}
+    placed = {number: mine["place"] for number, mine in metrics.items() if "place" in mine}
+    assert placed == {standing.number: place for place, standing in enumerate(standings(ledger.study), 1)}
+    assert metrics[1]["mean_over_seeds"] == pytest.approx(math.exp(leader.value))
+    assert "mean_over_seeds" not in metrics[0]
 
 
 def test_what_the_machine_did_is_apart_from_what_the_model_did() -> None:

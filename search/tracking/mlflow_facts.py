@@ -106,6 +106,23 @@ def progress(study: Study, ranked: list[Standing]) -> list[Metric]:
     return lines + [(name, float(value), at, tokens) for name, value in values.items() if ended]
 
 
+def places(study: Study, ranked: list[Standing]) -> dict[int, list[Metric]]:
+    """Metrics of trials' runs, by trial: the place on the leaderboard, and the mean over fresh seeds if it has any.
+
+    Sorting by `objective` shows the search's own runs, whose best need not lead.
+    """
+    ended = [trial for trial in study.trials.values() if trial.reports]
+    tokens, at = sum(trial.tokens for trial in ended), max(map(_last, ended), default=0)
+    means = fit(finalists(study)).means
+    metrics: dict[int, list[Metric]] = {}
+    for place, standing in enumerate(ranked, 1):
+        metrics[standing.number] = [("place", float(place), at, tokens)]
+        if standing.number in means:
+            value = objective_of(study).value(means[standing.number])
+            metrics[standing.number].append(("mean_over_seeds", value, at, tokens))
+    return metrics
+
+
 def _last(trial: Trial) -> int:
     """When its last report came, in milliseconds since the epoch."""
     return round(trial.reports[-1]["time"] * 1000)

@@ -60,6 +60,7 @@ class Runs:
         self.refused: dict[str, str] = {}  # params that the store does not take, with its reason
         self._sent: dict[int, _Sent] = {}
         self._progress: set[facts.Metric] = set()  # metrics of the parent run that were sent
+        self._places: dict[int, list[tuple[str, float]]] = {}  # and those of trials' places on the leaderboard
         self._unsure: set[int] = set()  # creating the run failed, perhaps after the store had made it
 
     def open(self) -> None:
@@ -205,12 +206,17 @@ class Runs:
         return {PARENT: self.parent_id, GROUP: self.parent_id}
 
     def sync_progress(self, ranked: list[Standing]) -> None:
-        """The parent run's metrics. ranked: the leaderboard."""
+        """The parent run's metrics, and the places of trials. ranked: the leaderboard."""
         unsent = [metric for metric in facts.progress(self.study, ranked) if metric not in self._progress]
         for first in range(0, len(unsent), facts.BATCH):
             part = unsent[first : first + facts.BATCH]
             send(self.client, self.parent_id, part)
             self._progress.update(part)
+        for number, metrics in facts.places(self.study, ranked).items():
+            values = [(name, value) for name, value, *_ in metrics]
+            if number in self._sent and self._places.get(number) != values:
+                send(self.client, self._sent[number].run_id, metrics)
+                self._places[number] = values
 
 
 def full_runs(client: MlflowClient, experiment_id: str) -> list[Run]:

@@ -26,7 +26,8 @@ def view(parent_id: str, group: str, header: Header) -> tuple[str, str]:
     searched = [field.partition(".")[0] for name, p in header.spec.space.items() for field in fields(name, p)]
     params = list(dict.fromkeys(searched))
     target = OBJECTIVES[header.spec.objective]
-    columns = ["metrics.`objective`", f"metrics.`{target.beside}`", "metrics.`tokens`", "tags.`status`", "tags.`rung`"]
+    metrics = ("place", "mean_over_seeds", "objective", target.beside, "tokens")
+    columns = [*(f"metrics.`{name}`" for name in metrics), "tags.`status`", "tags.`rung`", "tags.`finalist_of`"]
     state = {
         "orderByKey": "metrics.`objective`",
         "orderByAsc": target.direction == "minimize",
