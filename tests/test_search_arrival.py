@@ -170,8 +170,11 @@ def test_a_cohort_without_the_mode_is_refused_and_what_still_depends_on_order_is
     error = key_refusal(lambda: specs.read(tmp_path, text))
     assert (place(error), error.kind) == ("5: scheduler.asha", "unused")
     order = "its decisions depend on no order of arrival, but sampler: tpe"
-    assert sum(order in line for line in advice(spec(sampler="tpe"), BASE, journals.LENGTH)) == 1
-    assert not any("order" in line for line in advice(spec(), BASE, journals.LENGTH))
+    assert sum(order in line for line in advice(spec(sampler="tpe"), BASE, specs.facts(journals.LENGTH))) == 1
+    assert not any("order" in line for line in advice(spec(), BASE, specs.facts(journals.LENGTH)))
     alone_spec = StudySpec.model_validate({**spec(sampler="tpe").model_dump(), "resources": {"at_once": 1}})
-    assert not any("order" in line for line in advice(alone_spec, BASE, journals.LENGTH))
-    assert any(line.startswith("scheduler.asha.cohort: 9") for line in advice(spec(trials=8, cohort=9), BASE, 8000))
+    assert not any("order" in line for line in advice(alone_spec, BASE, specs.facts(journals.LENGTH)))
+    assert any(
+        line.startswith("scheduler.asha.cohort: 9")
+        for line in advice(spec(trials=8, cohort=9), BASE, specs.facts(8000))
+    )

@@ -189,7 +189,7 @@ def test_a_window_that_does_not_fit_alone_is_said_and_the_models_mode_comes_back
             ("eval_stride", "eval_context"),
             "eval_stride (9) exceeds eval_context (8)",
         ),
-        ({"eval_context": 8, "eval_stride": 0}, "greater_than_equal", ("eval_stride",), "input should be greater "),
+        ({"eval_context": 8, "eval_stride": 0}, "greater_than_equal", ("eval_stride",), "expected at least 1"),
     ],
 )
 def test_a_context_that_cannot_be_is_refused(

@@ -33,8 +33,10 @@ def grouped(study: Study, by: str) -> dict[str, list[Trial]]:
     Raises UserError for a key that the trials do not have.
     """
     groups: dict[str, list[Trial]] = {}
+    written = study.header.spec_as_written.get("space", {}).get(by)
+    renamed = isinstance(written, dict) and written.get("field") not in (None, by)  # it has a key's name, not its value
     for trial in study.searched:
-        if by in trial.config:
+        if by in trial.config and not (renamed and by in trial.point):
             value = trial.config[by]
         elif by in trial.point:
             value = trial.point[by]

@@ -97,14 +97,21 @@ def search(
                     raise ledger.broken from None  # Ray wraps it into a page of its own
                 scheduler.interrupt("the driver failed")
                 raise
+            if asked:  # Ray may be dying of the same signal: its pulse is listened to meanwhile
+                _show(spec.folder, draw)
             gone = bool(asked) and not answers()
-        if not gone:  # nobody listens for Ray's pulse any more: now it may end
+        if not gone:  # nobody listens any more: now it may end
             session.leave()
-        export.write_results(spec.folder)  # first, whatever becomes of all that is drawn
-        draw()  # before the tracker ends, which takes along what it finds
+        if not asked:
+            _show(spec.folder, draw)  # before the tracker ends, which takes along what it finds
         if gone:  # from a Ray that is gone there is no way back: its client waits a minute, then ends the process
             _leave(asked[0], ledger, tracker, console, scratch)
     return next(iter(asked), "")
+
+
+def _show(folder: Path, draw: Callable[[], None]) -> None:
+    export.write_results(folder)  # first, whatever becomes of all that is drawn
+    draw()
 
 
 def _leave(cause: str, ledger: DriverLedger, tracker: Tracker, console: Console, scratch: Path) -> None:
