@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 import stat
 from pathlib import Path
@@ -50,6 +51,15 @@ def absolute(path: Path | str) -> Path:
             f"{resolved}: its name is not UTF-8; rename it, or use another folder", kind="not_utf8"
         ) from None
     return resolved
+
+
+def working_directory() -> Path:
+    """The working directory; by the name that the shell gave it, where it was removed and made again under us, as an
+    agent of Ray may do with a job's."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path(os.environ.get("PWD", "."))
 
 
 def quoted(path: Path) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
 from data.errors import UserError
+from data.paths import working_directory
 from search.run.own_code import OwnCode, try_all
 from search.spec import own_code, points, space
 from search.spec.check import check_length
@@ -111,7 +111,7 @@ def prepare(
             "too under start, widen the space, or remove warm_start"
         )
         raise file.refusal(("warm_start",), problem, "exhausted", "warm_start", "space")
-    own = OwnCode(allow_code, str(Path.cwd()), digests)
+    own = OwnCode(allow_code, str(working_directory()), digests)
     return Prepared(spec, pinned, datasets, data, length, shortest, earlier_trials, own)
 
 

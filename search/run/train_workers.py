@@ -27,6 +27,7 @@ from ray.train.torch import TorchTrainer
 
 from data import tokenizers
 from data.errors import Lost, UserError
+from data.paths import working_directory
 from search.run import in_worker
 from search.run.own_code import OwnCode
 from search.run.resources import Share
@@ -218,7 +219,9 @@ class Group:
                 "out": str(order.out.resolve()),
                 "resume": order.resume and str(order.resume.resolve()),
                 "threads": each.threads,
-                "own_code": dataclasses.asdict(OwnCode(order.allow_code, str(Path.cwd()), own_code(order.config))),
+                "own_code": dataclasses.asdict(
+                    OwnCode(order.allow_code, str(working_directory()), own_code(order.config))
+                ),
             }
             fitted = TorchTrainer(
                 in_worker.call("search.run.train_workers", "worker", ("trainer.loop",)),
