@@ -22,7 +22,7 @@ def ray_processes() -> list[psutil.Process]:
     return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_ray_starts_while_the_block_prepares_and_ends_while_it_draws() -> None:
+def test_ray_starts_while_the_block_prepares_and_has_ended_when_it_goes_on() -> None:
     before, sessions = ray_processes(), []
 
     def make_a_mistake() -> None:
@@ -38,7 +38,6 @@ def test_ray_starts_while_the_block_prepares_and_ends_while_it_draws() -> None:
         assert scratch.is_dir()
         assert ray.cluster_resources()["CPU"] == 2
         session.leave()
-        session.join()  # nothing else in this block does
         assert not ray.is_initialized()
         assert not scratch.exists()
         assert ray_processes() == before
