@@ -69,8 +69,8 @@ def submit(order: Order, cluster: Cluster, jobs: Jobs, say: Callable[[str], None
         say(f"note: {reference} is in an installed package: it must be installed on the cluster too")
     packed = package.collect(order.spec, spec, file, own=sources.files)
     options = [f"--set={text}" for text in (*order.set, *paths.changes)] + [f"--storage={folder.parent}"]
-    given = {"scale": order.scale, "name": order.name, **order.limits}
-    options += [f"--{key}={value}" for key, value in given.items() if value is not None]
+    named_options = {"scale": order.scale, "name": order.name, **order.limits}
+    options += [f"--{key}={value}" for key, value in named_options.items() if value is not None]
     options += ["--allow-code"] if order.allow_code and named else []
     options += ["--retry-failed"] if order.retry_failed else []
     options += [f"--no-{name}" for name in ("report", "figures") if not getattr(order, name)]

@@ -117,17 +117,17 @@ def _board(study: Study, ranked: list[Standing]) -> dict[str, Any]:
 def _charts(study: Study) -> dict[str, Any]:
     """The charts by name, each in its widths; or NotComputed, alone, where one cannot be drawn."""
     importances = attempt(importance, study)
-    known = Importance(None, 0, {}, {}) if isinstance(importances, NotComputed) else importances
+    shown = Importance(None, 0, {}, {}) if isinstance(importances, NotComputed) else importances
     return {
         "curves": attempt(_drawn, partial(training_charts.curves, study)),
         "rungs": attempt(_drawn, partial(training_charts.rungs, study)),
         "timeline": attempt(_drawn, partial(training_charts.timeline, study)),
         "parallel": attempt(_drawn, partial(parallel, study)),
-        "importance": attempt(_drawn, partial(space_charts.bars, known), (520, NARROW)),
+        "importance": attempt(_drawn, partial(space_charts.bars, shown), (520, NARROW)),
         "importances": importances,
-        "importances_at": "full length" if known.rung is None else f"the rung at {units.count(known.rung)} tokens",
+        "importances_at": "full length" if shown.rung is None else f"the rung at {units.count(shown.rung)} tokens",
         "slices": attempt(space_charts.slices, study),
-        "pairs": attempt(space_charts.pairs, study, known),
+        "pairs": attempt(space_charts.pairs, study, shown),
     }
 
 

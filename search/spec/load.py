@@ -103,11 +103,11 @@ def with_options(
     limits: of the budget, as written after --trials, --tokens and --hours; None leaves the spec's. Raises UserError.
     """
     spec, base, file = load_spec(path, list(overrides), scale)
-    given = (("study", "--name", name), ("storage", "--storage", storage))
-    changes = {key: value for key, _, value in given if value is not None}
+    options = (("study", "--name", name), ("storage", "--storage", storage))
+    changes = {key: value for key, _, value in options if value is not None}
     if changes:
         origins: dict[Place, Origin] = {
-            (key,): Origin(f"{option} {value}", rank=OPTION) for key, option, value in given if key in changes
+            (key,): Origin(f"{option} {value}", rank=OPTION) for key, option, value in options if key in changes
         }
         file = file.changed(file.value, origins)
         changed = file.changed({**spec.model_dump(exclude_unset=True), **changes}, {})

@@ -89,13 +89,13 @@ class Sampler:
         own = self._distinct.taken(study)
         if self._spec.sampler == "grid":
             return next((point for point in self._grid if self._distinct.key(point) not in own), None)
-        known = own | self._distinct.taken_before(study)
+        taken = own | self._distinct.taken_before(study)
         if number < len(self._start):  # it runs here, whatever an earlier study knows of it
             fixed = self._fixed(self._start[number], study, own)
             if fixed is not None:
                 return self._new(number, study, fixed, own)
-        fixed = self._fixed({}, study, known)
-        return None if fixed is None else self._new(number, study, fixed, known)
+        fixed = self._fixed({}, study, taken)
+        return None if fixed is None else self._new(number, study, fixed, taken)
 
     def _fixed(self, start: Point, study: Study, known: set[str]) -> Point | None:
         """The values set in advance: of a start point, and the compared value whose turn it is. None where no

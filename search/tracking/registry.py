@@ -118,9 +118,9 @@ def register(
             correct(uri, folder.parent, study.header.name)
         earlier = _find_version(client, name, tags)
         model = _whole_model(client, tags, folder, trial, run, allow_code)
-        made = earlier or _make_version(client, name, tags, trial, model)
-        leads = best(study) is trial and _take_lead(client, name, made, tags, objective_of(study))
-    return Registered(name, str(made.version), trial.number, earlier is None, leads, uri, made.source)
+        model_version = earlier or _make_version(client, name, tags, trial, model)
+        leads = best(study) is trial and _take_lead(client, name, model_version, tags, objective_of(study))
+    return Registered(name, str(model_version.version), trial.number, earlier is None, leads, uri, model_version.source)
 
 
 @contextmanager
